@@ -1,0 +1,129 @@
+"""Model-parallel layers: fairscale's, allocated once, and the process group that they need.
+
+fairscale's constructors allocate on the CPU and initialise at once, whatever the current device; these
+subclasses keep its forward passes and allocate uninitialised on the current device ("meta" included).
+"""
+
+import contextlib
+import io
+import os
+
+import torch
+import torch.distributed as dist
+from fairscale.nn import model_parallel
+from fairscale.nn.model_parallel import layers as fairscale_layers
+from torch import nn
+
+INIT_STD = 0.02  # of a base that is trained from scratch
+
+
+def ensure_model_parallel() -> None:
+    """Join the process group that torchrun describes, or set up one of a single process, once.
+
+    All processes of the job form one model-parallel group.
+    """
+    if model_parallel.initialize.model_parallel_is_initialized():
+        return
+    if not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        else:
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    with contextlib.redirect_stdout(io.StringIO()):  # fairscale announces itself
+        model_parallel.initialize.initialize_model_parallel(dist.get_world_size())
+
+
+def mp_size() -> int:
+    """Number of processes that share one model."""
+    return model_parallel.initialize.get_model_parallel_world_size()
+
+
+def mp_rank() -> int:
+    """This process's index among those that share the model."""
+    return model_parallel.initialize.get_model_parallel_rank()
+
+
+def local_part(full: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
+    """This process's slice of a whole tensor (the tensor itself where it is not partitioned)."""
+    if partition_dim is None or mp_size() == 1:
+        return full
+    return full.chunk(mp_size(), partition_dim)[mp_rank()]
+
+
+def gather_parts(part: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
+    """The whole tensor of every process's slice; a collective call where it is partitioned."""
+    if partition_dim is None or mp_size() == 1:
+        return part
+    parts = [torch.empty_like(part) for _ in range(mp_size())]
+    dist.all_gather(parts, part.contiguous(), group=model_parallel.initialize.get_model_parallel_group())
+    return torch.cat(parts, partition_dim)
+
+
+def partition_dims(model: nn.Module) -> dict[str, int | None]:
+    """For every parameter name the dimension it is split along, None where each process holds all of it."""
+    dims = {}
+    for prefix, module in model.named_modules():
+        split = getattr(module, "partition", {})
+        for name, _ in module.named_parameters(recurse=False):
+            dims[f"{prefix}.{name}" if prefix else name] = split.get(name)
+    return dims
+
+
+@torch.no_grad()
+def init_partition_(part: torch.Tensor, partition_dim: int | None, initialise) -> None:
+    """Fill a slice as if the whole tensor had been drawn, so that the number of processes changes nothing."""
+    shape = list(part.shape)
+    if partition_dim is not None:
+        shape[partition_dim] *= mp_size()
+    full = torch.empty(shape, dtype=part.dtype, device=part.device)
+    initialise(full)
+    part.copy_(local_part(full, partition_dim))
+
+
+def _share(size: int, what: str) -> int:
+    if size % mp_size():
+        raise ValueError(f"{what} {size} cannot be split over {mp_size()} processes; start a number that divides it")
+    return size // mp_size()
+
+
+class _Normal:
+    """Base weights trained from scratch start from N(0, INIT_STD)."""
+
+    def reset_parameters(self) -> None:
+        init_partition_(self.weight, self.partition["weight"], lambda full: nn.init.normal_(full, std=INIT_STD))
+
+
+class ParallelEmbedding(_Normal, fairscale_layers.ParallelEmbedding):
+    """Token table (vocab_size, dim), split along dim; maps int64 (…) to (…, dim) on every process."""
+
+    partition = {"weight": 1}
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        nn.Module.__init__(self)
+        self.padding_idx = self.max_norm = None
+        self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
+        self.weight = nn.Parameter(torch.empty(num_embeddings, _share(embedding_dim, "dim")))
+
+
+class ColumnParallelLinear(_Normal, fairscale_layers.ColumnParallelLinear):
+    """Linear without bias, its outputs split: (…, in_features) to (…, out_features / processes)."""
+
+    partition = {"weight": 0}
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.gather_output = in_features, out_features, False
+        self.weight = nn.Parameter(torch.empty(_share(out_features, "width"), in_features))
+        self.register_parameter("bias", None)
+
+
+class RowParallelLinear(_Normal, fairscale_layers.RowParallelLinear):
+    """Linear without bias, its inputs split: (…, in_features / processes) to (…, out_features)."""
+
+    partition = {"weight": 1}
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.input_is_parallel = in_features, out_features, True
+        self.weight = nn.Parameter(torch.empty(out_features, _share(in_features, "width")))
+        self.register_parameter("bias", None)

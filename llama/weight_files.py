@@ -1,0 +1,241 @@
+"""Base weights as they lie on disk: Meta's folder and Hugging Face's, both read by Meta's parameter names.
+
+Files are memory-mapped and opened anew for every group of parameters, so that the pages of what has been
+copied are given back; what can be used as it lies is not copied at all.
+"""
+
+import json
+import math
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+UNUSED = ("output.weight", "rope.freqs")  # LLaMA's own output head, and rotations that are computed
+WHERE_FROM = (
+    "LLaMA-2 is licensed by Meta: ask at llama.com/llama-downloads (params.json, consolidated.*.pth, tokenizer.model) "
+    "or take meta-llama/Llama-2-7b-hf from Hugging Face (config.json, *.safetensors, tokenizer.model)"
+)
+
+
+def load_file(path: Path, mapped: bool = False):
+    """Tensors of a PyTorch file, on the CPU.
+
+    Raises:
+        ValueError: not a readable PyTorch file of tensors.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); fetch it again") from error
+
+
+def read_json(path: Path) -> dict:
+    """An object from a small JSON file.
+
+    Raises:
+        ValueError: naming the line of what is no JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON object is expected, found {type(content).__name__}")
+    return content
+
+
+def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder":
+    """Recognise a weight folder by its files.
+
+    Raises:
+        FileNotFoundError: no such folder, or neither layout in it.
+        ValueError: a damaged or unsupported file.
+    """
+    folder = Path(folder)
+    if (folder / "params.json").is_file():
+        return MetaFolder(folder)
+    if (folder / "config.json").is_file():
+        return HuggingFaceFolder(folder)
+    raise FileNotFoundError(
+        f"{folder}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
+        f"*.safetensors, and tokenizer.model; {WHERE_FROM}"
+    )
+
+
+class MetaFolder:
+    """`params.json` and one or several `consolidated.NN.pth`, each a slice of every split parameter.
+
+    `shape` holds the ModelArgs fields that the files state; `names` the parameters they hold.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(folder.glob("consolidated.*.pth"))
+        if not self.files:
+            raise FileNotFoundError(f"{folder}: params.json without consolidated.*.pth; {WHERE_FROM}")
+        params = read_json(folder / "params.json")
+        known = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps")
+        self.shape = {key: params[key] for key in (*known, "rope_theta") if key in params}
+        shards = self._open()
+        self.names = set(shards[0])
+        for path, shard in zip(self.files, shards, strict=True):
+            if set(shard) != self.names:
+                odd = sorted(set(shard) ^ self.names)[0]
+                raise ValueError(f"{path}: {odd} is not in all of the {len(shards)} shards; fetch them again")
+        if "tok_embeddings.weight" in self.names:  # params.json may say -1
+            self.shape["vocab_size"] = shards[0]["tok_embeddings.weight"].shape[0]
+
+    def _open(self) -> list[dict[str, Tensor]]:
+        return [load_file(path, mapped=True) for path in self.files]
+
+    def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
+        """A function from name to the whole tensor; mapped where one file holds it all, merged otherwise."""
+        shards = self._open()
+
+        def read(name: str) -> Tensor:
+            dim = partition_dims[name]
+            if len(shards) == 1 or dim is None:
+                return shards[0][name]
+            return torch.cat([shard[name] for shard in shards], dim)
+
+        return read
+
+
+class HuggingFaceFolder:
+    """`config.json` and `model.safetensors`, or the shards that `model.safetensors.index.json` names."""
+
+    LAYER = {
+        "self_attn.q_proj": "attention.wq",
+        "self_attn.k_proj": "attention.wk",
+        "self_attn.v_proj": "attention.wv",
+        "self_attn.o_proj": "attention.wo",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.down_proj": "feed_forward.w2",
+        "mlp.up_proj": "feed_forward.w3",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    TOP = {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"}
+
+    def __init__(self, folder: Path) -> None:
+        config = read_json(folder / "config.json")
+        self.shape = self._shape(folder / "config.json", config)
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            self.files = sorted({folder / Path(name).name for name in read_json(index)["weight_map"].values()})
+        else:
+            self.files = sorted(folder.glob("*.safetensors"))
+        missing = [str(path) for path in self.files if not path.is_file()]
+        if missing or not self.files:
+            raise FileNotFoundError(f"{', '.join(missing) or folder}: safetensors file missing; {WHERE_FROM}")
+        self.where = {}  # Meta's name -> (file, name in it)
+        for path in self.files:
+            for name in SafetensorsFile(path).entries:
+                if not name.endswith("rotary_emb.inv_freq"):
+                    self.where[self._meta_name(path, name)] = (path, name)
+        self.names = set(self.where)
+
+    @staticmethod
+    def _shape(path: Path, config: dict) -> dict:
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        checks = {
+            "model_type": (config.get("model_type"), "llama"),
+            "hidden_act": (config.get("hidden_act", "silu"), "silu"),
+            "attention_bias": (config.get("attention_bias", False), False),
+            "mlp_bias": (config.get("mlp_bias", False), False),
+            "rope_type": (kind, "default"),
+        }
+        wrong = [f"{key} is {is_} ({should} is read)" for key, (is_, should) in checks.items() if is_ != should]
+        names = {
+            "dim": "hidden_size",
+            "n_layers": "num_hidden_layers",
+            "n_heads": "num_attention_heads",
+            "vocab_size": "vocab_size",
+            "ffn_dim": "intermediate_size",
+            "norm_eps": "rms_norm_eps",
+        }
+        wrong += [f"{theirs} is missing" for theirs in names.values() if theirs not in config]
+        if wrong:
+            raise ValueError(f"{path}: {'; '.join(wrong)}")
+        shape = {ours: config[theirs] for ours, theirs in names.items()}
+        shape["n_kv_heads"] = config.get("num_key_value_heads")
+        shape["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+        head_dim = config.get("head_dim") or shape["dim"] // shape["n_heads"]
+        if head_dim * shape["n_heads"] != shape["dim"]:
+            raise ValueError(f"{path}: head_dim {head_dim} is not hidden_size / num_attention_heads")
+        return shape
+
+    def _meta_name(self, path: Path, name: str) -> str:
+        stem = name.removesuffix(".weight")
+        if stem in self.TOP:
+            return f"{self.TOP[stem]}.weight"
+        parts = stem.split(".", 3)  # model.layers.N.rest
+        if len(parts) == 4 and parts[:2] == ["model", "layers"] and parts[3] in self.LAYER:
+            return f"layers.{parts[2]}.{self.LAYER[parts[3]]}.weight"
+        raise ValueError(f"{path}: parameter {name} does not belong to LLaMA")
+
+    def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
+        """A function from name to the whole tensor; mapped, but for query and key rows, which are reordered."""
+        files = {path: SafetensorsFile(path) for path in self.files}
+        n_heads = self.shape["n_heads"]
+        heads = {"wq": n_heads, "wk": self.shape["n_kv_heads"] or n_heads}
+
+        def read(name: str) -> Tensor:
+            path, theirs = self.where[name]
+            tensor = files[path].tensor(theirs)
+            projection = name.split(".")[-2]
+            return interleave_pairs(tensor, heads[projection]) if projection in heads else tensor
+
+        return read
+
+
+def interleave_pairs(rows: Tensor, n_heads: int) -> Tensor:
+    """Query or key rows (H · head_dim, D) from halves (all first, then all second of a pair) to pairs side by side."""
+    return rows.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+class SafetensorsFile:
+    """One safetensors file: 8 bytes of header length, a JSON header, raw little-endian tensors; memory-mapped."""
+
+    DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+    def __init__(self, path: Path) -> None:
+        self.path, size = path, path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ValueError(f"{path}: cut short: a header of {length} bytes in a file of {size}; fetch it again")
+            try:
+                self.entries = json.loads(file.read(length))
+            except ValueError as error:
+                raise ValueError(f"{path}: header is not JSON ({error}); fetch it again") from error
+            self.entries.pop("__metadata__", None)
+            self.begin = 8 + length
+            for name, entry in self.entries.items():
+                self._check(name, entry, size - self.begin)
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def _check(self, name: str, entry: dict, room: int) -> None:
+        if entry.get("dtype") not in self.DTYPES:
+            raise ValueError(
+                f"{self.path}: {name} has number format {entry.get('dtype')}; {', '.join(self.DTYPES)} are read"
+            )
+        first, last = entry["data_offsets"]
+        if last - first != math.prod(entry["shape"]) * self.DTYPES[entry["dtype"]].itemsize or first < 0 or last > room:
+            raise ValueError(
+                f"{self.path}: cut short or damaged at {name} (bytes {first} to {last} of {room}); fetch it again"
+            )
+
+    def tensor(self, name: str) -> Tensor:
+        """The named tensor, a view of the file."""
+        entry = self.entries[name]
+        offset, count = self.begin + entry["data_offsets"][0], math.prod(entry["shape"])
+        return torch.frombuffer(self.map, dtype=self.DTYPES[entry["dtype"]], offset=offset, count=count).view(
+            entry["shape"]
+        )
