@@ -20,7 +20,7 @@ class HeLLM(nn.Module):
         args: sizes and switches.
         graph_item_embedding: float (I, d_g), row = item id; frozen.
         seq_item_embedding: float (I + 1, d_s), row 0 padding, item i in row i + 1; frozen.
-        instruct_ids, response_ids: token ids before and after the items, int64 (n,), either may be empty.
+        instruct_ids, response_ids: token ids before and after the items (n,), either may be empty.
         dtype: number format of matrix products; bfloat16 computes under autocast around a float32 residual stream.
 
     Raises:
@@ -64,9 +64,10 @@ class HeLLM(nn.Module):
         self.register_buffer("graph_item_embedding", graph_table.detach().float(), persistent=False)
         self.register_buffer("seq_item_embedding", seq_table.detach().float(), persistent=False)
         for name, ids in (("instruct_ids", instruct_ids), ("response_ids", response_ids)):
-            ids = torch.as_tensor(ids, dtype=torch.int64, device=graph_table.device)
-            if ids.device.type != "meta" and ids.numel() and not 0 <= ids.min() <= ids.max() < self.args.vocab_size:
-                raise ValueError(f"{name} {ids.tolist()} outside the vocabulary of {self.args.vocab_size}")
+            ids = [int(token) for token in ids]
+            if not all(0 <= token < self.args.vocab_size for token in ids):
+                raise ValueError(f"{name} {ids} outside the vocabulary of {self.args.vocab_size}")
+            ids = torch.tensor(ids, dtype=torch.int64, device=graph_table.device)
             self.register_buffer(name, ids, persistent=False)
 
     def item_vectors(self, items: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class GraphAdapter(nn.Module):
         if self.args.graph_adapter:
             pooled = bimap_pool(embeddings)
             # Normalised once a history; only then broadcast over slots.
-            graph = {side: self.norm_pre[side](bridge(pooled))[:, None] for side, bridge in self.bridge.items()}
+            graph = {side: self.norm_pre[side](bridge(pooled).float())[:, None] for side, bridge in self.bridge.items()}
         for layer in range(self.args.n_layers):
             yield self._side("key", graph, layer), self._side("value", graph, layer)
 

@@ -1,0 +1,305 @@
+"""Fine-tune HeLLM and test it: settings, data, model, training, choice by validation, one test.
+
+    python train_HeLLM.py --preset demo
+    python train_HeLLM.py --dataset Beauty --model_name PATH/Llama-2-7b [--resume]
+
+Every setting is in config_HeLLM.py and is a flag of the same name.
+"""
+
+import math
+import signal
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from config_HeLLM import Settings, complain, fingerprint, parse_args
+from llama.checkpoint import load_adapter, load_base, save_adapter
+from llama.HeLLM import HeLLM, fill
+from llama.model import SIZES, ModelArgs
+from llama.parallel import ensure_model_parallel
+from llama.weight_files import WHERE_FROM, load_file, open_folder
+from utils import plan
+from utils.data import Interactions, check_files, load_tables, required_files, training_batches
+from utils.distributed import is_main, pick_device
+from utils.evaluate import Ranking, rank_all, rank_by_popularity
+from utils.lr_sched import learning_rate
+from utils.metrics import metrics, summary
+from utils.prompter import LENGTHS, prompt_ids
+from utils.run_log import RunLog
+from utils.seed import seed_everything
+from utils.training_state import Progress, load_state, save_state, state_path
+
+CHOOSE_BY = "NDCG@10"  # of validation
+
+
+class Stopped(Exception):
+    """The run cannot or should not go on; carries the exit status."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def model_args(settings: Settings) -> ModelArgs:
+    """Sizes from the weight folder or the built-in size, switches from the settings.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a size that can start without weights.
+    """
+    name = settings.model_name
+    if Path(name).is_dir():
+        shape = open_folder(name).shape
+    elif name in SIZES and (settings.train_base or settings.plan):
+        shape = SIZES[name]
+    else:
+        sizes = f"a built-in size ({', '.join(SIZES)}) starts from scratch with --train_base"
+        raise FileNotFoundError(
+            f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
+            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model; {WHERE_FROM}; {sizes}"
+        )
+    switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
+    return ModelArgs(**shape, **switches)
+
+
+def number_format(settings: Settings, device: torch.device) -> torch.dtype:
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
+
+
+def build_model(settings: Settings, tables: tuple, device: torch.device) -> HeLLM:
+    """The model on its device, base weights read from the folder where there is one, the rest initialised."""
+    args, dtype = model_args(settings), number_format(settings, device)
+    prompt = prompt_ids(settings.prompt, Path(settings.model_name) / "tokenizer.model")
+    tables = [table.to(device) for table in tables]
+    with torch.device("meta"):
+        model = HeLLM(args, *tables, *prompt, dtype=dtype)
+    if Path(settings.model_name).is_dir():
+        load_base(model.llama, settings.model_name, torch.float32 if settings.train_base else dtype, device)
+    fill(model, device)
+    return model.to(device)
+
+
+class Trainer:
+    """One run: its model, data, optimiser and place.
+
+    Args:
+        settings, model, data, log: of the run; folder: for the best adapter and the training state.
+    """
+
+    def __init__(self, settings: Settings, model: HeLLM, data: Interactions, log: RunLog, folder: Path) -> None:
+        self.settings, self.model, self.data, self.log, self.folder = settings, model, data, log, folder
+        self.device = model.score.weight.device
+        self.train_samples, self.progress = data.train(), Progress()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
+        )
+        self.signal, self.saved_at = 0, time.monotonic()
+
+    @property
+    def best_adapter(self) -> Path:
+        return self.folder / "best_adapter.pt"
+
+    def save(self) -> None:
+        save_state(self.folder, self.model, self.optimizer, self.progress, fingerprint(self.settings))
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go to the last saved state, if there is one."""
+        if not state_path(self.folder).is_file():
+            self.log.say(f"no training state in {self.folder}: starting from the beginning")
+            return
+        self.progress = load_state(self.folder, self.model, self.optimizer, fingerprint(self.settings))
+        self.log.say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
+
+    def stop_on_signal(self) -> None:
+        if self.signal:
+            name = signal.Signals(self.signal).name
+            raise Stopped(f"{name}: state saved in {self.folder}, go on with --resume", 128 + self.signal)
+
+    def fit(self) -> None:
+        """Train until the last epoch or until patience ends; keep the adapter that validates best."""
+        progress, patience = self.progress, self.settings.patience
+        while progress.epoch < self.settings.num_epochs:
+            if patience and progress.epoch - 1 - progress.best_epoch >= patience:
+                self.log.say(f"no better validation {CHOOSE_BY} for {patience} epochs: training ends")
+                break
+            self.train_epoch()
+            self.save()  # before the validation, which may take long
+            self.validate_epoch()
+            progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+            self.save()
+            self.log.write(progress.records)
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch's optimiser steps."""
+        s, progress = self.settings, self.progress
+        size = s.batch_size * s.grad_steps
+        batches = training_batches(self.train_samples.length, size, s.seed, progress.epoch)
+        self.model.train()
+        started = time.perf_counter() - progress.seconds
+        title = f"epoch {progress.epoch}"
+        with tqdm(total=len(batches) * size, initial=progress.step * size, desc=title, unit="samples", disable=None) as bar:
+            for rows in batches[progress.step :]:
+                rate = learning_rate(
+                    progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
+                )
+                progress.loss_sum += self.step(rows, rate)
+                progress.step += 1
+                progress.seconds = time.perf_counter() - started
+                bar.update(len(rows))
+                bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
+                if self.signal or time.monotonic() - self.saved_at > 60 * s.save_every_minutes:
+                    self.save()
+                    self.stop_on_signal()
+
+    def step(self, rows, rate: float) -> float:
+        """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss in nats."""
+        s, total = self.settings, 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for first in range(0, len(rows), s.batch_size):
+            part = rows[first : first + s.batch_size]
+            batch = (t if t is None else t.to(self.device) for t in self.data.batch(self.train_samples, part))
+            loss = self.model.loss(*batch) * (len(part) / len(rows))
+            loss.backward()
+            total += loss.item()
+        if not math.isfinite(total):
+            users = ", ".join(map(str, self.train_samples.user[rows].tolist()))
+            where = f"epoch {self.progress.epoch}, step {self.progress.step}"
+            raise Stopped(f"loss {total} at {where}, learning rate {rate:.2e}, users {users}; try a lower --lr", 1)
+        if s.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def rank(self, samples, title: str) -> Ranking:
+        self.model.eval()
+        size = self.settings.eval_batch_size
+        return rank_all(self.model, self.data, samples, size, self.device, title, self.stop_on_signal)
+
+    def validate_epoch(self) -> None:
+        """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
+        progress, samples = self.progress, self.data.validation()
+        result = metrics(self.rank(samples, "validation").seen_kept)
+        size = self.settings.batch_size * self.settings.grad_steps
+        record = {
+            "epoch": progress.epoch,
+            "train_loss": progress.loss_sum / progress.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": progress.seconds,
+            "samples_per_s": min(progress.step * size, len(self.train_samples)) / progress.seconds,
+            "val": result,
+        }
+        progress.records.append(record)
+        better = result[CHOOSE_BY] > progress.best_score
+        if better:
+            progress.best_epoch, progress.best_score = progress.epoch, result[CHOOSE_BY]
+            save_adapter(self.model, self.best_adapter)
+        self.log.say(
+            f"epoch {progress.epoch:3d}  loss {record['train_loss']:.4f}  {record['seconds']:.0f} s  "
+            f"{record['samples_per_s']:.0f} samples/s  validation {summary(result)}{'  best' if better else ''}"
+        )
+
+    def test(self) -> None:
+        """Test the adapter that validated best, once, and log every figure."""
+        progress, samples = self.progress, self.data.test()
+        load_adapter(self.model, self.best_adapter)
+        ranking = self.rank(samples, "test")
+        popularity = rank_by_popularity(self.data, samples)
+        record = {
+            "best_epoch": progress.best_epoch,
+            "test": metrics(ranking.seen_kept),
+            "test_unseen": metrics(ranking.seen_removed),
+            "popularity": metrics(popularity.seen_kept),
+            "users": len(samples),
+            "users_per_s": ranking.users_per_s,
+        }
+        self.log.say(f"best epoch {progress.best_epoch}, tested on {len(samples):,} users, {ranking.users_per_s:.0f} users/s")
+        for name, title in (
+            ("test", "test (all items ranked)"),
+            ("test_unseen", "test (history removed)"),
+            ("popularity", "popularity baseline"),
+        ):
+            self.log.say(f"{title:<24} {summary(record[name])}")
+        for name, value in record["test"].items():
+            self.log.say(f"  test {name} {value:.6f}")
+        self.log.write([*progress.records, record])
+
+
+def prepare(settings: Settings) -> Trainer:
+    """Read everything that a run needs; whatever is wrong with it shows here, before anything is written."""
+    ensure_model_parallel()
+    device = pick_device(settings.device)
+    if settings.dataset == "Demo":
+        from preprocess.demo_data import ensure_demo
+
+        ensure_demo(settings.data_dir)
+    names = required_files(settings.dataset, settings.GNNModel)
+    folder = check_files(settings.data_dir, settings.dataset, names)
+    data = Interactions(folder / names[0], settings.max_len)
+    if not len(data.train()):
+        raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
+    tables = load_tables(folder, settings.GNNModel, data)
+    seed_everything(settings.seed)
+    model = build_model(settings, tables, device)
+    place = Path(settings.dataset) / settings.GNNModel
+    log = RunLog(Path(settings.logging_dir) / place, settings.target, settings.resume, quiet=not is_main())
+    trainer = Trainer(settings, model, data, log, Path(settings.output_dir) / place / settings.target)
+    if settings.resume:
+        trainer.resume()
+    return trainer
+
+
+def print_plan(settings: Settings) -> None:
+    """Sizes and costs from the interaction file and the model's shape alone."""
+    names = required_files(settings.dataset, settings.GNNModel)
+    folder = check_files(settings.data_dir, settings.dataset, names[:1])
+    widths = [
+        load_file(folder / name, mapped=True).shape[1] if (folder / name).is_file() else plan.PUBLISHED_WIDTH
+        for name in names[1:]
+    ]
+    ensure_model_parallel()
+    dtype = number_format(settings, torch.device("cuda"))  # the plan is for a GPU, wherever it is printed
+    data, sizes = Interactions(folder / names[0], settings.max_len), (settings.batch_size, settings.grad_steps)
+    print(plan.describe(model_args(settings), data, widths, LENGTHS[settings.prompt], *sizes, dtype))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    settings = parse_args(argv)
+    try:
+        if settings.plan:
+            print_plan(settings)
+            return 0
+        trainer = prepare(settings)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+
+    def on_signal(number, _frame):
+        trainer.signal = number
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    shown = {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
+    trainer.log.say(f"settings beside the published ones: {shown}")
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in trainer.model.parameters())
+    trainer.log.say(f"trainable params: {trained:,} || all params: {total:,}")
+    try:
+        trainer.fit()
+        trainer.test()
+    except Stopped as stop:
+        trainer.log.say(str(stop))
+        return stop.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Interaction file to training samples, evaluation users and batches (SPEC.md section 1)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WHERE_FROM = (
+    "the public files come with the HeLLM release (arXiv 2504.10541), sequences also with E4SRec and IDGenRec; "
+    "datasets/README.md tells; --preset demo makes its own"
+)
+POOL = 50  # batches that are sorted by length together
+
+
+def dataset_folder(data_dir: str | Path, dataset: str) -> Path:
+    """Where a dataset's files lie."""
+    return Path(data_dir) / "sequential" / dataset
+
+
+def required_files(dataset: str, GNNModel: str) -> list[str]:
+    """Names of the files that fine-tuning reads."""
+    return [f"{dataset}.txt", f"{GNNModel}_item_embeddings.pt", "SASRec_item_embedding.pt"]
+
+
+def check_files(data_dir: str | Path, dataset: str, names: list[str]) -> Path:
+    """The dataset's folder, once every named file is there.
+
+    Raises:
+        FileNotFoundError: listing what is missing, the expected files and where they come from.
+    """
+    folder = dataset_folder(data_dir, dataset)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        what = f"{', '.join(missing)} missing" if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{folder}: {what}; expected {folder}/{{{', '.join(names)}}}; {WHERE_FROM}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Histories with the item that follows: history = items[begin : begin + length], target = items[begin + length]."""
+
+    user: np.ndarray  # int64 (N,)
+    begin: np.ndarray  # int64 (N,), positions in Interactions.items
+    length: np.ndarray  # int64 (N,), at least 1
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+class Interactions:
+    """Every user's last `max_len` items, and the leave-one-out split of them.
+
+    Args:
+        path: one line a user, `user item item …`, both numbered from 0, users in order, items oldest first.
+        max_len: how many last items of a user are kept, both targets among them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path and line of what does not follow the format.
+    """
+
+    def __init__(self, path: str | Path, max_len: int) -> None:
+        self.path = Path(path)
+        sequences = _read_sequences(self.path)
+        self.n_users = len(sequences)
+        self.n_interactions = sum(map(len, sequences))
+        self.n_items = 1 + int(max(s.max() for s in sequences))
+        kept = [s[-max_len:] for s in sequences]
+        self.items = np.concatenate(kept)
+        self.count = np.array([len(s) for s in kept])
+        self.begin = np.concatenate([[0], np.cumsum(self.count)[:-1]])
+
+    def train(self) -> Samples:
+        """Every proper prefix of all but a user's last two items, with the item that follows it."""
+        per_user = np.maximum(self.count - 3, 0)
+        user = np.repeat(np.arange(self.n_users), per_user)
+        first = np.cumsum(per_user) - per_user
+        length = np.arange(len(user)) - first[user] + 1
+        return Samples(user, self.begin[user], length)
+
+    def validation(self) -> Samples:
+        """Users with at least three items: all but the last two, and the last but one as target."""
+        return self._hold_out(2)
+
+    def test(self) -> Samples:
+        """Users with at least two items: all but the last, which is the target."""
+        return self._hold_out(1)
+
+    def _hold_out(self, last: int) -> Samples:
+        user = np.flatnonzero(self.count > last)
+        return Samples(user, self.begin[user], self.count[user] - last)
+
+    def popularity(self) -> np.ndarray:
+        """How often each item occurs outside the two held-out positions: int64 (n_items,)."""
+        held_out = np.zeros(len(self.items), dtype=bool)
+        end = self.begin + self.count
+        for last in (1, 2):
+            held_out[(end - last)[self.count >= last]] = True
+        return np.bincount(self.items[~held_out], minlength=self.n_items)
+
+    def batch(self, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Some samples as tensors.
+
+        Returns: items int64 (B, T), left-padded with 0; mask bool (B, T), False at padding, None without any;
+            targets int64 (B,).
+        """
+        begin, length = samples.begin[rows], samples.length[rows]
+        offset = np.arange(length.max()) - (length.max() - length)[:, None]  # (B, T), negative at padding
+        real = offset >= 0
+        items = self.items[begin[:, None] + np.maximum(offset, 0)] * real
+        mask = None if real.all() else torch.from_numpy(real)
+        return torch.from_numpy(items), mask, torch.from_numpy(self.items[begin + length])
+
+
+def _read_sequences(path: Path) -> list[np.ndarray]:
+    sequences = []
+    try:
+        with path.open(encoding="ascii") as file:
+            for number, line in enumerate(file, 1):
+                sequences.append(_read_line(path, number, line))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file of numbers ({error.reason} at byte {error.start})") from error
+    if not sequences:
+        raise ValueError(f"{path}: empty; one line a user is expected: user item item …")
+    smallest = min(int(s.min()) for s in sequences)
+    if smallest > 0:
+        raise ValueError(
+            f"{path}: items start at {smallest}, so item 0 is missing: this looks like the 1-based layout of the data; "
+            "take 1 from every number, or fetch the 0-based file"
+        )
+    return sequences
+
+
+def _read_line(path: Path, number: int, line: str) -> np.ndarray:
+    where, words = f"{path}: line {number}", line.split()
+    if not words:
+        raise ValueError(f"{where} is empty; remove it, or give user {number - 1} its items")
+    for word in words:
+        if not word.isdigit() or len(word) > 9:
+            raise ValueError(f"{where}: {word[:40]!r} is not an id; write whole numbers from 0, separated by single spaces")
+    user, items = int(words[0]), words[1:]
+    if number == 1 and user == 1:
+        raise ValueError(
+            f"{where}: the first user is 1: this is the 1-based layout of the data, which shifts every item; "
+            "take 1 from every number, or fetch the 0-based file"
+        )
+    if user != number - 1:
+        raise ValueError(f"{where}: user {user} where {number - 1} belongs; users must be 0, 1, 2, … in order")
+    if not items:
+        raise ValueError(f"{where}: user {user} has no item")
+    return np.array(items, dtype=np.int64)
+
+
+def load_table(path: str | Path) -> Tensor:
+    """An embedding table as float32.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a finite float tensor of two dimensions.
+    """
+    path = Path(path)
+    try:
+        table = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path}: cut short or not a PyTorch file of one tensor; fetch or make it again") from error
+    if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
+        raise ValueError(f"{path}: a float tensor (rows, width) is expected")
+    if not table.isfinite().all():
+        row = int((~table.isfinite()).any(1).nonzero()[0])
+        raise ValueError(f"{path}: row {row} holds NaN or infinity; make the table again")
+    return table.detach().float()
+
+
+def load_tables(folder: Path, GNNModel: str, data: Interactions) -> tuple[Tensor, Tensor]:
+    """Graph (I, d_g) and sequence (I + 1, d_s) embeddings, their sizes checked against the interaction file.
+
+    Raises:
+        ValueError: naming table, row counts and interaction file.
+    """
+    tables = []
+    for name, padding in ((f"{GNNModel}_item_embeddings.pt", 0), ("SASRec_item_embedding.pt", 1)):
+        table = load_table(folder / name)
+        if len(table) != data.n_items + padding:
+            raise ValueError(
+                f"{folder / name}: {len(table)} rows, but {data.path} has items up to {data.n_items - 1}, which needs "
+                f"{data.n_items + padding}{' (row 0 is padding)' if padding else ''}; make both from the same data"
+            )
+        tables.append(table)
+    return tables[0], tables[1]
+
+
+def training_batches(length: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Rows of every batch of an epoch: shuffled, but with similar lengths together, in shuffled order.
+
+    The same seed and epoch give the same batches. Up to batch_size - 1 samples, other ones every epoch, are left
+    over (the published steps per epoch); an epoch never has less than one batch.
+
+    Args:
+        length: history length of every sample (N,).
+        batch_size: samples an optimiser step.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(length))
+    steps = max(len(length) // batch_size, 1)
+    order = order[: steps * batch_size]
+    pool = POOL * batch_size
+    for first in range(0, len(order), pool):
+        chunk = order[first : first + pool]
+        order[first : first + pool] = chunk[np.argsort(length[chunk], kind="stable")]
+    return [order[batch * batch_size : (batch + 1) * batch_size] for batch in rng.permutation(steps)]
+
+
+def scoring_batches(length: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Rows of every batch for scoring, longest first, so that too large a batch fails at once."""
+    order = np.argsort(-length, kind="stable")
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]

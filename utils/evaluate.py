@@ -1,0 +1,60 @@
+"""Rank all items for every user of a split."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.data import Interactions, Samples, scoring_batches
+from utils.metrics import ranks, remove_seen
+
+
+@dataclass
+class Ranking:
+    """Rank of every user's target, in the order of the samples; and how fast they were scored."""
+
+    seen_kept: np.ndarray  # int64 (N,), the published protocol
+    seen_removed: np.ndarray  # int64 (N,), the user's history taken out of the ranking
+    users_per_s: float
+
+
+@torch.no_grad()
+def rank_all(
+    score: Callable[[Tensor, Tensor | None], Tensor],
+    data: Interactions,
+    samples: Samples,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    title: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> Ranking:
+    """Score every sample's history against all items.
+
+    Args:
+        score: a model in evaluation mode, (items, mask) to float (B, I).
+        data, samples: the split to rank; batch_size: users a forward pass.
+        title: of the progress bar; check: called between batches, may raise to stop.
+    """
+    kept, removed = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
+    started = time.perf_counter()
+    with tqdm(total=len(samples), desc=title, unit="users", disable=None, leave=False) as bar:
+        for rows in scoring_batches(samples.length, batch_size):
+            check()
+            items, mask, targets = (
+                t if t is None else t.to(device, non_blocking=True) for t in data.batch(samples, rows)
+            )
+            scores = score(items, mask)
+            kept[rows] = ranks(scores, targets).cpu()
+            removed[rows] = ranks(remove_seen(scores, items, mask, targets), targets).cpu()
+            bar.update(len(rows))
+    return Ranking(kept, removed, len(samples) / (time.perf_counter() - started))
+
+
+def rank_by_popularity(data: Interactions, samples: Samples) -> Ranking:
+    """The baseline that recommends everybody the most bought items of the training part."""
+    popularity = torch.from_numpy(data.popularity()).float()
+    return rank_all(lambda items, mask: popularity.expand(len(items), -1), data, samples, batch_size=512)

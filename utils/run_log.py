@@ -1,0 +1,72 @@
+"""What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
+
+
+class RunLog:
+    """Writes `{target}_log.txt`, `{target}_metrics.jsonl` and `{target}_curves.png` of one run.
+
+    Args:
+        folder: where they go; made when absent.
+        target: name of the run.
+        resume: add to an existing log rather than begin a new one.
+        quiet: write nothing (every process but the first).
+    """
+
+    def __init__(self, folder: str | Path, target: str, resume: bool = False, quiet: bool = False) -> None:
+        self.folder, self.target, self.quiet = Path(folder), target, quiet
+        if quiet:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for name in ("log.txt", "metrics.jsonl", "curves.png"):
+                self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.target}_{name}"
+
+    def say(self, text: str) -> None:
+        """Print a line and add it, with the time, to the log."""
+        if self.quiet:
+            return
+        print(text, flush=True)
+        with self._path("log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+    def write(self, records: list[dict]) -> None:
+        """Write all records so far, one JSON object a line, and draw the curves of the epochs among them.
+
+        The whole file is replaced at once, so a resumed run leaves no epoch twice.
+        """
+        if self.quiet:
+            return
+        temporary = self._path("metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        os.replace(temporary, self._path("metrics.jsonl"))
+        epochs = [record for record in records if "epoch" in record]
+        if epochs:
+            self._draw(epochs)
+
+    def _draw(self, epochs: list[dict]) -> None:
+        from matplotlib.figure import Figure  # slow to import, and not needed by every process
+
+        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        loss, quality = figure.subplots(1, 2)
+        number = [record["epoch"] for record in epochs]
+        loss.plot(number, [record["train_loss"] for record in epochs], marker="o", markersize=3)
+        loss.set(xlabel="epoch", ylabel="training loss (nats)", title=self.target)
+        for name in SHOWN:
+            quality.plot(number, [record["val"][name] for record in epochs], marker="o", markersize=3, label=name)
+        quality.set(xlabel="epoch", title="validation, all items ranked", ylim=(0, None))
+        quality.legend(frameon=False)
+        for axes in (loss, quality):
+            axes.grid(alpha=0.3)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        temporary = self._path("curves.tmp.png")
+        figure.savefig(temporary, dpi=120)
+        os.replace(temporary, self._path("curves.png"))
