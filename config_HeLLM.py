@@ -28,6 +28,7 @@ class Settings:
     adapter_len: int = 10  # adapter positions a layer
     prefix_adapter: bool = True  # their learned part
     graph_adapter: bool = True  # their part from the history's graph embeddings
+    graph_rank: int = 0  # width of a learned bimap before the graph pooling; 0: none, as published
     graph_dropout: float = 0.3  # dropout in the graph adapter's perceptrons
     graph_input: bool = True  # graph embedding in the item vectors
     seq_input: bool = True  # sequence embedding in the item vectors
@@ -69,6 +70,7 @@ PRESETS = {
         "train_score": True,
         "w_lora": False,
         "adapter_len": 4,
+        "graph_rank": 16,
         "lr": 1e-3,
         "batch_size": 256,
         "eval_batch_size": 512,
@@ -160,7 +162,7 @@ def check(settings: Settings) -> list[str]:
     for name in ("lr", "lora_alpha"):
         if not getattr(s, name) > 0:
             problems.append(f"--{name} {getattr(s, name)}: above 0")
-    for name in ("min_lr", "wd", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes"):
+    for name in ("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes"):
         if not getattr(s, name) >= 0:
             problems.append(f"--{name} {getattr(s, name)}: 0 or above")
     for name in ("graph_dropout", "lora_dropout"):

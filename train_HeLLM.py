@@ -144,7 +144,9 @@ class Trainer:
         self.model.train()
         started = time.perf_counter() - progress.seconds
         title = f"epoch {progress.epoch}"
-        with tqdm(total=len(batches) * size, initial=progress.step * size, desc=title, unit="samples", disable=None) as bar:
+        with tqdm(
+            total=len(batches) * size, initial=progress.step * size, desc=title, unit="samples", disable=None
+        ) as bar:
             for rows in batches[progress.step :]:
                 rate = learning_rate(
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
@@ -221,7 +223,9 @@ class Trainer:
             "users": len(samples),
             "users_per_s": ranking.users_per_s,
         }
-        self.log.say(f"best epoch {progress.best_epoch}, tested on {len(samples):,} users, {ranking.users_per_s:.0f} users/s")
+        self.log.say(
+            f"best epoch {progress.best_epoch}, tested on {len(samples):,} users, {ranking.users_per_s:.0f} users/s"
+        )
         for name, title in (
             ("test", "test (all items ranked)"),
             ("test_unseen", "test (history removed)"),

@@ -29,7 +29,8 @@ class GraphAdapter(nn.Module):
     """Inputs of A extra key/value positions in every layer.
 
     One vector a history, the same for all layers and slots, plus a learned prefix a layer and slot, normalised.
-    args.graph_adapter and args.prefix_adapter leave either part out.
+    args.graph_adapter and args.prefix_adapter leave either part out. With args.graph_rank r the pooling is the
+    low-rank bimap (E W)ᵀ(E W), W (d_g, r) learned, and r² takes the place of d_g².
     """
 
     def __init__(self, args: ModelArgs, graph_dim: int) -> None:
@@ -38,7 +39,9 @@ class GraphAdapter(nn.Module):
         sides = ("key", "value")
         self.norm = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in sides})
         if args.graph_adapter:
-            self.bridge = nn.ModuleDict({side: _bridge(graph_dim**2, args.dim, args.graph_dropout) for side in sides})
+            rank = args.graph_rank or graph_dim
+            self.bimap = nn.Linear(graph_dim, rank, bias=False) if args.graph_rank else nn.Identity()
+            self.bridge = nn.ModuleDict({side: _bridge(rank**2, args.dim, args.graph_dropout) for side in sides})
             self.norm_pre = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in sides})
         if args.prefix_adapter:
             shape = (args.n_layers, args.adapter_len, args.dim)
@@ -60,7 +63,7 @@ class GraphAdapter(nn.Module):
         """
         graph = {}
         if self.args.graph_adapter:
-            pooled = bimap_pool(embeddings)
+            pooled = bimap_pool(self.bimap(embeddings))
             # Normalised once a history; only then broadcast over slots.
             graph = {side: self.norm_pre[side](bridge(pooled).float())[:, None] for side, bridge in self.bridge.items()}
         for layer in range(self.args.n_layers):

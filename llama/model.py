@@ -33,6 +33,7 @@ class ModelArgs:
     adapter_len: int = 10  # A, adapter positions a layer
     prefix_adapter: bool = True  # their learned part
     graph_adapter: bool = True  # their part from the history's graph embeddings
+    graph_rank: int = 0  # width of a learned bimap before the pooling; 0: none, as published
     graph_dropout: float = 0.3
     graph_input: bool = True  # graph embedding in the item vectors
     seq_input: bool = True  # sequence embedding in the item vectors

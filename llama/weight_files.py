@@ -207,7 +207,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path, size = path, path.stat().st_size
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ValueError(f"{path}: cut short: a header of {length} bytes in a file of {size}; fetch it again")

@@ -117,7 +117,7 @@ def test_released_adapter_without_base_and_head(golden, model):
         k: v for k, v in state.items() if not k.startswith(base) and not (k.startswith("layers") and "lora" not in k)
     }
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.requires_grad:
                 p.zero_()
     load_released(model, adapter, adapter_only=True)

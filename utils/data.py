@@ -141,7 +141,9 @@ def _read_line(path: Path, number: int, line: str) -> np.ndarray:
         raise ValueError(f"{where} is empty; remove it, or give user {number - 1} its items")
     for word in words:
         if not word.isdigit() or len(word) > 9:
-            raise ValueError(f"{where}: {word[:40]!r} is not an id; write whole numbers from 0, separated by single spaces")
+            raise ValueError(
+                f"{where}: {word[:40]!r} is not an id; write whole numbers from 0, separated by single spaces"
+            )
     user, items = int(words[0]), words[1:]
     if number == 1 and user == 1:
         raise ValueError(

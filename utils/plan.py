@@ -80,7 +80,9 @@ def describe(
     bytes_by_part["kept for backward"] = kept
     lines = [f"trainable params: {trained:,} || all params: {total:,}"]
     lines += [f"  {name:<18} {n:>15,} params, {t:,} trained" for name, (n, t) in parts.items()]
-    lines.append(f"estimated peak on the device: {sum(bytes_by_part.values()) / GIB:.2f} GiB (training, longest histories)")
+    lines.append(
+        f"estimated peak on the device: {sum(bytes_by_part.values()) / GIB:.2f} GiB (training, longest histories)"
+    )
     lines += [f"  {name:<18} {size / GIB:>8.3f} GiB" for name, size in bytes_by_part.items()]
     lines.append(f"users {data.n_users:,}  items {data.n_items:,}  interactions {data.n_interactions:,}")
     steps = max(len(samples) // (batch_size * grad_steps), 1)

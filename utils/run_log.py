@@ -1,7 +1,6 @@
 """What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -47,7 +46,7 @@ class RunLog:
             return
         temporary = self._path("metrics.jsonl.tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(temporary, self._path("metrics.jsonl"))
+        temporary.replace(self._path("metrics.jsonl"))
         epochs = [record for record in records if "epoch" in record]
         if epochs:
             self._draw(epochs)
@@ -69,4 +68,4 @@ class RunLog:
             axes.xaxis.get_major_locator().set_params(integer=True)
         temporary = self._path("curves.tmp.png")
         figure.savefig(temporary, dpi=120)
-        os.replace(temporary, self._path("curves.png"))
+        temporary.replace(self._path("curves.png"))

@@ -68,7 +68,9 @@ def load_state(folder: str | Path, model: HeLLM, optimizer: torch.optim.Optimize
         if settings.get(name) != theirs.get(name)
     ]
     if differ:
-        raise ValueError(f"{path}: saved under other settings: {'; '.join(differ)}; use the same ones or another --target")
+        raise ValueError(
+            f"{path}: saved under other settings: {'; '.join(differ)}; use the same ones or another --target"
+        )
     parameters, tensors = adapter_parameters(model), content["tensors"]
     shapes = {name: (tensors[name].shape, p.shape) for name, p in parameters.items() if name in tensors}
     compare_names(str(path), set(tensors), set(parameters), shapes)

@@ -1,0 +1,41 @@
+"""A dataset folder of a few hundred lines, with a pattern to learn: item i is usually followed by i + 1."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+N_USERS, N_ITEMS, WIDTH = 120, 40, 6
+
+
+def sequences(seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    users = []
+    for user in range(N_USERS):
+        items = [user % N_ITEMS]
+        for _ in range(rng.integers(4, 11)):
+            step = 1 if rng.random() < 0.7 else int(rng.integers(2, N_ITEMS))
+            items.append((items[-1] + step) % N_ITEMS)
+        users.append(items)
+    return users
+
+
+def write_dataset(data_dir: Path, name: str = "Small") -> Path:
+    """Write interaction file and both tables below data_dir; returns their folder."""
+    folder = Path(data_dir) / "sequential" / name
+    folder.mkdir(parents=True)
+    lines = [" ".join(map(str, [user, *items])) for user, items in enumerate(sequences())]
+    (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    generator = torch.Generator().manual_seed(0)
+    torch.save(torch.randn(N_ITEMS, WIDTH, generator=generator), folder / "MMHCL_item_embeddings.pt")
+    torch.save(torch.randn(N_ITEMS + 1, WIDTH, generator=generator), folder / "SASRec_item_embedding.pt")
+    return folder
+
+
+def command(tmp_path: Path, *more: str) -> list[str]:
+    """Arguments of a run on the small data that writes below tmp_path."""
+    return [
+        *("--preset", "tiny", "--dataset", "Small", "--data_dir", str(tmp_path / "data")),
+        *("--output_dir", str(tmp_path / "output"), "--logging_dir", str(tmp_path / "log")),
+        *("--device", "cpu", "--batch_size", "8", "--num_epochs", "2", "--eval_batch_size", "50", *more),
+    ]

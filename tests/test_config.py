@@ -1,0 +1,59 @@
+"""Settings and the command line."""
+
+from dataclasses import fields
+
+import pytest
+
+from config_HeLLM import PRESETS, Settings, _comments, parse_args
+
+
+def test_every_setting_has_a_comment_and_a_flag(capsys):
+    names = {field.name for field in fields(Settings)}
+    assert set(_comments()) == names
+    with pytest.raises(SystemExit) as stop:
+        parse_args(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{name}" in shown for name in names)
+
+
+def test_presets_name_existing_settings():
+    names = {field.name for field in fields(Settings)}
+    assert all(set(changes) <= names for changes in PRESETS.values())
+    assert parse_args([]) == Settings()
+
+
+def test_flags_override_the_preset():
+    settings = parse_args(["--preset", "tiny", "--lr", "0.5", "--no-w_adapter", "--lora_targets", "w1,wq"])
+    assert settings.lr == 0.5
+    assert settings.w_adapter is False
+    assert settings.lora_targets == ("w1", "wq")
+    assert settings.model_name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--foo", "3"], "unknown argument --foo 3"),
+        (["--w_lora", "False"], "switches take no value"),
+        (["--batch", "3"], "unknown argument --batch"),
+        (["--batch_size", "0"], "--batch_size 0: at least 1"),
+        (["--batch_size", "many"], "--batch_size: invalid int value: 'many'"),
+        (["--preset", "huge"], "unknown preset huge: one of paper, tiny, demo"),
+        (["--lr", "-1", "--wd", "-2"], "--lr -1.0: above 0; --wd -2.0: 0 or above"),
+        (["--graph_dropout", "1"], "--graph_dropout 1.0: from 0 to below 1"),
+        (["--dtype", "fp8"], "--dtype fp8: one of"),
+        (["--target", "../x"], "a name without folders"),
+        (["--max_len", "2"], "--max_len 2: at least 3"),
+        (["--lr", "nan"], "--lr nan: above 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_args(argv)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    assert message in captured.err

@@ -1,0 +1,73 @@
+"""Ranks and metrics against hand-computed and brute-force values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from utils.evaluate import rank_all, rank_by_popularity
+from utils.metrics import metrics, ranks, remove_seen
+
+
+def test_ranks_break_ties_by_item_id():
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]])
+    assert [int(ranks(scores, torch.tensor([i]))) for i in range(5)] == [2, 1, 3, 4, 5]
+
+
+def test_ranks_equal_sorting():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 20, (50, 30), generator=generator).float()  # many ties
+    targets = torch.randint(0, 30, (50,), generator=generator)
+    order = [sorted(range(30), key=lambda i, row=row: (-row[i], i)) for row in scores.tolist()]
+    assert ranks(scores, targets).tolist() == [o.index(t) + 1 for o, t in zip(order, targets.tolist(), strict=True)]
+
+
+def test_metrics_by_hand():
+    values = metrics(np.array([1, 4, 11, 300]))
+    assert values["Recall@5"] == 0.5
+    assert values["Recall@20"] == 0.75
+    assert values["Precision@10"] == pytest.approx(0.05)
+    assert values["MRR@10"] == values["MAP@10"] == pytest.approx((1 + 1 / 4) / 4)
+    assert values["NDCG@5"] == pytest.approx((1 + 1 / math.log2(5)) / 4)
+    assert values["NDCG@20"] == pytest.approx((1 + 1 / math.log2(5) + 1 / math.log2(12)) / 4)
+    assert len(values) == 15
+
+
+def test_remove_seen_keeps_target_and_ignores_padding():
+    scores = torch.arange(6.0)[None].repeat(2, 1)
+    items = torch.tensor([[0, 5, 3], [5, 4, 4]])
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    removed = remove_seen(scores, items, mask, torch.tensor([2, 4]))
+    inf = torch.inf
+    assert removed.tolist() == [[0, 1, 2, -inf, 4, -inf], [0, 1, 2, 3, 4, -inf]]
+    assert scores.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+
+
+def test_rank_all_is_independent_of_the_batch_size(tmp_path):
+    from tests.small_data import write_dataset
+    from utils.data import Interactions
+
+    data = Interactions(write_dataset(tmp_path) / "Small.txt", 50)
+    weights = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
+
+    def score(items, mask):
+        real = torch.ones(items.shape) if mask is None else mask.float()
+        return (weights[items] * real[..., None]).sum(1)
+
+    samples = data.test()
+    single, batched = (rank_all(score, data, samples, size) for size in (1, 32))
+    assert np.array_equal(single.seen_kept, batched.seen_kept)
+    assert np.array_equal(single.seen_removed, batched.seen_removed)
+    assert (batched.seen_removed <= batched.seen_kept).all()
+    assert (batched.seen_removed < batched.seen_kept).any()
+
+
+def test_popularity_ranks_the_most_bought_first(tmp_path):
+    from utils.data import Interactions
+
+    path = tmp_path / "x.txt"
+    path.write_text("0 2 1 2 1 0\n1 2 3 3 2\n2 2 2 0 1\n")
+    data = Interactions(path, 50)
+    assert data.popularity().tolist() == [0, 1, 5, 1]
+    assert rank_by_popularity(data, data.test()).seen_kept.tolist() == [4, 1, 2]

@@ -1,0 +1,226 @@
+"""The training program as a whole, on data of a few hundred lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_HeLLM
+from config_HeLLM import parse_args
+from tests.small_data import command, write_dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def place(tmp_path):
+    write_dataset(tmp_path / "data")
+    return tmp_path
+
+
+def records(place, target="tiny"):
+    path = place / "log" / "Small" / "MMHCL" / f"{target}_metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def adapter(place, target="tiny"):
+    path = place / "output" / "Small" / "MMHCL" / target / "best_adapter.pt"
+    return torch.load(path, weights_only=True)["tensors"]
+
+
+def assert_same_run(place, one, other):
+    """Adapters equal to the bit, and every figure but the times."""
+    for (name, a), b in zip(adapter(place, one).items(), adapter(place, other).values(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(records(place, one), records(place, other), strict=True):
+        for key in a.keys() - {"seconds", "samples_per_s", "users_per_s"}:
+            assert a[key] == b[key], key
+
+
+def test_a_run_learns_and_leaves_its_files(place, capsys):
+    assert train_HeLLM.main(command(place, "--num_epochs", "8", "--lr", "3e-3", "--patience", "0")) == 0
+    *epochs, last = records(place)
+    assert [record["epoch"] for record in epochs] == list(range(8))
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] - 0.5
+    best = max(epochs, key=lambda record: record["val"]["NDCG@10"])
+    assert last["best_epoch"] == best["epoch"]
+    assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
+    assert last["users"] == 120
+    folder = place / "log" / "Small" / "MMHCL"
+    assert (folder / "tiny_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "test Recall@10" in (folder / "tiny_log.txt").read_text()
+    assert "trainable params:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", ["first epoch", "second epoch"])
+def test_kill_and_resume_equals_an_uninterrupted_run(place, moment):
+    assert train_HeLLM.main(command(place, "--target", "whole")) == 0
+    argv = command(place, "--target", "killed", "--save_every_minutes", "0")
+    process = subprocess.Popen([sys.executable, "train_HeLLM.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL)
+    state = place / "output" / "Small" / "MMHCL" / "killed" / "training_state.pt"
+    wanted = (0, 2) if moment == "first epoch" else (1, 2)
+    while process.poll() is None:
+        if state.is_file():
+            progress = torch.load(state, weights_only=True)["progress"]
+            if (progress["epoch"], progress["step"]) >= wanted:
+                process.kill()
+        time.sleep(0.01)
+    assert process.wait() == -signal.SIGKILL
+    progress = torch.load(state, weights_only=True)["progress"]
+    assert 0 < progress["step"] < 60
+    assert train_HeLLM.main(command(place, "--target", "killed", "--resume")) == 0
+    assert_same_run(place, "whole", "killed")
+
+
+def test_sigterm_saves_and_leaves(place):
+    assert train_HeLLM.main(command(place, "--target", "whole")) == 0
+    argv = command(place, "--target", "asked")
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "train_HeLLM.py", *argv], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("trainable params"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert "SIGTERM: state saved in" in rest
+    assert train_HeLLM.main(command(place, "--target", "asked", "--resume")) == 0
+    assert_same_run(place, "whole", "asked")
+
+
+def test_resume_refuses_other_settings_by_name(place, capsys):
+    assert train_HeLLM.main(command(place)) == 0
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train_HeLLM.main(command(place, "--resume", "--lr", "0.5")) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "lr was 0.001, is now 0.5" in message
+    assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def trainer(place, *more):
+    return train_HeLLM.prepare(parse_args(command(place, "--graph_dropout", "0", *more)))
+
+
+def test_accumulation_equals_one_large_batch(place):
+    rows = np.arange(8) * 7
+    states = []
+    for batch_size, grad_steps in ((8, 1), (4, 2), (1, 8), (3, 3)):
+        run = trainer(place, "--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
+        run.optimizer = torch.optim.SGD(run.model.parameters())  # Adam blows rounding up where gradients vanish
+        losses = [run.step(rows + shift, 0.1) for shift in range(3)]
+        states.append((losses, {name: p.detach().clone() for name, p in run.model.named_parameters()}))
+    for losses, parameters in states[1:]:
+        assert losses == pytest.approx(states[0][0], rel=1e-5)
+        for name, p in parameters.items():
+            torch.testing.assert_close(p, states[0][1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_step(place):
+    run = trainer(place, "--max_grad_norm", "1e-3")
+    seen = []
+    step = run.optimizer.step
+    run.optimizer.step = lambda: (
+        seen.append([p.grad.norm() for p in run.model.parameters() if p.grad is not None]),
+        step(),
+    )
+    run.step(np.arange(8), 1e-3)
+    assert torch.stack(seen[0]).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_non_finite_loss_names_step_and_users(place):
+    run = trainer(place)
+    with torch.no_grad():
+        run.model.score.weight[3, 0] = torch.inf
+    rows = np.array([0, 5, 9])
+    with pytest.raises(train_HeLLM.Stopped, match="epoch 0, step 0, .*users " + ", ".join(
+        str(user) for user in run.train_samples.user[rows]
+    )):  # fmt: skip
+        run.step(rows, 1e-3)
+
+
+def test_learning_rate_of_the_first_step_is_zero(place):
+    run = trainer(place)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.step(np.arange(4), 0.0)
+    assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
+
+
+def test_batched_scores_equal_single_scores(place):
+    run = trainer(place)
+    samples = run.data.test()
+    run.model.eval()
+    with torch.no_grad():
+        for rows in (np.arange(30), np.arange(60, 100)):
+            items, mask, _ = run.data.batch(samples, rows)
+            single = torch.cat([run.model(run.data.batch(samples, rows[i : i + 1])[0]) for i in range(len(rows))])
+            torch.testing.assert_close(run.model(items, mask), single, rtol=1e-4, atol=1e-5)
+
+
+def bad_letter(folder):
+    path = folder / "Small.txt"
+    path.write_text(path.read_text().replace("3 3 4", "3 b 4", 1))
+
+
+def cut_table(folder):
+    table = torch.load(folder / "MMHCL_item_embeddings.pt", weights_only=True)
+    torch.save(table[:-1].clone(), folder / "MMHCL_item_embeddings.pt")
+
+
+def one_based(folder):
+    path = folder / "Small.txt"
+    lines = [" ".join(str(int(word) + 1) for word in line.split()) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+
+
+def item_beyond(folder):
+    with (folder / "Small.txt").open("a") as file:
+        file.write("120 4 999 5 6\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "message"),
+    [
+        (lambda folder: (folder / "Small.txt").unlink(), (), "Small.txt missing; expected"),
+        (lambda folder: None, ("--dataset", "Absent"), "no such folder; expected"),
+        (lambda folder: None, ("--model_name", "weights/none"), "no such folder of base weights"),
+        (lambda folder: None, ("--no-train_base",), "starts from scratch with --train_base"),
+        (lambda folder: None, ("--prompt", "alpaca"), "tokenizer missing"),
+        (lambda folder: None, ("--device", "cuda:77"), "--device cuda:77: not available"),
+        (lambda folder: None, ("--no-graph_input", "--no-seq_input"), "needs graph_input or seq_input"),
+        (lambda folder: None, ("--w_lora", "--lora_targets", "w9"), "lora_targets w9"),
+        (one_based, (), "1-based layout"),
+        (bad_letter, (), "line 4: 'b' is not an id"),
+        (cut_table, (), "39 rows, but"),
+        (item_beyond, (), "40 rows, but"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(place, damage, flags, message, capsys):
+    damage(place / "data" / "sequential" / "Small")
+    assert train_HeLLM.main(command(place, *flags)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (place / "output").exists()
+    assert not (place / "log").exists()
+
+
+def test_plan_needs_neither_weights_nor_tables(place, capsys):
+    folder = place / "data" / "sequential" / "Small"
+    for table in folder.glob("*.pt"):
+        table.unlink()
+    assert train_HeLLM.main(["--plan", "--dataset", "Small", "--data_dir", str(place / "data")]) == 0
+    shown = capsys.readouterr().out
+    assert "trainable params: 110,272,512 || all params: 6,717,779,968" in shown
+    assert "6,607,343,616 params, 0 trained" in shown
+    assert not (place / "output").exists()
