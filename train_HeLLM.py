@@ -10,28 +10,27 @@ import math
 import signal
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from config_HeLLM import Settings, complain, fingerprint, parse_args
-from llama.checkpoint import load_adapter, load_base, save_adapter
-from llama.HeLLM import HeLLM, fill
-from llama.model import SIZES, ModelArgs
-from llama.parallel import ensure_model_parallel
-from llama.weight_files import WHERE_FROM, load_file, open_folder
+from llama.checkpoint import load_adapter, save_adapter
+from llama.HeLLM import HeLLM
+from llama.parallel import ensure_model_parallel, mp_size
+from llama.weight_files import load_file
 from utils import plan
-from utils.data import Interactions, check_files, load_tables, required_files, training_batches
+from utils.build import build_model, model_args, number_format, read_inputs
+from utils.data import Interactions, check_files, required_files, training_batches
 from utils.distributed import is_main, pick_device
 from utils.evaluate import Ranking, rank_all, rank_by_popularity
 from utils.lr_sched import learning_rate
 from utils.metrics import metrics, summary
-from utils.prompter import LENGTHS, prompt_ids
+from utils.prompter import LENGTHS
 from utils.run_log import RunLog
 from utils.seed import seed_everything
-from utils.training_state import Progress, load_state, save_state, state_path
+from utils.training_state import BEST_ADAPTER, Progress, load_state, run_folder, save_state, state_path
 
 CHOOSE_BY = "NDCG@10"  # of validation
 
@@ -42,46 +41,6 @@ class Stopped(Exception):
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
         self.status = status
-
-
-def model_args(settings: Settings) -> ModelArgs:
-    """Sizes from the weight folder or the built-in size, switches from the settings.
-
-    Raises:
-        FileNotFoundError: neither a folder nor a size that can start without weights.
-    """
-    name = settings.model_name
-    if Path(name).is_dir():
-        shape = open_folder(name).shape
-    elif name in SIZES and (settings.train_base or settings.plan):
-        shape = SIZES[name]
-    else:
-        sizes = f"a built-in size ({', '.join(SIZES)}) starts from scratch with --train_base"
-        raise FileNotFoundError(
-            f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model; {WHERE_FROM}; {sizes}"
-        )
-    switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
-    return ModelArgs(**shape, **switches)
-
-
-def number_format(settings: Settings, device: torch.device) -> torch.dtype:
-    if settings.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
-
-
-def build_model(settings: Settings, tables: tuple, device: torch.device) -> HeLLM:
-    """The model on its device, base weights read from the folder where there is one, the rest initialised."""
-    args, dtype = model_args(settings), number_format(settings, device)
-    prompt = prompt_ids(settings.prompt, Path(settings.model_name) / "tokenizer.model")
-    tables = [table.to(device) for table in tables]
-    with torch.device("meta"):
-        model = HeLLM(args, *tables, *prompt, dtype=dtype)
-    if Path(settings.model_name).is_dir():
-        load_base(model.llama, settings.model_name, torch.float32 if settings.train_base else dtype, device)
-    fill(model, device)
-    return model.to(device)
 
 
 class Trainer:
@@ -103,7 +62,7 @@ class Trainer:
 
     @property
     def best_adapter(self) -> Path:
-        return self.folder / "best_adapter.pt"
+        return self.folder / BEST_ADAPTER
 
     def save(self) -> None:
         save_state(self.folder, self.model, self.optimizer, self.progress, fingerprint(self.settings))
@@ -240,22 +199,20 @@ class Trainer:
 def prepare(settings: Settings) -> Trainer:
     """Read everything that a run needs; whatever is wrong with it shows here, before anything is written."""
     ensure_model_parallel()
+    if mp_size() > 1 and settings.max_grad_norm:
+        raise ValueError("--max_grad_norm: gradients are clipped in one process only; leave it at 0")
     device = pick_device(settings.device)
     if settings.dataset == "Demo":
         from preprocess.demo_data import ensure_demo
 
         ensure_demo(settings.data_dir)
-    names = required_files(settings.dataset, settings.GNNModel)
-    folder = check_files(settings.data_dir, settings.dataset, names)
-    data = Interactions(folder / names[0], settings.max_len)
-    if not len(data.train()):
-        raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
-    tables = load_tables(folder, settings.GNNModel, data)
+    data, tables = read_inputs(settings)
     seed_everything(settings.seed)
     model = build_model(settings, tables, device)
-    place = Path(settings.dataset) / settings.GNNModel
-    log = RunLog(Path(settings.logging_dir) / place, settings.target, settings.resume, quiet=not is_main())
-    trainer = Trainer(settings, model, data, log, Path(settings.output_dir) / place / settings.target)
+    folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
+    log_folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
+    log = RunLog(log_folder, settings.target, settings.dataset, quiet=not is_main())
+    trainer = Trainer(settings, model, data, log, folder)
     if settings.resume:
         trainer.resume()
     return trainer
@@ -292,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     shown = {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
+    if not settings.resume:
+        trainer.log.clear()
     trainer.log.say(f"settings beside the published ones: {shown}")
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
@@ -306,4 +265,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before there is anything to save
+        sys.exit(128 + signal.SIGINT)

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # training loss and test metrics an epoch
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 
 
@@ -13,16 +14,17 @@ class RunLog:
     Args:
         folder: where they go; made when absent.
         target: name of the run.
-        resume: add to an existing log rather than begin a new one.
+        dataset: whose published curves, where there are any, are drawn behind this run's.
         quiet: write nothing (every process but the first).
     """
 
-    def __init__(self, folder: str | Path, target: str, resume: bool = False, quiet: bool = False) -> None:
+    def __init__(self, folder: str | Path, target: str, dataset: str, quiet: bool = False) -> None:
         self.folder, self.target, self.quiet = Path(folder), target, quiet
-        if quiet:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
+        self.published = json.loads(PUBLISHED.read_text()).get(dataset, {}) if PUBLISHED.is_file() else {}
+
+    def clear(self) -> None:
+        """Remove what an earlier run of this name left; a resumed run adds to it instead."""
+        if not self.quiet:
             for name in ("log.txt", "metrics.jsonl", "curves.png"):
                 self._path(name).unlink(missing_ok=True)
 
@@ -34,6 +36,7 @@ class RunLog:
         if self.quiet:
             return
         print(text, flush=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self._path("log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
@@ -57,11 +60,13 @@ class RunLog:
         figure = Figure(figsize=(9, 3.5), layout="constrained")
         loss, quality = figure.subplots(1, 2)
         number = [record["epoch"] for record in epochs]
-        loss.plot(number, [record["train_loss"] for record in epochs], marker="o", markersize=3)
+        for axes, names in ((loss, ("train_loss",)), (quality, SHOWN)):
+            for color, name in enumerate(names):
+                ours = [{**record, **record["val"]}[name] for record in epochs]
+                axes.plot(number, ours, f"C{color}o-", markersize=3, label=name)
+                axes.plot(self.published.get(name, []), f"C{color}:", linewidth=1)
         loss.set(xlabel="epoch", ylabel="training loss (nats)", title=self.target)
-        for name in SHOWN:
-            quality.plot(number, [record["val"][name] for record in epochs], marker="o", markersize=3, label=name)
-        quality.set(xlabel="epoch", title="validation, all items ranked", ylim=(0, None))
+        quality.set(xlabel="epoch", title="validation" + ", published test dotted" * bool(self.published), ylim=(0, None))
         quality.legend(frameon=False)
         for axes in (loss, quality):
             axes.grid(alpha=0.3)

@@ -12,6 +12,7 @@ from llama.weight_files import load_file
 from utils.seed import rng_state, set_rng_state
 
 FORMAT, VERSION = "HeLLM training state", 1
+BEST_ADAPTER = "best_adapter.pt"  # beside the state
 
 
 @dataclass
@@ -25,6 +26,11 @@ class Progress:
     best_epoch: int = -1
     best_score: float = -1.0  # validation NDCG@10
     records: list[dict] = field(default_factory=list)  # of the metrics file
+
+
+def run_folder(output_dir: str | Path, dataset: str, GNNModel: str, target: str) -> Path:
+    """Where a run keeps its adapter and state."""
+    return Path(output_dir) / dataset / GNNModel / target
 
 
 def state_path(folder: str | Path) -> Path:

@@ -1,0 +1,58 @@
+"""Timings: python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]."""
+
+import sys
+
+import numpy as np
+import torch
+
+from config_HeLLM import Settings, complain, parse_args
+from llama.checkpoint import load_adapter
+from utils.build import build_model, read_inputs
+from utils.data import Samples
+from utils.distributed import pick_device
+from utils.evaluate import rank_all
+from utils.metrics import metrics, summary
+from utils.seed import seed_everything
+from utils.training_state import BEST_ADAPTER, run_folder
+
+SAMPLE = 500  # users that are scored one by one
+
+
+def score(settings: Settings) -> None:
+    """Score all test users in batches, and some of them one by one; print speeds, ratio and whether ranks agree."""
+    device = pick_device(settings.device)
+    data, tables = read_inputs(settings)
+    seed_everything(settings.seed)
+    model = build_model(settings, tables, device).eval()
+    folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
+    adapter = folder / BEST_ADAPTER
+    if adapter.is_file():
+        load_adapter(model, adapter)
+    print(f"{adapter if adapter.is_file() else 'untrained weights'}, {torch.get_num_threads()} threads, {device}")
+    samples = data.test()
+    chosen = np.sort(np.random.default_rng(0).choice(len(samples), min(SAMPLE, len(samples)), replace=False))
+    some = Samples(samples.user[chosen], samples.begin[chosen], samples.length[chosen])
+    rank_all(model, data, some, settings.eval_batch_size, device)  # warm-up
+    single = rank_all(model, data, some, 1, device)
+    batched = rank_all(model, data, samples, settings.eval_batch_size, device)
+    print(f"one by one: {single.users_per_s:8.0f} users/s  {summary(metrics(single.seen_kept))}  ({len(some)} users)")
+    of_these = metrics(batched.seen_kept[chosen])
+    print(f"batched:    {batched.users_per_s:8.0f} users/s  {summary(of_these)}  (the same of {len(samples)})")
+    differ = int((batched.seen_kept[chosen] != single.seen_kept).sum())
+    print(f"ratio {batched.users_per_s / single.users_per_s:.2f}, {differ} of {len(some)} ranks differ")
+
+
+def main(argv: list[str]) -> int:
+    """Run one benchmark; returns the exit status."""
+    benchmarks = {"score": score}
+    if not argv or argv[0] not in benchmarks:
+        return complain(f"python -m utils.benchmark [{'|'.join(benchmarks)}] and flags of train_HeLLM.py")
+    try:
+        benchmarks[argv[0]](parse_args(argv[1:]))
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""From settings to data and model."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from config_HeLLM import Settings
+from llama.checkpoint import load_base
+from llama.HeLLM import HeLLM, fill
+from llama.model import SIZES, ModelArgs
+from llama.weight_files import WHERE_FROM, open_folder
+from utils.data import Interactions, check_files, load_tables, required_files
+from utils.prompter import prompt_ids
+
+
+def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
+    """Interactions, and the graph and sequence tables, checked against each other.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+    names = required_files(settings.dataset, settings.GNNModel)
+    folder = check_files(settings.data_dir, settings.dataset, names)
+    data = Interactions(folder / names[0], settings.max_len)
+    if not len(data.train()):
+        raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
+    return data, load_tables(folder, settings.GNNModel, data)
+
+
+def model_args(settings: Settings) -> ModelArgs:
+    """Sizes from the weight folder or the built-in size, switches from the settings.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a size that can start without weights.
+    """
+    name = settings.model_name
+    if Path(name).is_dir():
+        shape = open_folder(name).shape
+    elif name in SIZES and (settings.train_base or settings.plan):
+        shape = SIZES[name]
+    else:
+        sizes = f"a built-in size ({', '.join(SIZES)}) starts from scratch with --train_base"
+        raise FileNotFoundError(
+            f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
+            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model; {WHERE_FROM}; {sizes}"
+        )
+    switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
+    return ModelArgs(**shape, **switches)
+
+
+def number_format(settings: Settings, device: torch.device) -> torch.dtype:
+    """Of matrix products, and of a base that is not trained."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
+
+
+def build_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
+    """The model on its device, base weights read from the folder where there is one, the rest initialised."""
+    args, dtype = model_args(settings), number_format(settings, device)
+    prompt = prompt_ids(settings.prompt, Path(settings.model_name) / "tokenizer.model")
+    tables = [table.to(device) for table in tables]
+    with torch.device("meta"):
+        model = HeLLM(args, *tables, *prompt, dtype=dtype)
+    if Path(settings.model_name).is_dir():
+        load_base(model.llama, settings.model_name, torch.float32 if settings.train_base else dtype, device)
+    fill(model, device)
+    return model.to(device)
