@@ -13,7 +13,7 @@ from llama.parallel import gather_parts, local_part, mp_rank, partition_dims
 from llama.weight_files import UNUSED, load_file, open_folder
 
 FORMAT, VERSION = "HeLLM adapter", 1
-GROUPS = 16  # parameters are read in this many groups; the files' pages are given back after each
+GROUPS = 32  # parameters are read in this many groups; the files' pages are given back after each
 
 
 def assign(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -54,7 +54,8 @@ def load_base(
     files = open_folder(folder)
     wanted = {name: p for name, p in transformer.named_parameters() if ".lora." not in name}
     compare_names(str(folder), files.names - set(UNUSED), set(wanted))
-    dims, names = partition_dims(transformer), sorted(wanted)
+    # By kind rather than by layer: a group that is copied as a whole keeps no page of the files.
+    dims, names = partition_dims(transformer), sorted(wanted, key=lambda name: name.split(".")[::-1])
     size = -(-len(names) // GROUPS)
     for first in range(0, len(names), size):
         read = files.reader(dims)

@@ -15,6 +15,11 @@ def test_ranks_break_ties_by_item_id():
     assert [int(ranks(scores, torch.tensor([i]))) for i in range(5)] == [2, 1, 3, 4, 5]
 
 
+def test_a_score_that_is_no_number_is_never_a_hit():
+    scores = torch.tensor([[0.1, torch.nan, 0.3], [torch.nan] * 3])
+    assert ranks(scores, torch.tensor([1, 0])).tolist() == [4, 4]
+
+
 def test_ranks_equal_sorting():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 20, (50, 30), generator=generator).float()  # many ties

@@ -8,17 +8,17 @@ CUTOFFS = (5, 10, 20)
 
 
 def ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Place of each row's target among all items, 1 the best; equal scores are placed by item id.
+    """Place of each row's target among all items, 1 the best; equal scores are placed by item id, NaN is last.
 
     Args:
         scores: float (B, I).
         targets: int64 (B,).
 
-    Returns: int64 (B,).
+    Returns: int64 (B,); behind all items where the target's own score is NaN.
     """
     wanted = scores.gather(1, targets[:, None])
     before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
-    return 1 + ((scores > wanted) | ((scores == wanted) & before)).sum(1)
+    return 1 + (~(scores <= wanted) | ((scores == wanted) & before)).sum(1)
 
 
 def remove_seen(scores: Tensor, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
