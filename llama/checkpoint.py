@@ -46,7 +46,7 @@ def load_base(
 ) -> None:
     """Assign the base weights of a Meta or Hugging Face folder, this process's slice of each.
 
-    Matrices become `dtype`, norms float32. What needs no conversion stays mapped to the file.
+    Matrices become `dtype`, norms float32. Whole matrices that need no conversion stay mapped to the file.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is missing, unknown or of another shape.
@@ -60,18 +60,23 @@ def load_base(
     for first in range(0, len(names), size):
         read = files.reader(dims)
         for name in names[first : first + size]:
-            tensor = local_part(read(name), dims[name])
+            whole = read(name)
+            tensor = local_part(whole, dims[name])
             compare_names(str(folder), set(), set(), {name: (tensor.shape, wanted[name].shape)})
-            target = torch.float32 if tensor.ndim == 1 else dtype
-            assign(transformer, name, tensor.to(device, target).contiguous())
-        del read, tensor
+            # A norm or a slice that stayed a view would keep all of its file's pages, or the whole tensor, in memory.
+            norm = tensor.ndim == 1
+            tensor = tensor.to(device, torch.float32 if norm else dtype, copy=norm or tensor is not whole)
+            assign(transformer, name, tensor.contiguous())
+        del read, whole, tensor
 
 
 def adapter_settings(model: HeLLM) -> dict:
     """What an adapter depends on: sizes, switches, prompt; dropout rates and token room do not matter."""
     settings = asdict(model.args)
-    for free in ("lora_dropout", "graph_dropout", "max_seq_len"):
+    for free in ("lora_dropout", "graph_dropout", "max_seq_len", "multiple_of", "ffn_dim_multiplier"):
         del settings[free]
+    # As numbers, because Meta's and Hugging Face's files state them differently for the same model.
+    settings["n_kv_heads"], settings["ffn_dim"] = model.args.kv_heads, model.args.ffn_width
     settings["lora_targets"] = list(model.args.lora_targets)
     settings["n_items"] = model.n_items
     settings["graph_dim"] = model.graph_item_embedding.shape[1]

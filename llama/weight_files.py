@@ -79,6 +79,8 @@ class MetaFolder:
         if not self.files:
             raise FileNotFoundError(f"{folder}: params.json without consolidated.*.pth; {WHERE_FROM}")
         params = read_json(folder / "params.json")
+        if params.get("use_scaled_rope"):
+            raise ValueError(f"{folder / 'params.json'}: use_scaled_rope is true (false is read, as LLaMA-2 has it)")
         known = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps")
         self.shape = {key: params[key] for key in (*known, "rope_theta") if key in params}
         shards = self._open()
@@ -101,7 +103,13 @@ class MetaFolder:
             dim = partition_dims[name]
             if len(shards) == 1 or dim is None:
                 return shards[0][name]
-            return torch.cat([shard[name] for shard in shards], dim)
+            parts = [shard[name] for shard in shards]
+            if len({part.shape for part in parts}) > 1:
+                shapes = ", ".join(
+                    f"{tuple(part.shape)} in {path}" for part, path in zip(parts, self.files, strict=True)
+                )
+                raise ValueError(f"{name} differs in shape: {shapes}; fetch the shards again")
+            return torch.cat(parts, dim)
 
         return read
 

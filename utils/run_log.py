@@ -66,7 +66,8 @@ class RunLog:
                 axes.plot(number, ours, f"C{color}o-", markersize=3, label=name)
                 axes.plot(self.published.get(name, []), f"C{color}:", linewidth=1)
         loss.set(xlabel="epoch", ylabel="training loss (nats)", title=self.target)
-        quality.set(xlabel="epoch", title="validation" + ", published test dotted" * bool(self.published), ylim=(0, None))
+        title = "validation (dotted: published test)" if self.published else "validation"
+        quality.set(xlabel="epoch", title=title, ylim=(0, None))
         quality.legend(frameon=False)
         for axes in (loss, quality):
             axes.grid(alpha=0.3)

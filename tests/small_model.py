@@ -1,0 +1,66 @@
+"""A HeLLM of a few thousand parameters, and its base as a folder in Meta's layout."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from llama.HeLLM import HeLLM
+from llama.model import ModelArgs
+
+N_ITEMS, GRAPH_DIM, SEQ_DIM = 30, 4, 6
+SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 20, "multiple_of": 16, "max_seq_len": 32}
+NEW_PARTS = {"adapter_len": 3, "lora_r": 2, "lora_dropout": 0.0, "graph_dropout": 0.0}
+SPLIT = {"tok_embeddings": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "wo": 1, "w1": 0, "w2": 1, "w3": 0}  # Meta's
+
+
+def tables(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Graph and sequence embeddings of the items, on the CPU whatever the current device."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (N_ITEMS, GRAPH_DIM), (N_ITEMS + 1, SEQ_DIM)
+    return tuple(torch.randn(size, generator=generator, device="cpu") for size in sizes)
+
+
+def small_args(**settings) -> ModelArgs:
+    return ModelArgs(**{**SHAPE, **NEW_PARTS, **settings})
+
+
+def small_hellm(seed: int = 1, instruct=(1, 5, 7), response=(1, 9), **settings) -> HeLLM:
+    """The model as a seed makes it; fresh low-rank updates do nothing until `wake` is called."""
+    torch.manual_seed(seed)
+    prompt = (torch.tensor(ids, dtype=torch.int64, device="cpu") for ids in (instruct, response))
+    return HeLLM(small_args(**settings), *tables(), *prompt)
+
+
+@torch.no_grad()
+def wake(model: HeLLM, seed: int = 2) -> HeLLM:
+    """Give every low-rank update and matrix of the base a size that is felt in the scores."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        if name.endswith("lora.up") or (name.startswith("llama.") and p.ndim == 2 and ".lora." not in name):
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    return model
+
+
+def histories(batch: int = 3, length: int = 5, seed: int = 3) -> torch.Tensor:
+    return torch.randint(0, N_ITEMS, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def shards_of(state: dict[str, torch.Tensor], n_shards: int) -> list[dict[str, torch.Tensor]]:
+    """Whole tensors by Meta's names, cut as Meta cuts them; norms and rope.freqs are in every shard."""
+    shards = [{} for _ in range(n_shards)]
+    for name, tensor in state.items():
+        dim = SPLIT.get(name.split(".")[-2])
+        parts = [tensor] * n_shards if dim is None else tensor.chunk(n_shards, dim)
+        for shard, part in zip(shards, parts, strict=True):
+            shard[name] = part.clone()
+    return shards
+
+
+def write_meta(folder: Path, state: dict[str, torch.Tensor], params: dict, n_shards: int = 1) -> Path:
+    """params.json, with the vocabulary size -1 that Meta writes, and consolidated.NN.pth."""
+    folder.mkdir(parents=True)
+    (folder / "params.json").write_text(json.dumps({**params, "vocab_size": -1}))
+    for number, shard in enumerate(shards_of(state, n_shards)):
+        torch.save(shard, folder / f"consolidated.{number:02}.pth")
+    return folder
