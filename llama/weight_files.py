@@ -135,7 +135,10 @@ class HuggingFaceFolder:
         self.shape = self._shape(folder / "config.json", config)
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            self.files = sorted({folder / Path(name).name for name in read_json(index)["weight_map"].values()})
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise ValueError(f"{index}: weight_map, from tensor to file, is missing; fetch it again")
+            self.files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
         else:
             self.files = sorted(folder.glob("*.safetensors"))
         missing = [str(path) for path in self.files if not path.is_file()]
@@ -220,25 +223,25 @@ class SafetensorsFile:
             if size < 8 or length > size - 8:
                 raise ValueError(f"{path}: cut short: a header of {length} bytes in a file of {size}; fetch it again")
             try:
-                self.entries = json.loads(file.read(length))
-            except ValueError as error:
-                raise ValueError(f"{path}: header is not JSON ({error}); fetch it again") from error
-            self.entries.pop("__metadata__", None)
-            self.begin = 8 + length
-            for name, entry in self.entries.items():
-                self._check(name, entry, size - self.begin)
+                self.entries = dict(json.loads(file.read(length)))
+                self.entries.pop("__metadata__", None)
+                self.begin = 8 + length
+                damaged = [
+                    name for name, entry in self.entries.items() if not self._fits(name, entry, size - self.begin)
+                ]
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f"{path}: header is not a table of tensors ({error}); fetch it again") from error
+            if damaged:
+                raise ValueError(f"{path}: cut short or damaged at {damaged[0]}; fetch it again")
             self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
-    def _check(self, name: str, entry: dict, room: int) -> None:
-        if entry.get("dtype") not in self.DTYPES:
-            raise ValueError(
-                f"{self.path}: {name} has number format {entry.get('dtype')}; {', '.join(self.DTYPES)} are read"
-            )
+    def _fits(self, name: str, entry: dict, room: int) -> bool:
+        """Whether the tensor's bytes lie within the file and are as many as its shape needs."""
+        if entry["dtype"] not in self.DTYPES:
+            raise ValueError(f"{name} has number format {entry['dtype']}; {', '.join(self.DTYPES)} are read")
         first, last = entry["data_offsets"]
-        if last - first != math.prod(entry["shape"]) * self.DTYPES[entry["dtype"]].itemsize or first < 0 or last > room:
-            raise ValueError(
-                f"{self.path}: cut short or damaged at {name} (bytes {first} to {last} of {room}); fetch it again"
-            )
+        size = math.prod(entry["shape"]) * self.DTYPES[entry["dtype"]].itemsize
+        return 0 <= first <= last <= room and last - first == size
 
     def tensor(self, name: str) -> Tensor:
         """The named tensor, a view of the file."""

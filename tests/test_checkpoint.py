@@ -8,7 +8,7 @@ import torch
 
 from llama.checkpoint import adapter_parameters, load_adapter, load_base, save_adapter
 from llama.model import ModelArgs, Transformer
-from llama.weight_files import open_folder
+from llama.weight_files import SafetensorsFile, open_folder
 from tests.small_model import histories, shards_of, small_hellm, wake, write_meta
 
 IDS = torch.randint(0, 90, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -193,6 +193,34 @@ def test_safetensors_without_one_tensor(hugging_face):
 def test_safetensors_with_an_unknown_tensor(hugging_face):
     rewrite(hugging_face, lambda tensors: tensors.update({"model.layers.0.surprise.weight": torch.zeros(2)}))
     with pytest.raises(ValueError, match=r"model\.layers\.0\.surprise\.weight"):
+        load(hugging_face)
+
+
+ENTRY = '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[1, 2]", "not a table of tensors"),
+        ('{"a": 3}', "not a table of tensors"),
+        ('{"a": {"dtype": "F32"}}', "not a table of tensors"),
+        (ENTRY.replace("F32", "I8"), "a has number format I8"),
+        (ENTRY.replace("[0, 8]", "[0, 9]"), "damaged at a"),
+        (ENTRY.replace("[0, 8]", "[-8, 0]"), "damaged at a"),
+        (ENTRY.replace("[2]", "[1000000000000]"), "damaged at a"),
+    ],
+)
+def test_damaged_safetensors_headers(tmp_path, header, message):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+    with pytest.raises(ValueError, match=rf"model\.safetensors: .*{message}"):
+        SafetensorsFile(path)
+
+
+def test_index_without_a_weight_map(hugging_face):
+    (hugging_face / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json: weight_map"):
         load(hugging_face)
 
 

@@ -15,6 +15,7 @@ import torch
 import train_HeLLM
 from config_HeLLM import parse_args
 from tests.small_data import command, write_dataset
+from tests.small_model import SHAPE, small_hellm, write_meta
 
 ROOT = Path(__file__).parents[1]
 
@@ -186,6 +187,33 @@ def one_based(folder):
 def item_beyond(folder):
     with (folder / "Small.txt").open("a") as file:
         file.write("120 4 999 5 6\n")
+
+
+def weights(folder):
+    """A Meta folder beside the data, by name: whole, cut short, and without one tensor."""
+    state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
+    state = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
+    cut = write_meta(folder / "cut", state, SHAPE) / "consolidated.00.pth"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    write_meta(folder / "whole", state, SHAPE)
+    write_meta(folder / "less", {name: p for name, p in state.items() if name != "layers.1.ffn_norm.weight"}, SHAPE)
+
+
+def test_runs_from_a_weight_folder_with_a_frozen_base(place):
+    weights(place)
+    flags = ("--model_name", str(place / "whole"), "--no-train_base", "--w_lora", "--num_epochs", "1")
+    assert train_HeLLM.main(command(place, *flags)) == 0
+    assert not any("attention.w" in name for name in adapter(place))
+
+
+@pytest.mark.parametrize(("name", "message"), [("cut", "cut short"), ("less", "missing layers.1.ffn_norm.weight")])
+def test_damaged_weights_are_one_line_and_nothing_is_written(place, name, message, capsys):
+    weights(place)
+    assert train_HeLLM.main(command(place, "--model_name", str(place / name), "--no-train_base")) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (place / "output").exists()
 
 
 @pytest.mark.parametrize(
