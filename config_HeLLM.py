@@ -1,13 +1,8 @@
 """Every setting of a fine-tuning run: edit here for sweeps, or give it on the command line as --name value."""
 
-import argparse
-import inspect
-import re
-import sys
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from types import UnionType
-from typing import NoReturn, get_args, get_origin
+from dataclasses import dataclass
+
+from utils.flags import check_numbers, check_words, parse_settings
 
 
 @dataclass(frozen=True)
@@ -91,95 +86,26 @@ PRESETS["demo"] = PRESETS["tiny"] | {
 FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "plan"}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(complain(message))
-
-
-def complain(problem: object) -> int:
-    """Print a user's mistake as one line on standard error and return the exit status for it, 2."""
-    print("error:", " ".join(str(problem).split()), file=sys.stderr)
-    return 2
-
-
-def _comments() -> dict[str, str]:
-    """Field name to the comment behind it."""
-    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Settings), re.MULTILINE))
-
-
-def _add_flag(parser: argparse.ArgumentParser, field, comment: str) -> None:
-    flag, comment = f"--{field.name}", comment.replace("%", "%%")
-    if field.type is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=comment)
-        return
-    kind = field.type
-    if isinstance(kind, UnionType):
-        kind = next(t for t in get_args(kind) if t is not type(None))
-    if get_origin(kind) is tuple:
-        kind = _names
-    parser.add_argument(flag, type=kind, metavar=kind.__name__.strip("_").upper(), help=f"{comment} ({field.default})")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
 def parse_args(argv: list[str] | None = None) -> Settings:
     """Settings of a command line: the preset's, then whatever flags say.
 
     A mistake ends the program with one line and exit status 2.
     """
-    parser = _Parser(prog="train_HeLLM.py", description="Fine-tune HeLLM and test it.", allow_abbrev=False)
-    parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESETS)} (paper)")
-    comments = _comments()
-    for field in fields(Settings):
-        _add_flag(parser, field, comments[field.name])
-    known, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flags = {field.name for field in fields(Settings) if field.type is bool}
-        hint = "python train_HeLLM.py --help lists the flags"
-        if not unknown[0].startswith("-"):
-            hint = f"switches take no value: --NAME or --no-NAME ({', '.join(sorted(flags))})"
-        parser.error(f"unknown argument {' '.join(unknown)}: {hint}")
-    if known.preset not in PRESETS:
-        parser.error(f"unknown preset {known.preset}: one of {', '.join(PRESETS)}")
-    given = {name: value for name, value in vars(known).items() if value is not None and name != "preset"}
-    settings = replace(Settings(), **(PRESETS[known.preset] | given))
-    problems = check(settings)
-    if problems:
-        parser.error("; ".join(problems))
-    return settings
+    what = "Fine-tune HeLLM and test it."
+    return parse_settings(Settings, argv, "train_HeLLM.py", what, check, PRESETS, lambda given: "paper")
 
 
 def check(settings: Settings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
-    s, problems = settings, []
-    for name in ("max_len", "adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size"):
-        if getattr(s, name) < 1:
-            problems.append(f"--{name} {getattr(s, name)}: at least 1")
-    for name in ("lr", "lora_alpha"):
-        if not getattr(s, name) > 0:
-            problems.append(f"--{name} {getattr(s, name)}: above 0")
-    for name in ("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes"):
-        if not getattr(s, name) >= 0:
-            problems.append(f"--{name} {getattr(s, name)}: 0 or above")
-    for name in ("graph_dropout", "lora_dropout"):
-        if not 0 <= getattr(s, name) < 1:
-            problems.append(f"--{name} {getattr(s, name)}: from 0 to below 1")
-    for name, choices in (("prompt", ("alpaca", "bos")), ("dtype", ("auto", "fp32", "bf16"))):
-        if getattr(s, name) not in choices:
-            problems.append(f"--{name} {getattr(s, name)}: one of {', '.join(choices)}")
-    for name in ("dataset", "GNNModel", "target"):
-        if not getattr(s, name) or Path(getattr(s, name)).name != getattr(s, name):
-            problems.append(f"--{name} {getattr(s, name)!r}: a name without folders")
-    if s.max_len < 3:
-        problems.append(f"--max_len {s.max_len}: at least 3 (two targets and a history)")
+    problems = check_numbers(
+        settings,
+        at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size"),
+        positive=("lr", "lora_alpha"),
+        at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes"),
+        share=("graph_dropout", "lora_dropout"),
+    )
+    choices = {"prompt": ("alpaca", "bos"), "dtype": ("auto", "fp32", "bf16")}
+    problems += check_words(settings, choices, ("dataset", "GNNModel", "target"))
+    if settings.max_len < 3:
+        problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
     return problems
-
-
-def fingerprint(settings: Settings) -> dict:
-    """The settings that a training state depends on."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in FREE_TO_CHANGE}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}

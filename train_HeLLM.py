@@ -10,13 +10,14 @@ import math
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from config_HeLLM import Settings, complain, fingerprint, parse_args
-from llama.checkpoint import load_adapter, save_adapter
+from config_HeLLM import FREE_TO_CHANGE, Settings, parse_args
+from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
 from llama.HeLLM import HeLLM
 from llama.parallel import ensure_model_parallel, mp_size
 from llama.weight_files import load_file
@@ -25,22 +26,16 @@ from utils.build import build_model, model_args, number_format, read_inputs
 from utils.data import Interactions, check_files, required_files, training_batches
 from utils.distributed import is_main, pick_device
 from utils.evaluate import Ranking, rank_all, rank_by_popularity
+from utils.flags import complain, fingerprint
 from utils.lr_sched import learning_rate
 from utils.metrics import metrics, summary
 from utils.prompter import LENGTHS
 from utils.run_log import RunLog
 from utils.seed import seed_everything
+from utils.stopping import Stopped, StopSignals
 from utils.training_state import BEST_ADAPTER, Progress, load_state, run_folder, save_state, state_path
 
 CHOOSE_BY = "NDCG@10"  # of validation
-
-
-class Stopped(Exception):
-    """The run cannot or should not go on; carries the exit status."""
-
-    def __init__(self, reason: str, status: int) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class Trainer:
@@ -58,14 +53,15 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
         )
-        self.signal, self.saved_at = 0, time.monotonic()
+        self.signals, self.saved_at = StopSignals(), time.monotonic()
 
     @property
     def best_adapter(self) -> Path:
         return self.folder / BEST_ADAPTER
 
     def save(self) -> None:
-        save_state(self.folder, self.model, self.optimizer, self.progress, fingerprint(self.settings))
+        settings = fingerprint(self.settings, FREE_TO_CHANGE)
+        save_state(state_path(self.folder), adapter_parameters(self.model), self.optimizer, self.progress, settings)
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
@@ -73,13 +69,9 @@ class Trainer:
         if not state_path(self.folder).is_file():
             self.log.say(f"no training state in {self.folder}: starting from the beginning")
             return
-        self.progress = load_state(self.folder, self.model, self.optimizer, fingerprint(self.settings))
+        settings = fingerprint(self.settings, FREE_TO_CHANGE)
+        self.progress = load_state(state_path(self.folder), adapter_parameters(self.model), self.optimizer, settings)
         self.log.say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
-
-    def stop_on_signal(self) -> None:
-        if self.signal:
-            name = signal.Signals(self.signal).name
-            raise Stopped(f"{name}: state saved in {self.folder}, go on with --resume", 128 + self.signal)
 
     def fit(self) -> None:
         """Train until the last epoch or until patience ends; keep the adapter that validates best."""
@@ -115,9 +107,9 @@ class Trainer:
                 progress.seconds = time.perf_counter() - started
                 bar.update(len(rows))
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
-                if self.signal or time.monotonic() - self.saved_at > 60 * s.save_every_minutes:
+                if self.signals.number or time.monotonic() - self.saved_at > 60 * s.save_every_minutes:
                     self.save()
-                    self.stop_on_signal()
+                    self.signals.check(self.folder)
 
     def step(self, rows, rate: float) -> float:
         """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss in nats."""
@@ -143,7 +135,8 @@ class Trainer:
     def rank(self, samples, title: str) -> Ranking:
         self.model.eval()
         size = self.settings.eval_batch_size
-        return rank_all(self.model, self.data, samples, size, self.device, title, self.stop_on_signal)
+        check = partial(self.signals.check, self.folder)
+        return rank_all(self.model, self.data, samples, size, self.device, title, check)
 
     def validate_epoch(self) -> None:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
@@ -211,7 +204,7 @@ def prepare(settings: Settings) -> Trainer:
     model = build_model(settings, tables, device)
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
     log_folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
-    log = RunLog(log_folder, settings.target, settings.dataset, quiet=not is_main())
+    log = RunLog(log_folder, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
     trainer = Trainer(settings, model, data, log, folder)
     if settings.resume:
         trainer.resume()
@@ -242,12 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer = prepare(settings)
     except (ValueError, OSError) as mistake:
         return complain(mistake)
-
-    def on_signal(number, _frame):
-        trainer.signal = number
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    trainer.signals.listen()
     shown = {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
     if not settings.resume:
         trainer.log.clear()

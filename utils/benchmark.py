@@ -5,12 +5,13 @@ import sys
 import numpy as np
 import torch
 
-from config_HeLLM import Settings, complain, parse_args
+from config_HeLLM import Settings, parse_args
 from llama.checkpoint import load_adapter
 from utils.build import build_model, read_inputs
 from utils.data import Samples
 from utils.distributed import pick_device
 from utils.evaluate import rank_all
+from utils.flags import complain
 from utils.metrics import metrics, summary
 from utils.seed import seed_everything
 from utils.training_state import BEST_ADAPTER, run_folder

@@ -56,7 +56,7 @@ class Interactions:
 
     Args:
         path: one line a user, `user item item …`, both numbered from 0, users in order, items oldest first.
-        max_len: how many last items of a user are kept, both targets among them.
+        max_len: how many last items of a user are kept, both targets among them; 0: all.
 
     Raises:
         FileNotFoundError: no such file.
@@ -94,13 +94,17 @@ class Interactions:
         user = np.flatnonzero(self.count > last)
         return Samples(user, self.begin[user], self.count[user] - last)
 
-    def popularity(self) -> np.ndarray:
-        """How often each item occurs outside the two held-out positions: int64 (n_items,)."""
+    def training_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of every interaction outside the two held-out positions: int64 (N,) each."""
         held_out = np.zeros(len(self.items), dtype=bool)
         end = self.begin + self.count
         for last in (1, 2):
             held_out[(end - last)[self.count >= last]] = True
-        return np.bincount(self.items[~held_out], minlength=self.n_items)
+        return np.repeat(np.arange(self.n_users), self.count)[~held_out], self.items[~held_out]
+
+    def popularity(self) -> np.ndarray:
+        """How often each item occurs outside the two held-out positions: int64 (n_items,)."""
+        return np.bincount(self.training_pairs()[1], minlength=self.n_items)
 
     def batch(self, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
         """Some samples as tensors.

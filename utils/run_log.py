@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # training loss and test metrics an epoch
+PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 
 
@@ -14,13 +14,13 @@ class RunLog:
     Args:
         folder: where they go; made when absent.
         target: name of the run.
-        dataset: whose published curves, where there are any, are drawn behind this run's.
+        published: program/dataset whose published curves, where there are any, are drawn behind this run's.
         quiet: write nothing (every process but the first).
     """
 
-    def __init__(self, folder: str | Path, target: str, dataset: str, quiet: bool = False) -> None:
+    def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
         self.folder, self.target, self.quiet = Path(folder), target, quiet
-        self.published = json.loads(PUBLISHED.read_text()).get(dataset, {}) if PUBLISHED.is_file() else {}
+        self.published = json.loads(PUBLISHED.read_text()).get(published, {}) if PUBLISHED.is_file() else {}
 
     def clear(self) -> None:
         """Remove what an earlier run of this name left; a resumed run adds to it instead."""
@@ -64,9 +64,10 @@ class RunLog:
             for color, name in enumerate(names):
                 ours = [{**record, **record["val"]}[name] for record in epochs]
                 axes.plot(number, ours, f"C{color}o-", markersize=3, label=name)
-                axes.plot(self.published.get(name, []), f"C{color}:", linewidth=1)
+                if self.published:
+                    axes.plot(self.published["epoch"], self.published[name], f"C{color}:", linewidth=1)
         loss.set(xlabel="epoch", ylabel="training loss (nats)", title=self.target)
-        title = "validation (dotted: published test)" if self.published else "validation"
+        title = f"validation (dotted: published {self.published['split']})" if self.published else "validation"
         quality.set(xlabel="epoch", title=title, ylim=(0, None))
         quality.legend(frameon=False)
         for axes in (loss, quality):

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from llama.checkpoint import adapter_parameters, compare_names, save_atomically
-from llama.HeLLM import HeLLM
+from llama.checkpoint import compare_names, save_atomically
 from llama.parallel import mp_rank, mp_size
 from llama.weight_files import load_file
 from utils.seed import rng_state, set_rng_state
@@ -24,7 +24,7 @@ class Progress:
     loss_sum: float = 0.0  # over the steps of this epoch, nats
     seconds: float = 0.0  # of training in this epoch
     best_epoch: int = -1
-    best_score: float = -1.0  # validation NDCG@10
+    best_score: float = -1.0  # the validation metric that chooses
     records: list[dict] = field(default_factory=list)  # of the metrics file
 
 
@@ -40,29 +40,35 @@ def state_path(folder: str | Path) -> Path:
 
 
 def save_state(
-    folder: str | Path, model: HeLLM, optimizer: torch.optim.Optimizer, progress: Progress, settings: dict
+    path: str | Path,
+    tensors: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    settings: dict,
 ) -> None:
-    """Write the state atomically; `settings` is what a resumed run must agree with."""
+    """Write the state atomically: `tensors` is what is trained, `settings` what a resumed run must agree with."""
     content = {
         "format": FORMAT,
         "version": VERSION,
         "settings": settings,
         "progress": asdict(progress),
-        "tensors": {name: p.detach() for name, p in adapter_parameters(model).items()},
+        "tensors": {name: tensor.detach() for name, tensor in tensors.items()},
         "optimizer": optimizer.state_dict(),
         "rng": rng_state(),
     }
-    save_atomically(content, state_path(folder))
+    save_atomically(content, path)
 
 
-def load_state(folder: str | Path, model: HeLLM, optimizer: torch.optim.Optimizer, settings: dict) -> Progress:
-    """Read back what `save_state` wrote, into model, optimiser and random generators.
+def load_state(
+    path: str | Path, tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, settings: dict
+) -> Progress:
+    """Read back what `save_state` wrote, into tensors, optimiser and random generators.
 
     Raises:
         FileNotFoundError: nothing saved yet.
         ValueError: another format or version, settings that differ (named), tensors that do not fit.
     """
-    path = state_path(folder)
+    path = Path(path)
     content = load_file(path)
     kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if kind != (FORMAT, VERSION):
@@ -77,12 +83,12 @@ def load_state(folder: str | Path, model: HeLLM, optimizer: torch.optim.Optimize
         raise ValueError(
             f"{path}: saved under other settings: {'; '.join(differ)}; use the same ones or another --target"
         )
-    parameters, tensors = adapter_parameters(model), content["tensors"]
-    shapes = {name: (tensors[name].shape, p.shape) for name, p in parameters.items() if name in tensors}
-    compare_names(str(path), set(tensors), set(parameters), shapes)
+    saved = content["tensors"]
+    shapes = {name: (saved[name].shape, tensor.shape) for name, tensor in tensors.items() if name in saved}
+    compare_names(str(path), set(saved), set(tensors), shapes)
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
     optimizer.load_state_dict(content["optimizer"])
     set_rng_state(content["rng"])
     return Progress(**{f.name: content["progress"][f.name] for f in fields(Progress)})

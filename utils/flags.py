@@ -1,0 +1,125 @@
+"""Command-line flags from a dataclass of settings, and how a user's mistake is reported."""
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import NoReturn, TypeVar, get_origin
+
+S = TypeVar("S")
+
+
+def complain(problem: object) -> int:
+    """Print a user's mistake as one line on standard error and return the exit status for it, 2."""
+    print("error:", " ".join(str(problem).split()), file=sys.stderr)
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(complain(message))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _add_flag(parser: argparse.ArgumentParser, field, comment: str) -> None:
+    flag, comment = f"--{field.name}", comment.replace("%", "%%")
+    if field.type is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=comment)
+        return
+    kind = _names if get_origin(field.type) is tuple else field.type
+    parser.add_argument(flag, type=kind, metavar=kind.__name__.strip("_").upper(), help=f"{comment} ({field.default})")
+
+
+def parse_settings(
+    kind: type[S],
+    argv: list[str] | None,
+    program: str,
+    description: str,
+    check: Callable[[S], list[str]],
+    presets: dict[str, dict] | None = None,
+    preset_of: Callable[[dict], str] | None = None,
+) -> S:
+    """Settings of a command line: the defaults, then the preset's, then whatever flags say.
+
+    A mistake ends the program with one line and exit status 2.
+
+    Args:
+        kind: a dataclass with a comment behind every field; booleans become --name and --no-name.
+        argv: the command line (None: the program's own); program, description: for --help.
+        check: the settings to everything wrong with them.
+        presets: name to the fields that it changes; without any there is no --preset.
+        preset_of: the flags given, to the preset that is meant without --preset.
+    """
+    parser = _Parser(prog=program, description=description, allow_abbrev=False)
+    if presets:
+        parser.add_argument("--preset", help=", ".join(presets))
+    source = "".join(inspect.getsource(owner) for owner in kind.__mro__[:-1])
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
+    for field in fields(kind):
+        _add_flag(parser, field, comments[field.name])
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        switches = sorted(field.name for field in fields(kind) if field.type is bool)
+        hint = f"{program} --help lists the flags"
+        if not unknown[0].startswith("-"):
+            hint = f"switches take no value: --NAME or --no-NAME ({', '.join(switches)})"
+        parser.error(f"unknown argument {' '.join(unknown)}: {hint}")
+    given = {name: value for name, value in vars(known).items() if value is not None and name != "preset"}
+    if presets:
+        preset = known.preset or preset_of(given)
+        if preset not in presets:
+            parser.error(f"unknown preset {preset}: one of {', '.join(presets)}")
+        given = presets[preset] | given
+    settings = kind(**given)
+    problems = check(settings)
+    if problems:
+        parser.error("; ".join(problems))
+    return settings
+
+
+def check_numbers(settings: object, **bounds: tuple[str, ...]) -> list[str]:
+    """What is wrong with the settings' numbers, a phrase each.
+
+    Args:
+        bounds: positive (above 0), at_least_0, at_least_1, share (from 0 to below 1): names of settings.
+    """
+    rules = {
+        "at_least_1": (lambda value: value >= 1, "at least 1"),
+        "positive": (lambda value: 0 < value < float("inf"), "above 0"),
+        "at_least_0": (lambda value: 0 <= value < float("inf"), "0 or above"),
+        "share": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    }
+    return [
+        f"--{name} {getattr(settings, name)}: {rules[rule][1]}"
+        for rule, names in bounds.items()
+        for name in names
+        if not rules[rule][0](getattr(settings, name))
+    ]
+
+
+def check_words(settings: object, choices: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> list[str]:
+    """What is wrong with settings that take one of a few words (`choices`) or that become file names (`names`)."""
+    problems = [
+        f"--{name} {getattr(settings, name)}: one of {', '.join(words)}"
+        for name, words in choices.items()
+        if getattr(settings, name) not in words
+    ]
+    for name in names:
+        value = getattr(settings, name)
+        if not value or value == ".." or Path(value).name != value:
+            problems.append(f"--{name} {value!r}: a name without folders")
+    return problems
+
+
+def fingerprint(settings: object, free: set[str]) -> dict:
+    """The settings that a training state depends on: all but the `free` ones."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in free}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}

@@ -1,0 +1,31 @@
+"""How a run ends before its end."""
+
+import signal
+
+
+class Stopped(Exception):
+    """The run cannot or should not go on; carries the exit status."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class StopSignals:
+    """SIGINT and SIGTERM are noted, so that the program stops where its state can be saved."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _frame) -> None:
+        self.number = number
+
+    def check(self, folder) -> None:
+        """Raise Stopped if a signal has come; the state is in `folder`."""
+        if self.number:
+            name = signal.Signals(self.number).name
+            raise Stopped(f"{name}: state saved in {folder}, go on with --resume", 128 + self.number)
