@@ -198,7 +198,7 @@ def prepare(settings: Settings) -> Trainer:
     if settings.dataset == "Demo":
         from preprocess.demo_data import ensure_demo
 
-        ensure_demo(settings.data_dir)
+        ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
     data, tables = read_inputs(settings)
     seed_everything(settings.seed)
     model = build_model(settings, tables, device)

@@ -1,18 +1,25 @@
-"""A small synthetic category to try everything on: tastes, and habits of what follows what."""
+"""A small synthetic category to try everything on: tastes, words for them, and habits of what follows what."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
-import torch
-from scipy.sparse.linalg import svds
 
-from llama.checkpoint import save_atomically
-from utils.data import check_files, dataset_folder, required_files
+from preprocess import features, pretrain_graph, pretrain_sasrec
+from utils.data import dataset_folder
 
 DATASET = "Demo"
-N_USERS, N_ITEMS, N_TASTES, WIDTH = 1000, 400, 20, 32
+N_USERS, N_ITEMS, N_TASTES = 1000, 400, 20
 P_HABIT, P_TASTE = 0.5, 0.35  # next by habit; else by taste; else by popularity
+WORD_BEGINNINGS = ["blue", "soft", "warm", "mini", "dark", "gold", "silk", "lime", "rose", "pure", "wild", "calm"]
+WORD_ENDS = ["cream", "brush", "lamp", "stone", "paper", "glass", "cloth", "spoon", "fence", "light", "wheel", "shell"]
+GRAPH_FLAGS = "--lr 3e-3 --batch_size 256 --embed_dim 32 --num_epochs 40"
+SEQUENCE_FLAGS = "--lr 3e-3 --batch_size 32 --width 32 --hidden 32 --dropout 0.2 --num_epochs 20"
+
+
+def taste_of_items(seed: int = 0) -> np.ndarray:
+    """The taste that every item belongs to: int64 (N_ITEMS,)."""
+    return np.random.default_rng([seed, 1]).permutation(N_ITEMS) % N_TASTES
 
 
 def make_sequences(seed: int = 0) -> list[np.ndarray]:
@@ -21,7 +28,7 @@ def make_sequences(seed: int = 0) -> list[np.ndarray]:
     Items belong to tastes and have a usual successor each; a user has two tastes.
     """
     rng = np.random.default_rng(seed)
-    taste_of = rng.permutation(N_ITEMS) % N_TASTES
+    taste_of = taste_of_items(seed)
     members = [np.flatnonzero(taste_of == taste) for taste in range(N_TASTES)]
     successor = np.empty(N_ITEMS, np.int64)
     for items in members:
@@ -48,40 +55,42 @@ def make_sequences(seed: int = 0) -> list[np.ndarray]:
     return sequences
 
 
-def item_tables(sequences: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Graph (I, WIDTH) and sequence (I + 1, WIDTH) embeddings from truncated SVDs of the training part alone.
+def make_texts(seed: int = 0) -> list[str]:
+    """A title of every item: three of its taste's six words, two of anybody's."""
+    rng = np.random.default_rng([seed, 2])
+    words = np.array([a + b for a in WORD_BEGINNINGS for b in WORD_ENDS])
+    own = rng.permutation(words)[: 6 * N_TASTES].reshape(N_TASTES, 6)
+    draw = (np.concatenate([rng.permutation(own[taste])[:3], rng.choice(words, 2)]) for taste in taste_of_items(seed))
+    return [" ".join(title) for title in draw]
 
-    The first comes from who bought what, the second from what was bought after what.
+
+def write_text(path: Path, lines: list[str]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:
+    """Make the demo category's files where they are absent: sequences and texts, text features, both tables.
+
+    What is there is left alone, so that an interrupted demo goes on where it was.
     """
-    train = [s[:-2] for s in sequences]
-    users = np.repeat(np.arange(len(train)), [len(s) for s in train])
-    bought = sp.csr_matrix((np.ones(len(users)), (users, np.concatenate(train))), (len(train), N_ITEMS))
-    before, after = (np.concatenate([s[cut] for s in train]) for cut in (slice(None, -1), slice(1, None)))
-    followed = sp.csr_matrix((np.ones(len(before)), (before, after)), (N_ITEMS, N_ITEMS))
-    graph = _right_vectors(bought)
-    sequence = _right_vectors(followed.T.tocsr())
-    return graph, torch.cat([torch.zeros(1, WIDTH), sequence])
-
-
-def _right_vectors(matrix: sp.csr_matrix) -> torch.Tensor:
-    degree = np.sqrt(np.maximum(np.asarray(matrix.sum(0)).ravel(), 1))
-    _, strength, vectors = svds(matrix @ sp.diags(1 / degree), k=WIDTH, random_state=0)
-    table = torch.from_numpy((vectors.T * np.sqrt(strength)).copy()).float()
-    return table / table.std()
-
-
-def ensure_demo(data_dir: str | Path) -> None:
-    """Make the demo category's files where they are absent."""
-    names = required_files(DATASET, "MMHCL")
-    try:
-        check_files(data_dir, DATASET, names)
-    except FileNotFoundError:
-        folder = dataset_folder(data_dir, DATASET)
-        folder.mkdir(parents=True, exist_ok=True)
-        sequences = make_sequences()
-        for name, table in zip(names[1:], item_tables(sequences), strict=True):
-            save_atomically(table, folder / name)
-        lines = (" ".join(map(str, [user, *items])) for user, items in enumerate(sequences))
-        temporary = folder / f"{names[0]}.tmp"
-        temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
-        temporary.replace(folder / names[0])  # last, so that an interrupted run starts again
+    folder = dataset_folder(data_dir, DATASET)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "item_text.tsv").exists():
+        titles = (f"{item}\tDEMO{item:06}\t{title}" for item, title in enumerate(make_texts()))
+        write_text(folder / "item_text.tsv", ["item_id\tasin\ttext", *titles])
+    if not (folder / f"{DATASET}.txt").exists():
+        users = enumerate(make_sequences())
+        write_text(folder / f"{DATASET}.txt", [" ".join(map(str, [user, *items])) for user, items in users])
+    place = ["--dataset", DATASET, "--data_dir", str(data_dir)]
+    runs = [*place, "--output_dir", str(output_dir), "--logging_dir", str(logging_dir), "--resume"]
+    for made, program, argv in (
+        ("text_feat.npy", features, ["text", *place, "--width", "32"]),
+        (pretrain_graph.table_names("MMHCL")[1], pretrain_graph, [*runs, *GRAPH_FLAGS.split()]),
+        (pretrain_sasrec.TABLE, pretrain_sasrec, [*runs, *SEQUENCE_FLAGS.split()]),
+    ):
+        if not (folder / made).exists():
+            status = program.main(argv)
+            if status:
+                sys.exit(status)

@@ -1,0 +1,236 @@
+"""What both pre-trainings share: epochs, choice by validation, early stopping, states, log."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from llama.checkpoint import compare_names, save_atomically
+from llama.weight_files import load_file
+from utils.data import Interactions, check_files, dataset_folder
+from utils.distributed import pick_device
+from utils.flags import check_numbers, check_words, complain, fingerprint
+from utils.metrics import summary
+from utils.run_log import RunLog
+from utils.seed import seed_everything
+from utils.stopping import Stopped, StopSignals
+from utils.training_state import Progress, load_state, run_folder, save_state
+
+FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "overwrite"}
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of every pre-training."""
+
+    dataset: str = "Beauty"  # folder under DATA_DIR/sequential
+    data_dir: str = "datasets"  # holds sequential/DATASET/, where the tables go as well
+    batch_size: int = 1024  # users an optimiser step
+    lr: float = 1e-4  # learning rate at the beginning
+    num_epochs: int = 1000  # epochs at most
+    validate_every: int = 5  # epochs between validations
+    patience: int = 5  # stop after so many validations without a better one; 0: never
+    seed: int = 2024  # of every random generator
+    device: str = "auto"  # cuda, cpu, …; auto: CUDA where there is one
+    target: str = "pretrain"  # name of this run's files
+    output_dir: str = "output"  # best model and training state
+    logging_dir: str = "log"  # log, metrics and curves
+    save_every_minutes: float = 10.0  # minutes between training states
+    resume: bool = False  # go on from this run's last training state
+    overwrite: bool = False  # replace tables that are there already
+
+
+def check_fit(settings: FitSettings) -> list[str]:
+    """Everything wrong with the shared settings, a phrase each."""
+    return check_numbers(
+        settings,
+        at_least_1=("batch_size", "num_epochs", "validate_every"),
+        positive=("lr",),
+        at_least_0=("patience", "save_every_minutes"),
+    ) + check_words(settings, {}, ("dataset", "target"))
+
+
+def read_interactions(settings: FitSettings, max_len: int, tables: list[str]) -> Interactions:
+    """The interaction file, once it is sure that the tables' places are free.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+    folder = check_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
+    taken = [str(folder / name) for name in tables if (folder / name).exists()]
+    if taken and not (settings.overwrite or settings.resume):
+        raise ValueError(f"{', '.join(taken)}: there already; --overwrite replaces, another --data_dir keeps it")
+    return Interactions(folder / f"{settings.dataset}.txt", max_len)
+
+
+class Fit:
+    """A model in training.
+
+    Args:
+        settings: of the run; name: first part of its folders, what is trained (MMHCL, SASRec, …).
+        model, optimizer: all of the model's parameters are saved.
+        choose_by: validation metric of the best epoch.
+    """
+
+    def __init__(
+        self,
+        settings: FitSettings,
+        name: str,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        choose_by: str,
+    ) -> None:
+        self.settings, self.model, self.optimizer, self.choose_by = settings, model, optimizer, choose_by
+        self.folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
+        log_folder = Path(settings.logging_dir) / settings.dataset / name
+        self.log = RunLog(log_folder, settings.target, f"{name}/{settings.dataset}")
+        self.fingerprint = fingerprint(settings, FREE_TO_CHANGE)
+        self.progress, self.signals, self.saved_at = Progress(), StopSignals(), time.monotonic()
+        if settings.resume and self.state.is_file():
+            self.progress = load_state(self.state, self.tensors, optimizer, self.fingerprint)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return dict(self.model.named_parameters())
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "training_state.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best_model.pt"
+
+    def save(self) -> None:
+        save_state(self.state, self.tensors, self.optimizer, self.progress, self.fingerprint)
+        self.saved_at = time.monotonic()
+
+    def run(
+        self,
+        steps: int,
+        step: Callable[[int, int], float],
+        rate: Callable[[float], float],
+        validate: Callable[[], dict[str, float]],
+    ) -> None:
+        """Train to the last epoch or the end of patience, then go back to the best epoch's parameters.
+
+        Args:
+            steps: optimiser steps an epoch; step: (epoch, step) to loss in nats, one of them.
+            rate: epochs done to learning rate; validate: to metrics.
+
+        Raises:
+            Stopped: by a signal, state saved; or by a loss that is not finite.
+        """
+        self.signals.listen()
+        if not self.progress.records and not self.progress.step:
+            self.log.clear()
+        self.log.say(f"settings: {self.fingerprint}" + f"; from epoch {self.progress.epoch}" * self.settings.resume)
+        self.log.say(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {steps:,} steps an epoch")
+        progress, s = self.progress, self.settings
+        while progress.epoch < s.num_epochs:
+            if s.patience and progress.records:
+                last = progress.records[-1]["epoch"]
+                if last - progress.best_epoch >= s.patience * s.validate_every and not progress.step:
+                    self.log.say(f"no better validation {self.choose_by} for {s.patience} validations: training ends")
+                    break
+            self._epoch(steps, step, rate)
+            if (progress.epoch + 1) % s.validate_every == 0 or progress.epoch + 1 == s.num_epochs:
+                self._validate(steps, validate)
+            progress.epoch, progress.step = progress.epoch + 1, 0
+            if not progress.loss_sum:  # just validated
+                self.save()
+                self.log.write(progress.records)
+        self._take_best()
+
+    def _epoch(self, steps: int, step: Callable[[int, int], float], rate: Callable[[float], float]) -> None:
+        progress = self.progress
+        self.model.train()
+        started = time.perf_counter() - progress.seconds
+        title = f"epoch {progress.epoch}"
+        with tqdm(total=steps, initial=progress.step, desc=title, unit="steps", disable=None, leave=False) as bar:
+            while progress.step < steps:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate(progress.epoch + progress.step / steps)
+                loss = step(progress.epoch, progress.step)
+                if not math.isfinite(loss):
+                    where = f"epoch {progress.epoch}, step {progress.step}"
+                    raise Stopped(f"loss {loss} at {where}; try a lower --lr", 1)
+                progress.loss_sum += loss
+                progress.step += 1
+                progress.seconds = time.perf_counter() - started
+                bar.update()
+                if self.signals.number or time.monotonic() - self.saved_at > 60 * self.settings.save_every_minutes:
+                    self.save()
+                    self.signals.check(self.folder)
+
+    def _validate(self, steps: int, validate: Callable[[], dict[str, float]]) -> None:
+        progress, s = self.progress, self.settings
+        self.model.eval()
+        result = validate()
+        last = progress.records[-1]["epoch"] if progress.records else -1
+        epochs = progress.epoch - last
+        record = {
+            "epoch": progress.epoch,
+            "train_loss": progress.loss_sum / (epochs * steps),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": progress.seconds / epochs,
+            "samples_per_s": epochs * steps * s.batch_size / progress.seconds,
+            "val": result,
+        }
+        progress.records.append(record)
+        better = result[self.choose_by] > progress.best_score
+        if better:
+            progress.best_epoch, progress.best_score = progress.epoch, result[self.choose_by]
+            save_atomically({name: p.detach() for name, p in self.tensors.items()}, self.best)
+        self.log.say(
+            f"epoch {progress.epoch:3d}  loss {record['train_loss']:.4f}  {record['seconds']:.1f} s an epoch  "
+            f"validation {summary(result)}{'  best' if better else ''}"
+        )
+        progress.loss_sum = progress.seconds = 0.0
+
+    @torch.no_grad()
+    def _take_best(self) -> None:
+        saved = load_file(self.best)
+        compare_names(str(self.best), set(saved), set(self.tensors), {})
+        for name, parameter in self.tensors.items():
+            parameter.copy_(saved[name])
+        self.model.eval()
+
+    def finish(self, tables: dict[str, torch.Tensor], test: dict[str, dict[str, float]], users: int) -> None:
+        """Write the tables into the dataset's folder and the test metrics into the log.
+
+        Args:
+            tables: file name to table; test: name in the metrics file to metrics; users: how many were tested.
+        """
+        folder = dataset_folder(self.settings.data_dir, self.settings.dataset)
+        for name, table in tables.items():
+            save_atomically(table.detach().cpu().contiguous(), folder / name)
+        self.log.say(f"best epoch {self.progress.best_epoch}, tested on {users:,} users")
+        for name, values in test.items():
+            self.log.say(f"{name:<12} {summary(values)}")
+        self.log.write([*self.progress.records, {"best_epoch": self.progress.best_epoch, **test, "users": users}])
+        self.log.say("written: " + ", ".join(str(folder / name) for name in tables))
+
+
+def run_program(settings: FitSettings, prepare: Callable[[FitSettings, torch.device], Callable[[], None]]) -> int:
+    """The course of a pre-training program; returns its exit status.
+
+    Args:
+        prepare: (settings, device) reads and checks everything and returns the work itself.
+    """
+    try:
+        device = pick_device(settings.device)
+        seed_everything(settings.seed)
+        work = prepare(settings, device)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    try:
+        work()
+    except Stopped as stop:
+        print(stop, flush=True)
+        return stop.status
+    return 0

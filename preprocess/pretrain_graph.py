@@ -1,0 +1,159 @@
+"""Pre-train MMHCL: interactions and item features to graph embeddings of users and items.
+
+    python -m preprocess.pretrain_graph --dataset Beauty
+    python -m preprocess.pretrain_graph --dataset Beauty --GNNModel LightGCN
+
+Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{GNNModel}_user_embeddings.pt` and
+`{GNNModel}_item_embeddings.pt` there.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+
+from preprocess.fitting import Fit, FitSettings, check_fit, read_interactions, run_program
+from preprocess.hypergraph import find_features, interaction_matrix, item_incidence, load_features
+from preprocess.mmhcl import CF_MODELS, MMHCL, BatchSampler, Collaborative, bpr_loss, contrastive_loss
+from utils.data import Interactions, Samples
+from utils.evaluate import rank_by_product
+from utils.flags import check_numbers, check_words, parse_settings
+from utils.metrics import metrics
+
+CHOOSE_BY = "Recall@20"  # of validation
+
+
+@dataclass(frozen=True)
+class GraphSettings(FitSettings):
+    """The published settings on Beauty; PRESETS lists what is published for other datasets."""
+
+    GNNModel: str = "MMHCL"  # MMHCL, or LightGCN: without both hypergraphs
+    cf_model: str = "LightGCN"  # collaborative part: LightGCN, NGCF, MF
+    embed_dim: int = 64  # width of the tables
+    UI_layers: int = 2  # of the interaction graph
+    User_layers: int = 2  # of the user hypergraph
+    Item_layers: int = 1  # of the item hypergraph
+    user_loss_ratio: float = 0.9  # weight of the users' contrastive loss; 0: no user hypergraph
+    item_loss_ratio: float = 0.1  # weight of the items' contrastive loss; 0: no item hypergraph
+    topk: int = 10  # nearest items a hyperedge, itself among them
+    tau: float = 0.5  # temperature of the contrastive losses
+    regs: float = 1e-4  # weight of the batch's squared norms
+    contrastive_anchors: int = 0  # nodes sampled a step for the contrastive losses; 0: all
+    features: tuple[str, ...] = ()  # modalities, comma-separated: text,image; all that are found when empty
+
+
+PRESETS = {
+    "Beauty": {},
+    "Sports_and_Outdoors": {"Item_layers": 2, "user_loss_ratio": 0.7, "topk": 5, "regs": 1e-3},
+    "Toys_and_Games": {
+        **{"User_layers": 3, "Item_layers": 2, "user_loss_ratio": 0.03, "item_loss_ratio": 0.07},
+        **{"tau": 0.3, "regs": 1e-3},
+    },
+}
+
+
+def parse_args(argv: list[str] | None = None) -> GraphSettings:
+    """Settings of a command line: those published for the dataset (Beauty's for others), then the flags.
+
+    A mistake ends the program with one line and exit status 2.
+    """
+
+    def published(given: dict) -> str:
+        return given["dataset"] if given.get("dataset") in PRESETS else "Beauty"
+
+    program, what = "python -m preprocess.pretrain_graph", "Pre-train MMHCL or LightGCN."
+    return parse_settings(GraphSettings, argv, program, what, check, PRESETS, published)
+
+
+def check(settings: GraphSettings) -> list[str]:
+    """Everything wrong with the settings by themselves, a phrase each."""
+    return (
+        check_fit(settings)
+        + check_numbers(
+            settings,
+            at_least_1=("embed_dim", "topk", "User_layers", "Item_layers"),
+            positive=("tau",),
+            at_least_0=("UI_layers", "user_loss_ratio", "item_loss_ratio", "regs", "contrastive_anchors"),
+        )
+        + check_words(settings, {"GNNModel": ("MMHCL", "LightGCN"), "cf_model": CF_MODELS}, ())
+    )
+
+
+def table_names(GNNModel: str) -> list[str]:
+    """The two files, users' first."""
+    return [f"{GNNModel}_{side}_embeddings.pt" for side in ("user", "item")]
+
+
+def read_item_incidence(settings: GraphSettings, data: Interactions) -> sp.csr_matrix:
+    """The item hypergraph of the modalities that the settings ask for."""
+    paths = {path.stem.removesuffix("_feat"): path for path in find_features(data.path.parent)}
+    absent = [name for name in settings.features if name not in paths]
+    if absent or not paths:
+        raise FileNotFoundError(
+            f"{data.path.parent}: no {' or '.join(f'{name}_feat' for name in absent or ['text', 'image'])}.npy or .pt; "
+            f"python -m preprocess.features makes one, --item_loss_ratio 0 goes without"
+        )
+    chosen = {name: path for name, path in paths.items() if not settings.features or name in settings.features}
+    return item_incidence({name: load_features(path, data.n_items) for name, path in chosen.items()}, settings.topk)
+
+
+def prepare(settings: GraphSettings, device: torch.device) -> Callable[[], None]:
+    """Read and check everything; returns the training itself."""
+    both = settings.GNNModel == "MMHCL"
+    user_ratio, item_ratio = (both * ratio for ratio in (settings.user_loss_ratio, settings.item_loss_ratio))
+    names = table_names(settings.GNNModel)
+    data = read_interactions(settings, 0, names)
+    R = interaction_matrix(*data.training_pairs(), (data.n_users, data.n_items))
+    sampler = BatchSampler(R)
+    H = read_item_incidence(settings, data) if item_ratio else None
+    cf = Collaborative(settings.cf_model, R, settings.embed_dim, settings.UI_layers)
+    model = MMHCL(cf, R, H, settings.User_layers if user_ratio else 0, settings.Item_layers).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), settings.lr, fused=True)
+    fit = Fit(settings, settings.GNNModel, model, optimizer, CHOOSE_BY)
+
+    def step(epoch: int, number: int) -> float:
+        rng = np.random.default_rng([settings.seed, epoch, number])
+        users, positive, negative = (torch.from_numpy(x).to(device) for x in sampler.draw(rng, settings.batch_size))
+        out = model()
+        sides = (users, out.users), (positive, out.items), (negative, out.items)
+        loss = bpr_loss(*(F.embedding(rows, table) for rows, table in sides), settings.regs)
+        for ratio, fused, view in ((user_ratio, out.users, out.user_view), (item_ratio, out.items, out.item_view)):
+            if ratio:
+                loss = loss + ratio * contrastive_loss(fused, view, settings.tau, anchors(rng, len(fused)))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def anchors(rng: np.random.Generator, n: int) -> torch.Tensor | None:
+        count = settings.contrastive_anchors
+        return torch.from_numpy(rng.choice(n, count, replace=False)).to(device) if 0 < count < n else None
+
+    def rank(samples: Samples) -> dict[str, float]:
+        with torch.no_grad():
+            out = model()
+        targets = data.items[samples.begin + samples.length]
+        return metrics(rank_by_product(out.users, out.items, R, samples.user, targets))
+
+    def train() -> None:
+        steps = R.nnz // settings.batch_size + 1
+        fit.run(steps, step, lambda epoch: settings.lr * 0.96 ** (int(epoch) / 50), lambda: rank(data.validation()))
+        with torch.no_grad():
+            out = model()
+        tables = dict(zip(names, (out.users, out.items), strict=True))
+        fit.finish(tables, {"test": rank(data.test())}, len(data.test()))
+
+    return train
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(parse_args(argv), prepare)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Pre-train SASRec: sequences to the item embeddings that fine-tuning reads beside the graph embeddings.
+
+    python -m preprocess.pretrain_sasrec --dataset Beauty
+
+Reads `{dataset}.txt`; writes `SASRec_item_embedding.pt` (I + 1, width), row 0 for padding, beside it.
+Self-attention over the history (arXiv 1808.09781) with cross-entropy over all items at every position.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llama.linear_loss import linear_cross_entropy
+from preprocess.fitting import Fit, FitSettings, check_fit, read_interactions, run_program
+from utils.data import Samples, training_batches
+from utils.evaluate import Ranking, rank_all
+from utils.flags import check_numbers, parse_settings
+from utils.metrics import metrics
+
+TABLE = "SASRec_item_embedding.pt"
+CHOOSE_BY = "NDCG@10"  # of validation
+EVAL_BATCH = 512  # users
+
+
+@dataclass(frozen=True)
+class SequenceSettings(FitSettings):
+    """The setting that validated best on Beauty."""
+
+    batch_size: int = 256  # users an optimiser step
+    lr: float = 1e-3  # learning rate
+    num_epochs: int = 200  # epochs at most
+    validate_every: int = 2  # epochs between validations
+    max_len: int = 50  # last items of a user that are used, both targets among them
+    width: int = 64  # of the item embeddings
+    hidden: int = 64  # width between them; projected where it differs
+    n_layers: int = 2  # attention blocks
+    n_heads: int = 2  # attention heads
+    dropout: float = 0.5  # on item vectors and in the blocks
+    wd: float = 0.0  # AdamW weight decay
+
+
+def parse_args(argv: list[str] | None = None) -> SequenceSettings:
+    """Settings of a command line. A mistake ends the program with one line and exit status 2."""
+    return parse_settings(SequenceSettings, argv, "python -m preprocess.pretrain_sasrec", "Pre-train SASRec.", check)
+
+
+def check(settings: SequenceSettings) -> list[str]:
+    """Everything wrong with the settings by themselves, a phrase each."""
+    problems = check_fit(settings) + check_numbers(
+        settings, at_least_1=("width", "hidden", "n_layers", "n_heads"), at_least_0=("wd",), share=("dropout",)
+    )
+    if settings.max_len < 4:
+        problems.append(f"--max_len {settings.max_len}: at least 4 (two targets, and two items to learn from)")
+    if not problems and settings.hidden % settings.n_heads:
+        problems.append(f"--hidden {settings.hidden}: a multiple of --n_heads {settings.n_heads}")
+    return problems
+
+
+class SASRec(nn.Module):
+    """Causal self-attention over item embeddings, which also score the next item.
+
+    Args:
+        n_items: I; settings: sizes.
+    """
+
+    def __init__(self, n_items: int, settings: SequenceSettings) -> None:
+        super().__init__()
+        s = settings
+        self.item_embedding = nn.Embedding(n_items + 1, s.width, padding_idx=0)
+        self.position_embedding = nn.Parameter(torch.zeros(s.max_len, s.hidden))
+        same = s.width == s.hidden
+        self.enter = nn.Identity() if same else nn.Linear(s.width, s.hidden)
+        self.leave = nn.Identity() if same else nn.Linear(s.hidden, s.width)
+        self.dropout = nn.Dropout(s.dropout)
+        sizes = {"dim_feedforward": 4 * s.hidden, "dropout": s.dropout, "activation": "gelu"}
+        block = nn.TransformerEncoderLayer(s.hidden, s.n_heads, batch_first=True, norm_first=True, **sizes)
+        self.blocks = nn.TransformerEncoder(block, s.n_layers, nn.LayerNorm(s.hidden), enable_nested_tensor=False)
+        nn.init.normal_(self.item_embedding.weight, std=0.02)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+
+    def hidden_states(self, items: Tensor, length: Tensor) -> Tensor:
+        """Of every position: items int64 (B, T), right-padded, length int64 (B,) to float (B, T, width).
+
+        Positions count from the end of the history, so that the newest item has the same one in all of them.
+        """
+        steps = items.shape[1]
+        place = torch.arange(steps, device=items.device) - length[:, None]  # -1 for the newest
+        x = self.enter(self.item_embedding(items + 1)) + self.position_embedding[place.clamp(max=-1)]
+        causal = nn.Transformer.generate_square_subsequent_mask(steps, device=items.device)
+        return self.leave(self.blocks(self.dropout(x), mask=causal, is_causal=True))
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, width) to scores of all items (…, I)."""
+        return hidden @ self.item_embedding.weight[1:].T
+
+    def loss(self, items: Tensor, targets: Tensor, length: Tensor) -> Tensor:
+        """Mean cross-entropy in nats over the real positions, the only ones that are scored.
+
+        All int64: items and targets (B, T), right-padded, and length (B,).
+        """
+        real = torch.arange(items.shape[1], device=items.device) < length[:, None]
+        hidden = self.hidden_states(items, length)[real]
+        return linear_cross_entropy(hidden, self.item_embedding.weight[1:], targets[real])
+
+    def forward(self, items: Tensor, mask: Tensor | None) -> Tensor:
+        """Scores of what follows: items int64 (B, T), left-padded, mask bool (B, T) or None, to (B, I)."""
+        n, steps = items.shape
+        length = torch.full((n,), steps, device=items.device) if mask is None else mask.sum(1)
+        turned = (torch.arange(steps, device=items.device) - length[:, None]) % steps
+        hidden = self.hidden_states(items.gather(1, turned), length)
+        return self.scores(hidden[torch.arange(n, device=items.device), length - 1])
+
+
+def prepare(settings: SequenceSettings, device: torch.device) -> Callable[[], None]:
+    """Read and check everything; returns the training itself."""
+    data = read_interactions(settings, settings.max_len, [TABLE])
+    users = np.flatnonzero(data.count > 3)
+    if not len(users):
+        raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
+    whole = Samples(users, data.begin[users], data.count[users] - 3)  # each with the item after it as last target
+    model = SASRec(data.n_items, settings).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
+    fit = Fit(settings, "SASRec", model, optimizer, CHOOSE_BY)
+    batches: dict[int, list[np.ndarray]] = {}
+
+    def step(epoch: int, number: int) -> float:
+        if epoch not in batches:
+            batches.clear()
+            batches[epoch] = training_batches(whole.length, settings.batch_size, settings.seed, epoch)
+        rows = batches[epoch][number]
+        begin, length = whole.begin[rows, None], whole.length[rows]
+        place = np.minimum(np.arange(length.max()), length[:, None] - 1)
+        batch = data.items[begin + place], data.items[begin + place + 1], length
+        loss = model.loss(*(torch.from_numpy(x).to(device) for x in batch))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def rank(samples: Samples) -> Ranking:
+        return rank_all(model, data, samples, EVAL_BATCH, device)
+
+    def train() -> None:
+        steps = max(len(users) // settings.batch_size, 1)
+        fit.run(steps, step, lambda epoch: settings.lr, lambda: metrics(rank(data.validation()).seen_kept))
+        ranking = rank(data.test())
+        test = {"test": metrics(ranking.seen_kept), "test_unseen": metrics(ranking.seen_removed)}
+        fit.finish({TABLE: model.item_embedding.weight}, test, len(data.test()))
+
+    return train
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(parse_args(argv), prepare)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
