@@ -24,7 +24,7 @@ from llama.weight_files import load_file
 from utils import plan
 from utils.build import build_model, model_args, number_format, read_inputs
 from utils.data import Interactions, check_files, required_files, training_batches
-from utils.distributed import is_main, pick_device
+from utils.distributed import is_main, main_first, pick_device
 from utils.evaluate import Ranking, rank_all, rank_by_popularity
 from utils.flags import complain, fingerprint
 from utils.lr_sched import learning_rate
@@ -198,7 +198,8 @@ def prepare(settings: Settings) -> Trainer:
     if settings.dataset == "Demo":
         from preprocess.demo_data import ensure_demo
 
-        ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
+        with main_first():
+            ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
     data, tables = read_inputs(settings)
     seed_everything(settings.seed)
     model = build_model(settings, tables, device)
@@ -242,7 +243,8 @@ def main(argv: list[str] | None = None) -> int:
     trainer.log.say(f"settings beside the published ones: {shown}")
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
-    trainer.log.say(f"trainable params: {trained:,} || all params: {total:,}")
+    each = f" (each of {mp_size()} processes)" if mp_size() > 1 else ""
+    trainer.log.say(f"trainable params: {trained:,} || all params: {total:,}{each}")
     try:
         trainer.fit()
         trainer.test()

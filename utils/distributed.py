@@ -1,6 +1,8 @@
 """Devices and processes."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -29,3 +31,14 @@ def pick_device(name: str) -> torch.device:
 def is_main() -> bool:
     """Whether this process writes the logs and files."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """The first process does the work before the others, which find it done."""
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    if several and not is_main():
+        dist.barrier()
+    yield
+    if several and is_main():
+        dist.barrier()
