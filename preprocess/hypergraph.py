@@ -127,23 +127,23 @@ def interaction_matrix(users: np.ndarray, items: np.ndarray, shape: tuple[int, i
 
 
 def neighbour_incidence(features: Tensor, k: int) -> sp.csr_matrix:
-    """One modality's H (I, I): row i marks the k nearest items of item i by cosine, itself included.
+    """One modality's H (I, I): hyperedge (column) e joins the k nearest items of item e by cosine, itself included.
 
-    Only positive similarities count; an item without features (all zero) has neither a row nor a column entry.
-    Exact, in blocks of rows.
+    Only positive similarities count; an item without features (all zero) is in no hyperedge and has none.
+    Exact, in blocks of items.
 
     Args:
         features: float (I, f), finite; k: at most I.
     """
     unit = F.normalize(features.float(), dim=1)
-    rows, columns = [], []
+    members, edges = [], []
     for first in range(0, len(unit), BLOCK):
         similarity, nearest = (unit[first : first + BLOCK] @ unit.T).topk(k, dim=1)
-        row, place = (similarity > 0).nonzero(as_tuple=True)
-        rows.append((row + first).cpu().numpy())
-        columns.append(nearest[row, place].cpu().numpy())
-    rows, columns = np.concatenate(rows), np.concatenate(columns)
-    return sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (len(unit), len(unit)))
+        edge, place = (similarity > 0).nonzero(as_tuple=True)
+        edges.append((edge + first).cpu().numpy())
+        members.append(nearest[edge, place].cpu().numpy())
+    members, edges = np.concatenate(members), np.concatenate(edges)
+    return sp.csr_matrix((np.ones(len(edges), np.float32), (members, edges)), (len(unit), len(unit)))
 
 
 def find_features(folder: Path) -> list[Path]:

@@ -86,7 +86,7 @@ def test_neighbours_by_hand():
     features = torch.cat([features, torch.zeros(1, 2)])
     expected = {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2], 3: [2, 3, 4], 4: [3, 4], 5: [5], 6: []}
     H = neighbour_incidence(features, 3).toarray()
-    assert {row: np.flatnonzero(H[row]).tolist() for row in range(7)} == expected
+    assert {edge: np.flatnonzero(H[:, edge]).tolist() for edge in range(7)} == expected
 
 
 def test_neighbours_in_blocks_equal_all_at_once(monkeypatch):
