@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from tqdm import tqdm
@@ -52,6 +53,12 @@ def check_fit(settings: FitSettings) -> list[str]:
         positive=("lr",),
         at_least_0=("patience", "save_every_minutes"),
     ) + check_words(settings, {}, ("dataset", "target"))
+
+
+class Training(Protocol):
+    """What a program trains; made from settings and device, with everything read and checked."""
+
+    def train(self) -> None: ...
 
 
 def read_interactions(settings: FitSettings, max_len: int, tables: list[str]) -> Interactions:
@@ -216,20 +223,16 @@ class Fit:
         self.log.say("written: " + ", ".join(str(folder / name) for name in tables))
 
 
-def run_program(settings: FitSettings, prepare: Callable[[FitSettings, torch.device], Callable[[], None]]) -> int:
-    """The course of a pre-training program; returns its exit status.
-
-    Args:
-        prepare: (settings, device) reads and checks everything and returns the work itself.
-    """
+def run_program(settings: FitSettings, training: Callable[[FitSettings, torch.device], Training]) -> int:
+    """The course of a pre-training program; returns its exit status."""
     try:
         device = pick_device(settings.device)
         seed_everything(settings.seed)
-        work = prepare(settings, device)
+        work = training(settings, device)
     except (ValueError, OSError) as mistake:
         return complain(mistake)
     try:
-        work()
+        work.train()
     except Stopped as stop:
         print(stop, flush=True)
         return stop.status

@@ -8,7 +8,6 @@ Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,58 +100,70 @@ def read_item_incidence(settings: GraphSettings, data: Interactions) -> sp.csr_m
     return item_incidence({name: load_features(path, data.n_items) for name, path in chosen.items()}, settings.topk)
 
 
-def prepare(settings: GraphSettings, device: torch.device) -> Callable[[], None]:
-    """Read and check everything; returns the training itself."""
-    both = settings.GNNModel == "MMHCL"
-    user_ratio, item_ratio = (both * ratio for ratio in (settings.user_loss_ratio, settings.item_loss_ratio))
-    names = table_names(settings.GNNModel)
-    data = read_interactions(settings, 0, names)
-    R = interaction_matrix(*data.training_pairs(), (data.n_users, data.n_items))
-    sampler = BatchSampler(R)
-    H = read_item_incidence(settings, data) if item_ratio else None
-    cf = Collaborative(settings.cf_model, R, settings.embed_dim, settings.UI_layers)
-    model = MMHCL(cf, R, H, settings.User_layers if user_ratio else 0, settings.Item_layers).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), settings.lr, fused=True)
-    fit = Fit(settings, settings.GNNModel, model, optimizer, CHOOSE_BY)
+class GraphTraining:
+    """A training of MMHCL or LightGCN, everything read and checked.
 
-    def step(epoch: int, number: int) -> float:
-        rng = np.random.default_rng([settings.seed, epoch, number])
-        users, positive, negative = (torch.from_numpy(x).to(device) for x in sampler.draw(rng, settings.batch_size))
-        out = model()
+    Args:
+        settings: of the run; device: where it is computed.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+
+    def __init__(self, settings: GraphSettings, device: torch.device) -> None:
+        s, both = settings, settings.GNNModel == "MMHCL"
+        self.settings, self.device = s, device
+        self.user_ratio, self.item_ratio = both * s.user_loss_ratio, both * s.item_loss_ratio
+        self.data = read_interactions(s, 0, table_names(s.GNNModel))
+        self.R = interaction_matrix(*self.data.training_pairs(), (self.data.n_users, self.data.n_items))
+        self.sampler = BatchSampler(self.R)
+        H = read_item_incidence(s, self.data) if self.item_ratio else None
+        cf = Collaborative(s.cf_model, self.R, s.embed_dim, s.UI_layers)
+        self.model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), s.lr, fused=True)
+        self.fit = Fit(s, s.GNNModel, self.model, self.optimizer, CHOOSE_BY)
+        self.steps = self.R.nnz // s.batch_size + 1  # an epoch
+
+    def step(self, epoch: int, number: int) -> float:
+        """One optimiser step; returns its loss in nats."""
+        s, rng = self.settings, np.random.default_rng([self.settings.seed, epoch, number])
+        batch = self.sampler.draw(rng, s.batch_size)
+        users, positive, negative = (torch.from_numpy(x).to(self.device) for x in batch)
+        out = self.model()
         sides = (users, out.users), (positive, out.items), (negative, out.items)
-        loss = bpr_loss(*(F.embedding(rows, table) for rows, table in sides), settings.regs)
-        for ratio, fused, view in ((user_ratio, out.users, out.user_view), (item_ratio, out.items, out.item_view)):
+        loss = bpr_loss(*(F.embedding(rows, table) for rows, table in sides), s.regs)
+        views = (self.user_ratio, out.users, out.user_view), (self.item_ratio, out.items, out.item_view)
+        for ratio, fused, view in views:
             if ratio:
-                loss = loss + ratio * contrastive_loss(fused, view, settings.tau, anchors(rng, len(fused)))
+                loss = loss + ratio * contrastive_loss(fused, view, s.tau, self._anchors(rng, len(fused)))
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return loss.item()
 
-    def anchors(rng: np.random.Generator, n: int) -> torch.Tensor | None:
-        count = settings.contrastive_anchors
-        return torch.from_numpy(rng.choice(n, count, replace=False)).to(device) if 0 < count < n else None
+    def _anchors(self, rng: np.random.Generator, n: int) -> torch.Tensor | None:
+        count = self.settings.contrastive_anchors
+        return torch.from_numpy(rng.choice(n, count, replace=False)).to(self.device) if 0 < count < n else None
 
-    def rank(samples: Samples) -> dict[str, float]:
+    @torch.no_grad()
+    def rank(self, samples: Samples) -> dict[str, float]:
+        """Metrics of a split, training items taken out of the ranking."""
+        out, targets = self.model(), self.data.items[samples.begin + samples.length]
+        return metrics(rank_by_product(out.users, out.items, self.R, samples.user, targets))
+
+    def train(self) -> None:
+        """Train, choose by validation, test, write both tables."""
+        lr, validation, test = self.settings.lr, self.data.validation(), self.data.test()
+        self.fit.run(self.steps, self.step, lambda epoch: lr * 0.96 ** (int(epoch) / 50), lambda: self.rank(validation))
         with torch.no_grad():
-            out = model()
-        targets = data.items[samples.begin + samples.length]
-        return metrics(rank_by_product(out.users, out.items, R, samples.user, targets))
-
-    def train() -> None:
-        steps = R.nnz // settings.batch_size + 1
-        fit.run(steps, step, lambda epoch: settings.lr * 0.96 ** (int(epoch) / 50), lambda: rank(data.validation()))
-        with torch.no_grad():
-            out = model()
-        tables = dict(zip(names, (out.users, out.items), strict=True))
-        fit.finish(tables, {"test": rank(data.test())}, len(data.test()))
-
-    return train
+            out = self.model()
+        tables = dict(zip(table_names(self.settings.GNNModel), (out.users, out.items), strict=True))
+        self.fit.finish(tables, {"test": self.rank(test)}, len(test))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    return run_program(parse_args(argv), prepare)
+    return run_program(parse_args(argv), GraphTraining)
 
 
 if __name__ == "__main__":

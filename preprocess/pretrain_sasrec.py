@@ -7,7 +7,6 @@ Self-attention over the history (arXiv 1808.09781) with cross-entropy over all i
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,48 +115,60 @@ class SASRec(nn.Module):
         return self.scores(hidden[torch.arange(n, device=items.device), length - 1])
 
 
-def prepare(settings: SequenceSettings, device: torch.device) -> Callable[[], None]:
-    """Read and check everything; returns the training itself."""
-    data = read_interactions(settings, settings.max_len, [TABLE])
-    users = np.flatnonzero(data.count > 3)
-    if not len(users):
-        raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
-    whole = Samples(users, data.begin[users], data.count[users] - 3)  # each with the item after it as last target
-    model = SASRec(data.n_items, settings).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
-    fit = Fit(settings, "SASRec", model, optimizer, CHOOSE_BY)
-    batches: dict[int, list[np.ndarray]] = {}
+class SequenceTraining:
+    """A training of SASRec, everything read and checked.
 
-    def step(epoch: int, number: int) -> float:
-        if epoch not in batches:
-            batches.clear()
-            batches[epoch] = training_batches(whole.length, settings.batch_size, settings.seed, epoch)
-        rows = batches[epoch][number]
-        begin, length = whole.begin[rows, None], whole.length[rows]
-        place = np.minimum(np.arange(length.max()), length[:, None] - 1)
-        batch = data.items[begin + place], data.items[begin + place + 1], length
-        loss = model.loss(*(torch.from_numpy(x).to(device) for x in batch))
+    Args:
+        settings: of the run; device: where it is computed.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+
+    def __init__(self, settings: SequenceSettings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.data = data = read_interactions(settings, settings.max_len, [TABLE])
+        users = np.flatnonzero(data.count > 3)
+        if not len(users):
+            raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
+        # Everything before the held-out items in one sample, the last of it as the last target.
+        self.samples = Samples(users, data.begin[users], data.count[users] - 3)
+        self.model = SASRec(data.n_items, settings).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
+        self.fit = Fit(settings, "SASRec", self.model, self.optimizer, CHOOSE_BY)
+        self.steps = max(len(users) // settings.batch_size, 1)  # an epoch
+        self.batches: tuple[int, list[np.ndarray]] = (-1, [])  # epoch, rows of its batches
+
+    def step(self, epoch: int, number: int) -> float:
+        """One optimiser step; returns its loss in nats."""
+        s, data = self.settings, self.data
+        if self.batches[0] != epoch:
+            self.batches = epoch, training_batches(self.samples.length, s.batch_size, s.seed, epoch)
+        rows = self.batches[1][number]
+        begin, length = self.samples.begin[rows, None], self.samples.length[rows]
+        place = begin + np.minimum(np.arange(length.max()), length[:, None] - 1)
+        batch = data.items[place], data.items[place + 1], length
+        loss = self.model.loss(*(torch.from_numpy(x).to(self.device) for x in batch))
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return loss.item()
 
-    def rank(samples: Samples) -> Ranking:
-        return rank_all(model, data, samples, EVAL_BATCH, device)
+    def rank(self, samples: Samples) -> Ranking:
+        return rank_all(self.model, self.data, samples, EVAL_BATCH, self.device)
 
-    def train() -> None:
-        steps = max(len(users) // settings.batch_size, 1)
-        fit.run(steps, step, lambda epoch: settings.lr, lambda: metrics(rank(data.validation()).seen_kept))
-        ranking = rank(data.test())
+    def train(self) -> None:
+        """Train, choose by validation, test, write the table."""
+        data, lr = self.data, self.settings.lr
+        self.fit.run(self.steps, self.step, lambda epoch: lr, lambda: metrics(self.rank(data.validation()).seen_kept))
+        ranking = self.rank(data.test())
         test = {"test": metrics(ranking.seen_kept), "test_unseen": metrics(ranking.seen_removed)}
-        fit.finish({TABLE: model.item_embedding.weight}, test, len(data.test()))
-
-    return train
+        self.fit.finish({TABLE: self.model.item_embedding.weight}, test, len(data.test()))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    return run_program(parse_args(argv), prepare)
+    return run_program(parse_args(argv), SequenceTraining)
 
 
 if __name__ == "__main__":

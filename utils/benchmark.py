@@ -1,12 +1,17 @@
-"""Timings: python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]."""
+"""Timings.
+
+python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]
+python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
+"""
 
 import sys
 
 import numpy as np
 import torch
 
-from config_HeLLM import Settings, parse_args
+from config_HeLLM import parse_args
 from llama.checkpoint import load_adapter
+from utils.benchmark_pretrain import pretrain
 from utils.build import build_model, read_inputs
 from utils.data import Samples
 from utils.distributed import pick_device
@@ -19,8 +24,9 @@ from utils.training_state import BEST_ADAPTER, run_folder
 SAMPLE = 500  # users that are scored one by one
 
 
-def score(settings: Settings) -> None:
+def score(argv: list[str]) -> None:
     """Score all test users in batches, and some of them one by one; print speeds, ratio and whether ranks agree."""
+    settings = parse_args(argv)
     device = pick_device(settings.device)
     data, tables = read_inputs(settings)
     seed_everything(settings.seed)
@@ -45,11 +51,11 @@ def score(settings: Settings) -> None:
 
 def main(argv: list[str]) -> int:
     """Run one benchmark; returns the exit status."""
-    benchmarks = {"score": score}
+    benchmarks = {"score": score, "pretrain": pretrain}
     if not argv or argv[0] not in benchmarks:
-        return complain(f"python -m utils.benchmark [{'|'.join(benchmarks)}] and flags of train_HeLLM.py")
+        return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:
-        benchmarks[argv[0]](parse_args(argv[1:]))
+        benchmarks[argv[0]](argv[1:])
     except (ValueError, OSError) as mistake:
         return complain(mistake)
     return 0
