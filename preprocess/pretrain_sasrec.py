@@ -29,7 +29,7 @@ EVAL_BATCH = 512  # users
 class SequenceSettings(FitSettings):
     """The setting that validated best on Beauty."""
 
-    batch_size: int = 256  # users an optimiser step
+    batch_size: int = 64  # users an optimiser step
     lr: float = 1e-3  # learning rate
     num_epochs: int = 200  # epochs at most
     validate_every: int = 2  # epochs between validations
@@ -70,6 +70,7 @@ class SASRec(nn.Module):
         super().__init__()
         s = settings
         self.item_embedding = nn.Embedding(n_items + 1, s.width, padding_idx=0)
+        self.scale = s.width**0.5  # of the items' vectors, which start small because they are also the output layer
         self.position_embedding = nn.Parameter(torch.zeros(s.max_len, s.hidden))
         same = s.width == s.hidden
         self.enter = nn.Identity() if same else nn.Linear(s.width, s.hidden)
@@ -89,7 +90,7 @@ class SASRec(nn.Module):
         """
         steps = items.shape[1]
         place = torch.arange(steps, device=items.device) - length[:, None]  # -1 for the newest
-        x = self.enter(self.item_embedding(items + 1)) + self.position_embedding[place.clamp(max=-1)]
+        x = self.enter(self.item_embedding(items + 1) * self.scale) + self.position_embedding[place.clamp(max=-1)]
         causal = nn.Transformer.generate_square_subsequent_mask(steps, device=items.device)
         return self.leave(self.blocks(self.dropout(x), mask=causal, is_causal=True))
 
