@@ -1,0 +1,81 @@
+"""What each hypergraph of MMHCL is worth: the part `ablation` of utils.benchmark."""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.hypergraph import find_features
+from preprocess.pretrain_graph import GraphSettings, GraphTraining
+from preprocess.pretrain_graph import parse_args as parse_graph_args
+from utils.data import check_files, dataset_folder
+from utils.distributed import pick_device
+from utils.seed import seed_everything
+
+VARIANTS = {
+    "both hypergraphs": {},
+    "without users'": {"user_loss_ratio": 0.0},
+    "without items'": {"item_loss_ratio": 0.0},
+    "without both (LightGCN)": {"user_loss_ratio": 0.0, "item_loss_ratio": 0.0},
+}
+SEEDS = 3
+SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
+
+
+def ablation(argv: list[str]) -> None:
+    """Train every variant with SEEDS seeds; print and draw means and standard deviations of the test metrics.
+
+    Writes `log/{dataset}/MMHCL/ablation.json` after every run, and goes on from what it holds under the same settings.
+    """
+    settings = parse_graph_args(argv)
+    path = Path(settings.logging_dir) / settings.dataset / "MMHCL" / "ablation.json"
+    shown = {k: v for k, v in vars(settings).items() if k not in ("data_dir", "device", "output_dir", "logging_dir")}
+    done = json.loads(path.read_text()) if path.is_file() else {}
+    runs = done.get("runs", {}) if done.get("settings") == json.loads(json.dumps(shown)) else {}
+    for seed in range(settings.seed, settings.seed + SEEDS):
+        for name, change in VARIANTS.items():
+            key = f"{name}, seed {seed}"
+            if key not in runs:
+                runs[key] = _test_metrics(replace(settings, seed=seed, **change))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"settings": shown, "runs": runs}, indent=1) + "\n")
+    table = {
+        name: [[run[m] for m in SHOWN] for key, run in runs.items() if key.startswith(name + ",")] for name in VARIANTS
+    }
+    print("| " + " | ".join([f"{settings.dataset}, test", *SHOWN]) + " |\n" + "| --- " * 5 + "|")
+    for name, values in table.items():
+        cells = (f"{m:.4f} ± {s:.4f}" for m, s in zip(np.mean(values, 0), np.std(values, 0, ddof=1), strict=True))
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    _draw(table, path.with_suffix(".png"), settings.dataset)
+
+
+def _test_metrics(settings: GraphSettings) -> dict[str, float]:
+    """Of one run, whose files are thrown away."""
+    source = check_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
+    with tempfile.TemporaryDirectory() as place:
+        folder = dataset_folder(place, settings.dataset)
+        folder.mkdir(parents=True)
+        for file in (source / f"{settings.dataset}.txt", *find_features(source)):
+            (folder / file.name).symlink_to(file.resolve())
+        seed_everything(settings.seed)
+        here = replace(settings, data_dir=place, output_dir=place, logging_dir=place)
+        training = GraphTraining(here, pick_device(settings.device))
+        training.train()
+        return training.rank(training.data.test())
+
+
+def _draw(table: dict[str, list], path: Path, dataset: str) -> None:
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, column in zip(figure.subplots(1, 2), (2, 3), strict=True):
+        values = [[run[column] for run in runs] for runs in table.values()]
+        axes.barh(list(table), [np.mean(v) for v in values], color=[f"C{i}" for i in range(len(table))], alpha=0.6)
+        for row, points in enumerate(values):
+            axes.plot(points, [row] * len(points), "k.", markersize=4)
+        low = min(map(min, values))
+        axes.set(title=f"{dataset}, test {SHOWN[column]}", xlim=(low * 0.8, None))
+        axes.invert_yaxis()
+    figure.savefig(path, dpi=120)
