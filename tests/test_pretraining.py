@@ -17,6 +17,7 @@ from llama.linear_loss import linear_cross_entropy
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.pretrain_sasrec import SASRec, SequenceSettings
 from tests.small_data import N_ITEMS, N_USERS, sequences
+from utils.ablation import ablation
 from utils.data import Interactions
 from utils.evaluate import rank_by_product
 from utils.metrics import ranks
@@ -344,3 +345,22 @@ def test_features_program_names_its_mistakes(place, capsys):
     assert text(place) == 0
     assert text(place) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
+
+
+def test_ablation_table_and_picture(place, monkeypatch, capsys):
+    monkeypatch.setattr("utils.ablation.SEEDS", 2)
+    where = ["--dataset", "Small", "--data_dir", str(place / "data"), "--logging_dir", str(place / "log")]
+    argv = [*where, *FLAGS["graph"], "--num_epochs", "2", "--validate_every", "1"]
+    ablation(argv)
+    folder = place / "log" / "Small" / "MMHCL"
+    runs = json.loads((folder / "ablation.json").read_text())["runs"]
+    assert len(runs) == 8
+    shown = capsys.readouterr().out
+    pair = [runs[f"without users', seed {seed}"]["Recall@20"] for seed in (2024, 2025)]
+    assert "| without users' | " in shown
+    assert f"{np.mean(pair):.4f} ± {np.std(pair, ddof=1):.4f}" in shown
+    assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert not (place / "data" / "sequential" / "Small" / "MMHCL_item_embeddings.pt").exists()
+    before = (folder / "ablation.json").stat().st_mtime_ns
+    ablation(argv)  # nothing is run again
+    assert (folder / "ablation.json").stat().st_mtime_ns == before

@@ -75,7 +75,6 @@ def _draw(table: dict[str, list], path: Path, dataset: str) -> None:
         axes.barh(list(table), [np.mean(v) for v in values], color=[f"C{i}" for i in range(len(table))], alpha=0.6)
         for row, points in enumerate(values):
             axes.plot(points, [row] * len(points), "k.", markersize=4)
-        low = min(map(min, values))
-        axes.set(title=f"{dataset}, test {SHOWN[column]}", xlim=(low * 0.8, None))
+        axes.set(title=f"{dataset}, test {SHOWN[column]}", xlim=(0, None))
         axes.invert_yaxis()
     figure.savefig(path, dpi=120)
