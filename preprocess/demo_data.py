@@ -7,6 +7,7 @@ import numpy as np
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from utils.data import dataset_folder
+from utils.files import replacing
 
 DATASET = "Demo"
 N_USERS, N_ITEMS, N_TASTES = 1000, 400, 20
@@ -65,9 +66,8 @@ def make_texts(seed: int = 0) -> list[str]:
 
 
 def write_text(path: Path, lines: list[str]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:

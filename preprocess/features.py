@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
 from utils.data import Interactions, check_files
+from utils.files import replacing
 from utils.flags import check_numbers, check_words, complain, parse_settings
 
 
@@ -113,10 +114,8 @@ def encode_text(settings: TextSettings) -> Path:
         raise ValueError(f"{path}: there already; --overwrite replaces it")
     texts = read_texts(folder / names[1], Interactions(folder / names[0], 0).n_items)
     features = ENCODERS[settings.encoder](texts, settings)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, features)
-    temporary.replace(path)
     empty = int((~features.any(1)).sum())
     print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {empty:,} without text")
     return path

@@ -145,10 +145,11 @@ class Fit:
                     self.log.say(f"no better validation {self.choose_by} for {s.patience} validations: training ends")
                     break
             self._epoch(steps, step, rate)
-            if (progress.epoch + 1) % s.validate_every == 0 or progress.epoch + 1 == s.num_epochs:
+            due = (progress.epoch + 1) % s.validate_every == 0 or progress.epoch + 1 == s.num_epochs
+            if due:
                 self._validate(steps, validate)
             progress.epoch, progress.step = progress.epoch + 1, 0
-            if not progress.loss_sum:  # just validated
+            if due:
                 self.save()
                 self.log.write(progress.records)
         self._take_best()

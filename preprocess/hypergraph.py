@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.data import check_finite
+
 BLOCK = 1024  # rows of similarities at a time
 
 
@@ -179,9 +181,7 @@ def load_features(path: Path, n_items: int) -> Tensor:
     if len(table) != n_items:
         raise ValueError(f"{path}: {len(table)} rows for {n_items} items; make it from the same interaction file")
     table = table.float()
-    if not table.isfinite().all():
-        row = int((~table.isfinite()).any(1).nonzero()[0])
-        raise ValueError(f"{path}: row {row} holds NaN or infinity; a missing feature is a row of zeros")
+    check_finite(path, table, "a missing feature is a row of zeros")
     if not table.any():
         raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or make it again")
     return table

@@ -267,7 +267,7 @@ def test_params_json_that_is_not_an_object(meta, text, message):
 
 def test_shards_that_disagree(meta):
     path = meta / "consolidated.01.pth"
-    shard = torch.load(path)
+    shard = torch.load(path, weights_only=True)
     name = "layers.1.attention.wo.weight"
     torch.save({**shard, name: torch.zeros(33, 16)}, path)
     with pytest.raises(ValueError, match=rf"{name} differs in shape: \(32, 16\) in .*, \(33, 16\) in .*01\.pth"):
@@ -282,7 +282,7 @@ def test_shards_that_disagree(meta):
 
 def test_meta_shards_with_an_unknown_tensor(meta):
     for path in meta.glob("*.pth"):
-        torch.save({**torch.load(path), "surprise": torch.zeros(2)}, path)
+        torch.save({**torch.load(path, weights_only=True), "surprise": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="unknown surprise"):
         load(meta)
 
@@ -333,7 +333,7 @@ def test_adapter_files_that_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"adapter\.pt"):
         load_adapter(model, path)
     save_adapter(model, path)
-    content = torch.load(path)
+    content = torch.load(path, weights_only=True)
     tensors = {k: t for k, t in content["tensors"].items() if k != "score.weight"}
     refused = {
         r"missing score\.weight": {**content, "tensors": tensors},

@@ -12,6 +12,7 @@ from preprocess.pretrain_graph import GraphSettings, GraphTraining
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from utils.data import check_files, dataset_folder
 from utils.distributed import pick_device
+from utils.files import replacing
 from utils.seed import seed_everything
 
 VARIANTS = {
@@ -40,7 +41,8 @@ def ablation(argv: list[str]) -> None:
             if key not in runs:
                 runs[key] = _test_metrics(replace(settings, seed=seed, **change))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps({"settings": shown, "runs": runs}, indent=1) + "\n")
+                with replacing(path) as temporary:
+                    temporary.write_text(json.dumps({"settings": shown, "runs": runs}, indent=1) + "\n")
     table = {
         name: [[run[m] for m in SHOWN] for key, run in runs.items() if key.startswith(name + ",")] for name in VARIANTS
     }

@@ -177,10 +177,15 @@ def load_table(path: str | Path) -> Tensor:
         raise ValueError(f"{path}: cut short or not a PyTorch file of one tensor; fetch or make it again") from error
     if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
         raise ValueError(f"{path}: a float tensor (rows, width) is expected")
-    if not table.isfinite().all():
-        row = int((~table.isfinite()).any(1).nonzero()[0])
-        raise ValueError(f"{path}: row {row} holds NaN or infinity; make the table again")
+    check_finite(path, table, "make the table again")
     return table.detach().float()
+
+
+def check_finite(path: Path, table: Tensor, remedy: str) -> None:
+    """Raise ValueError naming the first row of a matrix that holds NaN or infinity."""
+    bad = ~table.isfinite().all(1)
+    if bad.any():
+        raise ValueError(f"{path}: row {int(bad.nonzero()[0])} holds NaN or infinity; {remedy}")
 
 
 def load_tables(folder: Path, GNNModel: str, data: Interactions) -> tuple[Tensor, Tensor]:

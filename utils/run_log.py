@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+from utils.files import replacing
+
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 
@@ -47,9 +49,8 @@ class RunLog:
         """
         if self.quiet:
             return
-        temporary = self._path("metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        temporary.replace(self._path("metrics.jsonl"))
+        with replacing(self._path("metrics.jsonl")) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         epochs = [record for record in records if "epoch" in record]
         if epochs:
             self._draw(epochs)
@@ -73,6 +74,5 @@ class RunLog:
         for axes in (loss, quality):
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        temporary = self._path("curves.tmp.png")
-        figure.savefig(temporary, dpi=120)
-        temporary.replace(self._path("curves.png"))
+        with replacing(self._path("curves.png")) as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
