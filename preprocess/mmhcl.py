@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from preprocess.hypergraph import InteractionGraph, ItemHypergraph, UserHypergraph
 
 CF_MODELS = ("LightGCN", "NGCF", "MF")
-BLOCK_ELEMENTS = 2**21  # similarities at a time in the contrastive loss: 8 MiB, so that they stay in the cache
+BLOCK_ELEMENTS = 2**24  # similarities at a time in the contrastive loss: 64 MiB
 
 
 class Collaborative(nn.Module):
@@ -131,23 +131,22 @@ class _Contrastive(torch.autograd.Function):
         if anchors is None:
             anchors = torch.arange(n, device=z.device)
         both = torch.cat([view, z])  # (2N, d)
-        gradient, gradient_anchors = torch.zeros_like(both), torch.empty(len(anchors), z.shape[1], device=z.device)
-        loss = z.new_zeros((), dtype=torch.float64)
-        size = max(BLOCK_ELEMENTS // (2 * n), 1)
-        for first in range(0, len(anchors), size):
-            a = anchors[first : first + size]
-            row = torch.arange(len(a), device=z.device)
+        gradient, loss = torch.zeros_like(both), z.new_zeros((), dtype=torch.float64)
+        size = max(BLOCK_ELEMENTS // (2 * n) // 64, 1) * 64
+        space = both.new_empty(2 * n * min(size, len(anchors)))  # one for all blocks: fresh memory is slow to touch
+        for a in anchors.split(size):
+            column = torch.arange(len(a), device=z.device)
             scaled = z[a] / tau
-            weight = scaled @ both.T  # (n, 2N), at most 1/τ, so its exponentials need no shift
-            positive = weight[row, a]
-            weight.exp_()
-            weight[row, n + a] = 0
-            total = weight.sum(1, keepdim=True)
-            loss += (total.double().log().squeeze(1) - positive).sum()
-            gradient.addmm_(weight.T, scaled / total)
+            # Nodes in rows: the products are about twice as fast as with anchors in rows.
+            weight = torch.mm(both, scaled.T, out=space[: 2 * n * len(a)].view(2 * n, len(a)))
+            positive = weight[a, column]
+            weight.exp_()  # of at most 1/τ, so no shift is needed
+            weight[n + a, column] = 0
+            total = weight.sum(0)
+            loss += (total.double().log() - positive).sum()
+            gradient.addmm_(weight, scaled / total[:, None])
             gradient[a] -= scaled
-            gradient_anchors[first : first + size] = (weight @ both / total - both[a]) / tau
-        gradient[n:].index_add_(0, anchors, gradient_anchors)
+            gradient[n + a] += (weight.T @ both / total[:, None] - both[a]) / tau
         gradient /= len(anchors)
         ctx.save_for_backward(gradient)
         return (loss / len(anchors)).to(z.dtype)
