@@ -4,7 +4,7 @@
     python -m preprocess.features text --encoder minilm --dataset Beauty
 
 Reads `item_text.tsv` beside the interaction file (a header line, then item id, ASIN and text, separated by tabs);
-writes `text_feat.npy`, float32 (items, width).
+writes `text_feat.npy`, float32 (items, width), or another modality's file with `--name`.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import svds
+import torch
 
 from utils.data import Interactions, check_files
 from utils.files import replacing
@@ -29,7 +29,8 @@ class TextSettings:
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/DATASET/
     encoder: str = "tfidf"  # tfidf: word weights, reduced; minilm: a small sentence encoder (optional package)
-    width: int = 256  # columns of the tfidf features
+    name: str = "text"  # modality: NAME_feat.npy is written
+    width: int = 2048  # columns of the tfidf features at most; more words are reduced by a truncated SVD
     batch_size: int = 256  # texts at a time through minilm
     overwrite: bool = False  # replace features that are there already
 
@@ -37,7 +38,7 @@ class TextSettings:
 def check(settings: TextSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_numbers(settings, at_least_1=("width", "batch_size"))
-    return problems + check_words(settings, {"encoder": tuple(ENCODERS)}, ("dataset",))
+    return problems + check_words(settings, {"encoder": tuple(ENCODERS)}, ("dataset", "name"))
 
 
 def read_texts(path: Path, n_items: int) -> list[str]:
@@ -66,10 +67,10 @@ def read_texts(path: Path, n_items: int) -> list[str]:
 
 
 def tfidf(texts: list[str], settings: TextSettings) -> np.ndarray:
-    """Logarithmic word counts weighted by rarity, every text of length 1, reduced by a truncated SVD.
+    """Logarithmic word counts weighted by rarity, every text of length 1.
 
-    Returns: float32 (N, width), less wide where there are fewer words or texts; zeros for a text without words that
-        occur in two texts.
+    Returns: float32 (N, words), zeros for a text without words that occur in two texts; where there are more words
+        than the settings' width, the nearest matrix of that rank, (N, width).
     """
     counts = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
     n_texts = Counter(word for count in counts for word in count)
@@ -79,12 +80,16 @@ def tfidf(texts: list[str], settings: TextSettings) -> np.ndarray:
         raise ValueError("no word occurs in two texts, so there is nothing to compare them by")
     rows, columns, values = map(np.array, zip(*entries, strict=True))
     rarity = np.log(len(texts) / np.array([n_texts[word] for word in column])) + 1
-    weights = sp.csr_matrix((values * rarity[columns], (rows, columns)), (len(texts), len(column)))
+    weights = sp.csr_matrix((values * rarity[columns], (rows, columns)), (len(texts), len(column)), np.float32)
     length = sp.linalg.norm(weights, axis=1)
     weights = sp.diags(1 / np.maximum(length, 1e-12)) @ weights
-    width = min(settings.width, min(weights.shape) - 1)
-    left, strength, _ = svds(weights, k=width, random_state=0)
-    features = (left * strength)[:, ::-1]
+    if len(column) <= settings.width:
+        return weights.toarray().astype(np.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dense, rank = torch.from_numpy(weights.toarray()), min(settings.width, len(texts))
+        left, strength, _ = torch.svd_lowrank(dense, rank, niter=4)
+    features = (left * strength).numpy()
     return np.where(length[:, None] > 0, features, 0).astype(np.float32)
 
 
@@ -109,7 +114,7 @@ def encode_text(settings: TextSettings) -> Path:
     """
     names = [f"{settings.dataset}.txt", "item_text.tsv"]
     folder = check_files(settings.data_dir, settings.dataset, names)
-    path = folder / "text_feat.npy"
+    path = folder / f"{settings.name}_feat.npy"
     if path.exists() and not settings.overwrite:
         raise ValueError(f"{path}: there already; --overwrite replaces it")
     texts = read_texts(folder / names[1], Interactions(folder / names[0], 0).n_items)

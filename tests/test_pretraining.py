@@ -297,17 +297,21 @@ def test_tfidf_joins_texts_that_share_rare_words(place):
     assert (similarity.argmax(1) // 4 == np.arange(N_ITEMS) // 4).all()
 
 
-def test_tfidf_at_full_width_keeps_the_cosines():
+def test_tfidf_against_weights_by_hand_and_its_truncation():
     texts = ["red cup", "red red cup", "blue cup", "blue plate", "green plate", "", "unique"]
-    table = features.tfidf(texts, features.TextSettings(width=256))
-    count = np.array([[1, 0, 1, 0], [1 + np.log(2), 0, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 1]])  # r b c p
-    weights = count * (np.log(7 / np.array([2, 2, 3, 2])) + 1)
+    table = features.tfidf(texts, features.TextSettings(width=4))
+    # blue, cup, plate, red: the words that occur in two texts
+    count = np.array([[0, 1, 0, 1], [0, 1, 0, 1 + np.log(2)], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
+    weights = count * (np.log(7 / np.array([2, 3, 2, 2])) + 1)
     unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    assert table.shape == (7, 3)
+    np.testing.assert_allclose(table[:5], unit, atol=1e-6)
     assert not table[5:].any()
+    reduced = features.tfidf(texts, features.TextSettings(width=3))
+    assert (reduced.shape, reduced.dtype) == ((7, 3), np.float32)
+    assert not reduced[5:].any()
     left, strength, right = np.linalg.svd(unit)
     best = (left[:, :3] * strength[:3]) @ right[:3]
-    np.testing.assert_allclose(table[:5] @ table[:5].T, best @ best.T, atol=1e-6)
+    np.testing.assert_allclose(reduced[:5] @ reduced[:5].T, best @ best.T, atol=1e-5)
 
 
 def test_minilm_where_it_is_installed(place):
@@ -339,6 +343,15 @@ def test_texts_that_are_refused(place, change, message, capsys):
     assert not (data_folder(place) / "text_feat.npy").exists()
 
 
+def test_each_encoding_can_be_a_modality_of_its_own(place):
+    assert text(place) == 0
+    assert text(place, "--width", "5", "--name", "words") == 0
+    shapes = [np.load(data_folder(place) / f"{name}_feat.npy").shape for name in ("text", "words")]
+    assert shapes == [(N_ITEMS, 15), (N_ITEMS, 5)]
+    with pytest.raises(SystemExit):
+        text(place, "--name", "../words")
+
+
 def test_features_program_names_its_mistakes(place, capsys):
     assert features.main([]) == 2
     assert "features text" in capsys.readouterr().err
@@ -364,3 +377,22 @@ def test_ablation_table_and_picture(place, monkeypatch, capsys):
     before = (folder / "ablation.json").stat().st_mtime_ns
     ablation(argv)  # nothing is run again
     assert (folder / "ablation.json").stat().st_mtime_ns == before
+
+
+def test_ablation_goes_on_where_a_signal_stopped_it(place):
+    folder = place / "log" / "Small" / "MMHCL"
+    places = ["--data_dir", str(place / "data"), "--output_dir", str(place / "output"), "--seed", "1"]
+    argv = [*places, *FLAGS["graph"], "--dataset", "Small", "--num_epochs", "300", "--patience", "0"]
+    program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv, "--logging_dir", str(place / "log")]
+    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    states = place / "output" / "Small" / "MMHCL"
+    while process.poll() is None and not list(states.glob("*/training_state.pt")):
+        time.sleep(0.005)
+    process.terminate()
+    out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "go on with --resume" in out.splitlines()[-1]
+    assert "Traceback" not in err
+    (state,) = states.glob("*/training_state.pt")
+    assert torch.load(state, weights_only=True)["progress"]["epoch"] < 300
+    assert not (folder / "ablation.json").exists()

@@ -1,6 +1,7 @@
 """What each hypergraph of MMHCL is worth: the part `ablation` of utils.benchmark."""
 
 import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,11 @@ SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 def ablation(argv: list[str]) -> None:
     """Train every variant with SEEDS seeds; print and draw means and standard deviations of the test metrics.
 
-    Writes `log/{dataset}/MMHCL/ablation.json` after every run, and goes on from what it holds under the same settings.
+    Writes `log/{dataset}/MMHCL/ablation.json` after every run, and goes on from what it holds under the same settings,
+    in the middle of a run too.
+
+    Raises:
+        Stopped: by a signal, the run's state saved.
     """
     settings = parse_graph_args(argv)
     path = Path(settings.logging_dir) / settings.dataset / "MMHCL" / "ablation.json"
@@ -39,7 +44,8 @@ def ablation(argv: list[str]) -> None:
         for name, change in VARIANTS.items():
             key = f"{name}, seed {seed}"
             if key not in runs:
-                runs[key] = _test_metrics(replace(settings, seed=seed, **change))
+                target = f"{settings.target}-ablation-{list(VARIANTS).index(name)}-{seed}"
+                runs[key] = _test_metrics(replace(settings, seed=seed, target=target, resume=True, **change))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(path) as temporary:
                     temporary.write_text(json.dumps({"settings": shown, "runs": runs}, indent=1) + "\n")
@@ -54,7 +60,7 @@ def ablation(argv: list[str]) -> None:
 
 
 def _test_metrics(settings: GraphSettings) -> dict[str, float]:
-    """Of one run, whose files are thrown away."""
+    """Of one run, whose tables and log are thrown away, and its state once it is done."""
     source = check_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
     with tempfile.TemporaryDirectory() as place:
         folder = dataset_folder(place, settings.dataset)
@@ -62,9 +68,9 @@ def _test_metrics(settings: GraphSettings) -> dict[str, float]:
         for file in (source / f"{settings.dataset}.txt", *find_features(source)):
             (folder / file.name).symlink_to(file.resolve())
         seed_everything(settings.seed)
-        here = replace(settings, data_dir=place, output_dir=place, logging_dir=place)
-        training = GraphTraining(here, pick_device(settings.device))
+        training = GraphTraining(replace(settings, data_dir=place, logging_dir=place), pick_device(settings.device))
         training.train()
+        shutil.rmtree(training.fit.folder)
         return training.rank(training.data.test())
 
 

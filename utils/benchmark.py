@@ -21,6 +21,7 @@ from utils.evaluate import rank_all
 from utils.flags import complain
 from utils.metrics import metrics, summary
 from utils.seed import seed_everything
+from utils.stopping import Stopped
 from utils.training_state import BEST_ADAPTER, run_folder
 
 SAMPLE = 500  # users that are scored one by one
@@ -60,6 +61,9 @@ def main(argv: list[str]) -> int:
         benchmarks[argv[0]](argv[1:])
     except (ValueError, OSError) as mistake:
         return complain(mistake)
+    except Stopped as stop:
+        print(stop, flush=True)
+        return stop.status
     return 0
 
 
