@@ -31,6 +31,7 @@ class TextSettings:
     encoder: str = "tfidf"  # tfidf: word weights, reduced; minilm: a small sentence encoder (optional package)
     name: str = "text"  # modality: NAME_feat.npy is written
     width: int = 2048  # columns of the tfidf features at most; more words are reduced by a truncated SVD
+    whiten: bool = False  # centre the features and give all their directions one variance
     batch_size: int = 256  # texts at a time through minilm
     overwrite: bool = False  # replace features that are there already
 
@@ -103,6 +104,19 @@ def minilm(texts: list[str], settings: TextSettings) -> np.ndarray:
     return np.where([[bool(text.strip())] for text in texts], features, 0).astype(np.float32)
 
 
+def whitened(features: np.ndarray) -> np.ndarray:
+    """Rows at length 1, centred and uncorrelated with equal variance; rows of zeros stay (arXiv 2103.15316).
+
+    A few directions that all texts share would otherwise rule the cosines. float32 (N, width), and as many columns.
+    """
+    there = features.any(1)
+    rows = features[there] / np.linalg.norm(features[there], axis=1, keepdims=True)
+    result = np.zeros_like(features)
+    left, strength, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    result[there, : len(strength)] = np.where(strength > 1e-4 * strength[0], left, 0)
+    return result
+
+
 ENCODERS = {"tfidf": tfidf, "minilm": minilm}
 
 
@@ -119,6 +133,8 @@ def encode_text(settings: TextSettings) -> Path:
         raise ValueError(f"{path}: there already; --overwrite replaces it")
     texts = read_texts(folder / names[1], Interactions(folder / names[0], 0).n_items)
     features = ENCODERS[settings.encoder](texts, settings)
+    if settings.whiten:
+        features = whitened(features)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, features)
     empty = int((~features.any(1)).sum())

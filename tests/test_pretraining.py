@@ -343,6 +343,22 @@ def test_texts_that_are_refused(place, change, message, capsys):
     assert not (data_folder(place) / "text_feat.npy").exists()
 
 
+def test_whitened_features_are_uncorrelated_with_equal_variance():
+    rng = np.random.default_rng(0)
+    features_of = (rng.normal(size=(60, 2)) @ rng.normal(size=(2, 3)) + [5, 0, 0]).astype(np.float32)
+    features_of[:, 2] += rng.normal(size=60)
+    features_of[7] = 0
+    white = features.whitened(features_of)
+    there = np.arange(60) != 7
+    assert not white[7].any()
+    np.testing.assert_allclose(white[there].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(white[there].T @ white[there], np.eye(3), atol=1e-5)
+    unit = features_of[there] / np.linalg.norm(features_of[there], axis=1, keepdims=True)
+    centred = unit - unit.mean(0)
+    expected = centred @ np.linalg.inv(centred.T @ centred) @ centred.T  # Mahalanobis products
+    np.testing.assert_allclose(white[there] @ white[there].T, expected, atol=1e-5)
+
+
 def test_each_encoding_can_be_a_modality_of_its_own(place):
     assert text(place) == 0
     assert text(place, "--width", "5", "--name", "words") == 0
