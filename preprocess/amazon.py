@@ -1,0 +1,248 @@
+"""Raw Amazon reviews and metadata to the interaction file, id maps, item texts and splits.
+
+    python -m preprocess.amazon --dataset Beauty
+
+Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (releases of 2014 and 2018, or the
+`.jsonl.gz` files of 2023; gzipped or not); writes into `DATA_DIR/sequential/{dataset}/`: `{dataset}.txt`,
+`u_id_mapping.csv`, `i_id_mapping.csv`, `item_text.tsv`, `item_image.tsv` (addresses of pictures), `5-core/train.json`,
+`val.json` and `test.json`, `statistics.json` and `skipped.tsv`.
+"""
+
+import json
+import re
+import sys
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from preprocess.releases import Item, read_items, read_reviews
+from utils.data import dataset_folder
+from utils.files import replacing
+from utils.flags import check_numbers, check_words, complain, parse_settings
+
+REVIEW_NAMES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
+META_NAMES = ("meta_{}.json", "meta_{}.jsonl")
+ID = re.compile(r"[\w.:-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class RawSettings:
+    """Settings of the raw preprocessing."""
+
+    dataset: str = "Beauty"  # name of the category, in the files' names and for the folder that is written
+    data_dir: str = "datasets"  # holds raw/ and sequential/
+    reviews: str = ""  # review file, where it is not DATA_DIR/raw/reviews_DATASET_5.json.gz
+    meta: str = ""  # metadata file, where it is not DATA_DIR/raw/meta_DATASET.json.gz
+    k_core: int = 5  # users and items keep at least so many interactions
+    overwrite: bool = False  # replace files that are there already
+
+
+def check(settings: RawSettings) -> list[str]:
+    """Everything wrong with the settings by themselves, a phrase each."""
+    return check_numbers(settings, at_least_1=("k_core",)) + check_words(settings, {}, ("dataset",))
+
+
+def find_raw(settings: RawSettings, given: str, names: tuple[str, ...]) -> Path:
+    """The file that is given, or the first of the releases' names in DATA_DIR/raw.
+
+    Raises:
+        FileNotFoundError: naming what was looked for.
+    """
+    folder = Path(settings.data_dir) / "raw"
+    plain = [folder / name.format(settings.dataset) for name in names]
+    looked = [Path(given)] if given else [path for p in plain for path in (p.with_name(p.name + ".gz"), p)]
+    for path in looked:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{looked[0]} missing (so are its other names); datasets/README.md says where it comes from"
+    )
+
+
+@dataclass
+class Reviews:
+    """Interactions in columns; users and items are numbered in the order of `user_ids` and `item_ids`."""
+
+    user: np.ndarray  # int64 (N,)
+    item: np.ndarray  # int64 (N,)
+    time: np.ndarray  # int64 (N,), milliseconds
+    user_ids: list[str]
+    item_ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: np.ndarray) -> "Reviews":
+        """Some of the interactions, users and items numbered anew by sorted id."""
+        columns = []
+        for code, ids in ((self.user[rows], self.user_ids), (self.item[rows], self.item_ids)):
+            left = sorted(np.unique(code).tolist(), key=ids.__getitem__)
+            number = np.full(len(ids), -1)
+            number[left] = np.arange(len(left))
+            columns += [number[code], [ids[c] for c in left]]
+        return Reviews(columns[0], columns[2], self.time[rows], columns[1], columns[3])
+
+
+def load_reviews(path: Path) -> Reviews:
+    """Every review of a file, in its order.
+
+    Raises:
+        ValueError: naming path, line and value.
+    """
+    users, items = {}, {}
+    columns = array("q"), array("q"), array("q")
+    for number, user, item, time in tqdm(read_reviews(path), desc=path.name, unit="lines", disable=None, leave=False):
+        for ids, name in ((users, user), (items, item)):
+            if name not in ids and not ID.fullmatch(name):
+                raise ValueError(f"{path}: line {number}: {name!r:.60} is not an id; remove the line or correct it")
+        for column, value in zip(
+            columns, (users.setdefault(user, len(users)), items.setdefault(item, len(items)), time), strict=True
+        ):
+            column.append(value)
+    if not users:
+        raise ValueError(f"{path}: no review in it; fetch it again")
+    return Reviews(*(np.array(column) for column in columns), list(users), list(items))
+
+
+def without_repeats(reviews: Reviews) -> np.ndarray:
+    """Rows of the first of every (user, item, time), in order: int64 (n,)."""
+    order = np.lexsort((reviews.time, reviews.item, reviews.user))  # stable
+    columns = [column[order] for column in (reviews.user, reviews.item, reviews.time)]
+    new = np.ones(len(order), bool)
+    new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return np.sort(order[new])
+
+
+def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
+    """Rows left when users and items with less than k interactions are taken out until there are none: int64 (n,)."""
+    rows = np.arange(len(user))
+    while True:
+        many = [np.bincount(column[rows])[column[rows]] >= k for column in (user, item)]
+        kept = rows[many[0] & many[1]] if len(rows) else rows
+        if len(kept) == len(rows):
+            return rows
+        rows = kept
+
+
+def load_items(path: Path, item_ids: list[str]) -> tuple[list[Item | None], list[tuple]]:
+    """Description of every item (None without one), and what was skipped: (reason, line, ASIN).
+
+    Raises:
+        ValueError: naming path, line and value.
+    """
+    number_of = {asin: number for number, asin in enumerate(item_ids)}
+    items, skipped = [None] * len(item_ids), []
+    for line, asin, item in tqdm(read_items(path, number_of), desc=path.name, unit="items", disable=None, leave=False):
+        if items[number_of[asin]] is None:
+            items[number_of[asin]] = item
+        else:
+            skipped.append(("a further line for the same item", line, asin))
+    skipped += [("no metadata", "", asin) for asin, item in zip(item_ids, items, strict=True) if item is None]
+    return items, skipped
+
+
+def split(sequence: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """Leave-one-out: all but the last two items, the last but one, the last."""
+    return sequence[:-2], sequence[-2:-1], sequence[-1:]
+
+
+def as_json(content: object) -> str:
+    return json.dumps(content, indent=1) + "\n"
+
+
+def as_table(header: tuple, rows: list[tuple], separator: str) -> str:
+    """Lines of fields that hold neither separator nor line break (ids are checked, texts are in one line)."""
+    return "".join(separator.join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], skipped: list, counts: dict) -> dict:
+    """Name in the dataset's folder to content, the interaction file last."""
+    order = np.lexsort((reviews.item, reviews.time, reviews.user))  # a tie in time goes by ASIN
+    length = np.bincount(reviews.user)
+    sequences = [s.tolist() for s in np.split(reviews.item[order], np.cumsum(length)[:-1])]
+    parts = [dict(enumerate(part)) for part in zip(*map(split, sequences), strict=True)]
+    known = [
+        (number, asin, item) for number, (asin, item) in enumerate(zip(reviews.item_ids, items, strict=True)) if item
+    ]
+    n_users, n_items = len(reviews.user_ids), len(reviews.item_ids)
+    statistics = {
+        "dataset": settings.dataset,
+        "k_core": settings.k_core,
+        **counts,
+        "users": n_users,
+        "items": n_items,
+        "interactions": len(reviews),
+        "density": len(reviews) / (n_users * n_items),
+        "items_a_user": {"mean": float(length.mean()), "median": float(np.median(length)), "most": int(length.max())},
+        "users_an_item": {"mean": len(reviews) / n_items, "most": int(np.bincount(reviews.item).max())},
+        "skipped_metadata_lines": len(skipped) - (n_items - len(known)),
+        "items_without_metadata": n_items - len(known),
+    }
+    return {
+        "u_id_mapping.csv": as_table(("user_id", "reviewer_id"), list(enumerate(reviews.user_ids)), ","),
+        "i_id_mapping.csv": as_table(("item_id", "asin"), list(enumerate(reviews.item_ids)), ","),
+        "item_text.tsv": as_table(
+            ("item_id", "asin", "title", "brand", "categories", "description"),
+            [(number, asin, i.title, i.brand, i.categories, i.description) for number, asin, i in known],
+            "\t",
+        ),
+        "item_image.tsv": as_table(("item_id", "asin", "url"), [(n, a, i.image) for n, a, i in known if i.image], "\t"),
+        **{f"5-core/{name}.json": as_json(part) for name, part in zip(("train", "val", "test"), parts, strict=True)},
+        "statistics.json": as_json(statistics),
+        "skipped.tsv": as_table(("reason", "line", "asin"), skipped, "\t"),
+        f"{settings.dataset}.txt": "".join(" ".join(map(str, [u, *s])) + "\n" for u, s in enumerate(sequences)),
+    }
+
+
+def preprocess(settings: RawSettings) -> Path:
+    """Read both files, write everything; returns the dataset's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and remedy.
+    """
+    folder = dataset_folder(settings.data_dir, settings.dataset)
+    done = folder / f"{settings.dataset}.txt"
+    if done.exists() and not settings.overwrite:
+        raise ValueError(f"{done}: there already; --overwrite replaces it, another --data_dir keeps it")
+    sources = [
+        find_raw(settings, given, names)
+        for given, names in ((settings.reviews, REVIEW_NAMES), (settings.meta, META_NAMES))
+    ]
+    everything = load_reviews(sources[0])
+    distinct = everything.take(without_repeats(everything))
+    reviews = distinct.take(k_core(distinct.user, distinct.item, settings.k_core))
+    if not len(reviews):
+        raise ValueError(
+            f"{sources[0]}: no user and item with {settings.k_core} interactions each; try a lower --k_core"
+        )
+    items, skipped = load_items(sources[1], reviews.item_ids)
+    counts = {"reviews": len(everything), "repeated": len(everything) - len(distinct)}
+    contents = outputs(settings, reviews, items, skipped, counts)
+    (folder / "5-core").mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)  # written last again: without it the folder is not complete
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    print(
+        f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
+        f"{len(everything):,} reviews; {len(skipped):,} entries in skipped.tsv"
+    )
+    return folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    program = "python -m preprocess.amazon"
+    settings = parse_settings(RawSettings, argv, program, "Raw Amazon files to what the pipeline reads.", check)
+    try:
+        preprocess(settings)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
