@@ -1,0 +1,76 @@
+"""The report on a dataset's folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from preprocess import amazon, check
+from tests.small_data import N_ITEMS, N_USERS, WIDTH, write_dataset
+from tests.test_amazon import raw
+
+
+def report(place, capsys, *more):
+    status = check.main(["--dataset", "Small", "--data_dir", str(place), *more])
+    lines = {}
+    for line in capsys.readouterr().out.splitlines()[1:-1]:
+        state, name, said = line[:8].strip(), *line[11:].split(maxsplit=1)
+        lines[name] = (state, said)
+    return status, lines
+
+
+def test_a_folder_that_fine_tuning_can_read(tmp_path, capsys):
+    folder = write_dataset(tmp_path)
+    np.save(folder / "audio_feat.npy", np.ones((N_ITEMS, 3)))
+    status, lines = report(tmp_path, capsys)
+    assert status == 0
+    assert lines["MMHCL_item_embeddings.pt"] == ("ok", f"{N_ITEMS} x {WIDTH}")
+    assert lines["audio_feat.npy"] == ("ok", f"{N_ITEMS} x 3")
+    assert lines["MMHCL_user_embeddings.pt"] == ("missing", "python -m preprocess.pretrain_graph --dataset Small")
+    assert lines["5-core"][0] == "missing"
+    status, lines = report(tmp_path, capsys, "--GNNModel", "LightGCN")
+    assert status == 1
+    assert lines["LightGCN_item_embeddings.pt"][1].endswith("--dataset Small --GNNModel LightGCN")
+
+
+def test_what_does_not_fit_is_named(tmp_path, capsys):
+    folder = write_dataset(tmp_path)
+    torch.save(torch.ones(N_ITEMS, WIDTH), folder / "SASRec_item_embedding.pt")  # without the padding row
+    np.save(folder / "text_feat.npy", np.ones((N_ITEMS - 1, 3)))
+    (folder / "u_id_mapping.csv").write_text("user_id,reviewer_id\n1,x\n")
+    status, lines = report(tmp_path, capsys)
+    assert status == 1
+    assert lines["SASRec_item_embedding.pt"][0] == lines["text_feat.npy"][0] == lines["u_id_mapping.csv"][0] == "wrong"
+    assert f"{N_ITEMS} rows where {N_ITEMS + 1} belong" in lines["SASRec_item_embedding.pt"][1]
+    assert f"{N_ITEMS - 1} rows for {N_ITEMS} items" in lines["text_feat.npy"][1]
+    assert f"ids 0 to {N_USERS - 1} in order" in lines["u_id_mapping.csv"][1]
+
+
+def test_files_made_from_raw_ones(tmp_path, capsys):
+    raw(tmp_path)
+    assert amazon.main(["--dataset", "Small", "--data_dir", str(tmp_path), "--k_core", "2"]) == 0
+    capsys.readouterr()
+    status, lines = report(tmp_path, capsys)
+    assert status == 1
+    assert {name for name, (state, _) in lines.items() if state == "ok"} == {
+        *("Small.txt", "item_text.tsv", "u_id_mapping.csv", "i_id_mapping.csv", "5-core")
+    }
+    path = tmp_path / "sequential" / "Small" / "5-core" / "train.json"
+    train = json.loads(path.read_text())
+    train["2"] = [1]
+    path.write_text(json.dumps(train))
+    _, lines = report(tmp_path, capsys)
+    assert lines["5-core"][0] == "wrong"
+    assert "user 2 differs from" in lines["5-core"][1]
+
+
+@pytest.mark.parametrize("content", [None, "1 1 2\n"])
+def test_without_a_usable_interaction_file_nothing_else_is_judged(tmp_path, content, capsys):
+    folder = write_dataset(tmp_path)
+    (folder / "Small.txt").unlink() if content is None else (folder / "Small.txt").write_text(content)
+    status, lines = report(tmp_path, capsys)
+    assert status == 1
+    assert {name: state for name, (state, _) in lines.items()} == {
+        "Small.txt": "missing" if content is None else "wrong"
+    }
