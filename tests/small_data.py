@@ -20,12 +20,24 @@ def sequences(seed: int = 0) -> list[list[int]]:
     return users
 
 
-def write_dataset(data_dir: Path, name: str = "Small") -> Path:
-    """Write interaction file and both tables below data_dir; returns their folder."""
+def write_interactions(data_dir: Path, name: str = "Small") -> Path:
+    """Write an interaction file below data_dir; returns its folder."""
     folder = Path(data_dir) / "sequential" / name
     folder.mkdir(parents=True)
     lines = [" ".join(map(str, [user, *items])) for user, items in enumerate(sequences())]
     (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_texts(folder: Path) -> None:
+    """Write a text of every item; four neighbours each share a rare word."""
+    titles = [f"{item}\tA{item}\tgroup{item // 4} thing{item % 4} nice" for item in range(N_ITEMS)]
+    (folder / "item_text.tsv").write_text("\n".join(["item_id\tasin\ttext", *titles]) + "\n")
+
+
+def write_dataset(data_dir: Path, name: str = "Small") -> Path:
+    """Write interaction file and both tables below data_dir; returns their folder."""
+    folder = write_interactions(data_dir, name)
     generator = torch.Generator().manual_seed(0)
     torch.save(torch.randn(N_ITEMS, WIDTH, generator=generator), folder / "MMHCL_item_embeddings.pt")
     torch.save(torch.randn(N_ITEMS + 1, WIDTH, generator=generator), folder / "SASRec_item_embedding.pt")

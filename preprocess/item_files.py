@@ -1,0 +1,107 @@
+"""The files beside an interaction file that say something of each item: texts, ASINs, addresses of pictures."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ASINS, ADDRESSES = "i_id_mapping.csv", "item_image.tsv"
+ASIN = re.compile(r"[\w.:-]+", re.ASCII)  # becomes a file name
+
+
+def read_lines(path: Path, n_items: int, separator: str, header: str = "") -> Iterator[tuple[str, int, str]]:
+    """Every line below the header: where it is (path and number), the item, and the text behind the first separator.
+
+    Args:
+        header: what the first line must say; any header where it is empty.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path and line of another header, or of an id that is no number, beyond the items, or there
+            twice.
+    """
+    seen = set()
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = next(file, "").rstrip("\r\n")
+            if header and first != header:
+                raise ValueError(f"{path}: line 1: {first[:60]!r} where the header {header!r} belongs")
+            for number, line in enumerate(file, 2):
+                where, (item, _, rest) = f"{path}: line {number}", line.rstrip("\r\n").partition(separator)
+                if not (item.isascii() and item.isdigit() and int(item) < n_items):
+                    raise ValueError(f"{where}: {item[:40]!r} is not an item from 0 to {n_items - 1}")
+                if int(item) in seen:
+                    raise ValueError(f"{where}: item {item} is there twice")
+                seen.add(int(item))
+                yield where, int(item), rest
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def read_texts(path: Path, n_items: int) -> list[str]:
+    """Text of every item, empty where the file has none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path and line of what is wrong, or that there is no text at all.
+    """
+    texts = [""] * n_items
+    for _, item, rest in read_lines(path, n_items, "\t"):
+        texts[item] = rest.partition("\t")[2].replace("\t", " ")
+    if not any(text.strip() for text in texts):
+        raise ValueError(f"{path}: no text in it; lines are item id, ASIN and text, separated by tabs, below a header")
+    return texts
+
+
+def read_asins(folder: Path, n_items: int) -> list[str]:
+    """ASIN of every item, of which its picture has its name; empty where neither file of the folder has the item.
+
+    Raises:
+        FileNotFoundError: neither file.
+        ValueError: naming path and line of what is wrong.
+    """
+    asins, item_of = [""] * n_items, {}
+    names = [name for name in (ASINS, ADDRESSES) if (folder / name).is_file()]
+    if not names:
+        raise FileNotFoundError(f"{folder}: neither {ASINS} nor {ADDRESSES}; python -m preprocess.amazon makes both")
+    for name in names:
+        pairs = _read_addresses(folder / name, n_items) if name == ADDRESSES else _read_mapping(folder / name, n_items)
+        for where, item, asin, *_ in pairs:
+            if not ASIN.fullmatch(asin):
+                raise ValueError(
+                    f"{where}: {asin[:40]!r} is not an ASIN: it holds letters, digits, dots, colons, _ and - only"
+                )
+            if asins[item] not in ("", asin):
+                raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ASINS}; make both anew")
+            if item_of.setdefault(asin, item) != item:
+                raise ValueError(f"{where}: {asin} is item {item}, but item {item_of[asin]} too; correct one of them")
+            asins[item] = asin
+    return asins
+
+
+def _read_mapping(path: Path, n_items: int) -> Iterator[tuple[str, int, str]]:
+    """Where, item, ASIN."""
+    return read_lines(path, n_items, ",", "item_id,asin")
+
+
+def _read_addresses(path: Path, n_items: int) -> Iterator[tuple[str, int, str, str]]:
+    """Where, item, ASIN, address."""
+    for where, item, rest in read_lines(path, n_items, "\t", "item_id\tasin\turl"):
+        asin, *address = rest.split("\t")
+        if len(address) != 1 or not address[0].strip():
+            raise ValueError(f"{where}: item id, ASIN and address are expected, separated by tabs")
+        yield where, item, asin, address[0].strip()
+
+
+def read_addresses(folder: Path, n_items: int) -> dict[int, str]:
+    """Address of the picture of every item that has one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path and line of what is wrong.
+    """
+    path = folder / ADDRESSES
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: missing; --fetch reads addresses from it, python -m preprocess.amazon makes it"
+        )
+    return {item: address for _, item, _, address in _read_addresses(path, n_items)}
