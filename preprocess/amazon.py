@@ -9,7 +9,6 @@ Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (r
 """
 
 import json
-import re
 import sys
 from array import array
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from preprocess.item_files import ASIN
 from preprocess.releases import Item, read_items, read_reviews
 from utils.data import dataset_folder
 from utils.files import replacing
@@ -25,7 +25,6 @@ from utils.flags import check_numbers, check_words, complain, parse_settings
 
 REVIEW_NAMES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
 META_NAMES = ("meta_{}.json", "meta_{}.jsonl")
-ID = re.compile(r"[\w.:-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def load_reviews(path: Path) -> Reviews:
     columns = array("q"), array("q"), array("q")
     for number, user, item, time in tqdm(read_reviews(path), desc=path.name, unit="lines", disable=None, leave=False):
         for ids, name in ((users, user), (items, item)):
-            if name not in ids and not ID.fullmatch(name):
+            if name not in ids and not ASIN.fullmatch(name):
                 raise ValueError(f"{path}: line {number}: {name!r:.60} is not an id; remove the line or correct it")
         for column, value in zip(
             columns, (users.setdefault(user, len(users)), items.setdefault(item, len(items)), time), strict=True

@@ -1,21 +1,73 @@
-"""A small synthetic category to try everything on: tastes, words for them, and habits of what follows what."""
+"""A small synthetic category in the raw 2014 format: tastes, words and looks for them, habits of what follows what."""
 
+import gzip
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from preprocess import features, pretrain_graph, pretrain_sasrec
+from preprocess import amazon, features, pretrain_graph, pretrain_sasrec
 from utils.data import dataset_folder
 from utils.files import replacing
 
 DATASET = "Demo"
 N_USERS, N_ITEMS, N_TASTES = 1000, 400, 20
 P_HABIT, P_TASTE = 0.5, 0.35  # next by habit; else by taste; else by popularity
+FIRST_DAY, DAY = 1_300_000_000, 86_400  # seconds
+SIDE = 32  # pixels
 WORD_BEGINNINGS = ["blue", "soft", "warm", "mini", "dark", "gold", "silk", "lime", "rose", "pure", "wild", "calm"]
 WORD_ENDS = ["cream", "brush", "lamp", "stone", "paper", "glass", "cloth", "spoon", "fence", "light", "wheel", "shell"]
 GRAPH_FLAGS = "--lr 3e-3 --batch_size 256 --embed_dim 32 --num_epochs 40"
 SEQUENCE_FLAGS = "--lr 3e-3 --batch_size 32 --width 32 --hidden 32 --dropout 0.2 --num_epochs 20"
+
+
+def make_pictures(seed: int = 0) -> np.ndarray:
+    """A picture of every item: its taste's two colours in a pattern of its own, uint8 (N_ITEMS, SIDE, SIDE, 3)."""
+    rng = np.random.default_rng([seed, 3])
+    colours = rng.integers(0, 256, (N_TASTES, 2, 3))
+    row, column = np.mgrid[:SIDE, :SIDE]
+    pictures = []
+    for taste in taste_of_items(seed):
+        angle, period = rng.uniform(0, np.pi), rng.uniform(6, 16)
+        stripe = np.sin((row * np.cos(angle) + column * np.sin(angle)) * 2 * np.pi / period) > 0
+        picture = colours[taste][stripe.astype(int)] + rng.normal(0, 12, 3) + rng.normal(0, 6, (SIDE, SIDE, 3))
+        pictures.append(picture.clip(0, 255).astype(np.uint8))
+    return np.stack(pictures)
+
+
+def asin_of(item: int) -> str:
+    return f"DEMO{item:06}"
+
+
+def reviews(seed: int = 0) -> list[dict]:
+    """Every purchase as a review: a user's in rising time, all by item and user, as the release has them."""
+    rng, found = np.random.default_rng([seed, 4]), []
+    for user, items in enumerate(make_sequences(seed)):
+        days = rng.integers(0, 1000) + np.cumsum(rng.integers(1, 30, len(items)))
+        for item, day in zip(items.tolist(), days.tolist(), strict=True):
+            found.append(
+                {
+                    "reviewerID": f"USER{user:06}",
+                    "asin": asin_of(item),
+                    "overall": 5.0,
+                    "reviewText": "It's what it says.",
+                    "unixReviewTime": FIRST_DAY + DAY * day,
+                }
+            )
+    return sorted(found, key=lambda r: (r["asin"], r["reviewerID"]))
+
+
+def metadata(seed: int = 0) -> list[dict]:
+    """A description of every item."""
+    return [
+        {
+            "asin": asin_of(item),
+            "title": title,
+            "categories": [["Demo"]],
+            "imUrl": f"https://pictures.invalid/{asin_of(item)}.jpg",
+        }
+        for item, title in enumerate(make_texts(seed))
+    ]
 
 
 def taste_of_items(seed: int = 0) -> np.ndarray:
@@ -65,28 +117,43 @@ def make_texts(seed: int = 0) -> list[str]:
     return [" ".join(title) for title in draw]
 
 
-def write_text(path: Path, lines: list[str]) -> None:
+def write_lines(path: Path, entries: list[dict]) -> None:
+    """Python literals, one a line, gzipped."""
+    content = "".join(repr(entry) + "\n" for entry in entries).encode()
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_bytes(gzip.compress(content, mtime=0))
+
+
+def make_raw(data_dir: str | Path, seed: int = 0) -> None:
+    """Write the raw files where they are absent: reviews, metadata, and a JPEG picture of every item."""
+    from PIL import Image  # slow to import, comes with matplotlib
+
+    raw, pictures = Path(data_dir) / "raw", dataset_folder(data_dir, DATASET) / "pictures"
+    raw.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
+    for item, pixels in enumerate(make_pictures(seed)):
+        path = pictures / f"{asin_of(item)}.jpg"
+        if not path.exists():
+            with replacing(path) as temporary:
+                Image.fromarray(pixels).save(temporary, format="JPEG", quality=90)
+    for name, entries in ((f"meta_{DATASET}.json.gz", metadata), (f"reviews_{DATASET}_5.json.gz", reviews)):
+        if not (raw / name).exists():
+            write_lines(raw / name, entries(seed))
 
 
 def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:
-    """Make the demo category's files where they are absent: sequences and texts, text features, both tables.
+    """Make the demo category's files where they are absent: raw files, and all that the programs make of them.
 
     What is there is left alone, so that an interrupted demo goes on where it was.
     """
     folder = dataset_folder(data_dir, DATASET)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "item_text.tsv").exists():
-        titles = (f"{item}\tDEMO{item:06}\t{title}" for item, title in enumerate(make_texts()))
-        write_text(folder / "item_text.tsv", ["item_id\tasin\ttext", *titles])
-    if not (folder / f"{DATASET}.txt").exists():
-        users = enumerate(make_sequences())
-        write_text(folder / f"{DATASET}.txt", [" ".join(map(str, [user, *items])) for user, items in users])
+    make_raw(data_dir)
     place = ["--dataset", DATASET, "--data_dir", str(data_dir)]
     runs = [*place, "--output_dir", str(output_dir), "--logging_dir", str(logging_dir), "--resume"]
     for made, program, argv in (
-        ("text_feat.npy", features, ["text", *place, "--width", "32"]),
+        (f"{DATASET}.txt", amazon, place),
+        ("text_feat.npy", features, ["text", *place]),
+        ("image_feat.npy", features, ["image", *place, "--encoder", "histogram"]),
         (pretrain_graph.table_names("MMHCL")[1], pretrain_graph, [*runs, *GRAPH_FLAGS.split()]),
         (pretrain_sasrec.TABLE, pretrain_sasrec, [*runs, *SEQUENCE_FLAGS.split()]),
     ):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ASINS, ADDRESSES = "i_id_mapping.csv", "item_image.tsv"
-ASIN = re.compile(r"[\w.:-]+", re.ASCII)  # becomes a file name
+ASIN = re.compile(r"[\w.:-]+", re.ASCII)  # and reviewer ids; becomes a file name
 
 
 def read_lines(path: Path, n_items: int, separator: str, header: str = "") -> Iterator[tuple[str, int, str]]:
