@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from preprocess.features import read_texts
 from preprocess.hypergraph import find_features, load_features
 from utils.data import Interactions, dataset_folder, load_table, required_files
@@ -42,7 +44,10 @@ def check(settings: CheckSettings) -> list[str]:
 def interactions(path: Path, data: Interactions, dataset: str) -> str:
     found = data.n_users, data.n_items, data.n_interactions
     note = {None: "", found: ", the published counts"}.get(PUBLISHED.get(dataset), ", not the published counts")
-    return "{:,} users, {:,} items, {:,} interactions".format(*found) + note
+    rising = np.diff(data.items) > 0
+    rising[data.begin[1:] - 1] = True  # from one user to the next
+    lost = "; every user's items are in order of id, so the order of time is lost" if rising.all() else ""
+    return "{:,} users, {:,} items, {:,} interactions".format(*found) + note + lost
 
 
 def table(rows: int) -> Callable[[Path], str]:

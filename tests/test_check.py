@@ -65,6 +65,14 @@ def test_files_made_from_raw_ones(tmp_path, capsys):
     assert "user 2 differs from" in lines["5-core"][1]
 
 
+def test_sequences_sorted_by_id_are_told(tmp_path, capsys):
+    path = write_dataset(tmp_path) / "Small.txt"
+    assert "order of time is lost" not in report(tmp_path, capsys)[1]["Small.txt"][1]
+    lines = [line.split() for line in path.read_text().splitlines()]
+    path.write_text("".join(" ".join([user, *sorted(set(items), key=int)]) + "\n" for user, *items in lines))
+    assert "order of time is lost" in report(tmp_path, capsys)[1]["Small.txt"][1]
+
+
 @pytest.mark.parametrize("content", [None, "1 1 2\n"])
 def test_without_a_usable_interaction_file_nothing_else_is_judged(tmp_path, content, capsys):
     folder = write_dataset(tmp_path)

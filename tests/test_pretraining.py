@@ -281,8 +281,8 @@ def test_sasrec_loss_counts_real_positions_only():
 
 def test_ablation_table_and_picture(place, monkeypatch, capsys):
     monkeypatch.setattr("utils.ablation.SEEDS", 2)
-    where = ["--dataset", "Small", "--data_dir", str(place / "data"), "--logging_dir", str(place / "log")]
-    argv = [*where, *FLAGS["graph"], "--num_epochs", "2", "--validate_every", "1"]
+    where = ["--dataset", "Small", "--data_dir", str(place / "data"), "--output_dir", str(place / "output")]
+    argv = [*where, "--logging_dir", str(place / "log"), *FLAGS["graph"], "--num_epochs", "2", "--validate_every", "1"]
     ablation(argv)
     folder = place / "log" / "Small" / "MMHCL"
     runs = json.loads((folder / "ablation.json").read_text())["runs"]
