@@ -3,6 +3,7 @@
 Costs grow with the number of interactions and neighbours, not with users² or items².
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ BLOCK = 1024  # rows of similarities at a time
 
 
 class _Product(torch.autograd.Function):
-    """matrix @ x for a constant matrix in CSR form, whose transpose serves the backward pass."""
+    """matrix @ x for a constant matrix, whose transpose serves the backward pass."""
 
     @staticmethod
-    def forward(ctx, matrix: tuple[Tensor, ...], transposed: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    def forward(ctx, matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
         ctx.transposed = transposed
         return _multiply(matrix, x)
 
@@ -29,15 +30,15 @@ class _Product(torch.autograd.Function):
         return None, None, _multiply(ctx.transposed, gradient.contiguous())
 
 
-def _multiply(matrix: tuple[Tensor, ...], x: Tensor) -> Tensor:
-    """Row offsets, columns and values of a CSR matrix (n, m), times (m, d)."""
-    offsets, columns, values = matrix
-    # A sum over each row's columns: three times as fast on a CPU as torch.sparse's product of the same arrays.
+def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    """A CSR tensor (n, m) times (m, d)."""
+    # A sum over each row's columns: three times as fast on a CPU as torch's own product with a CSR tensor.
+    columns, offsets, values = matrix.col_indices(), matrix.crow_indices(), matrix.values()
     return F.embedding_bag(columns, x, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
 class SparseMatrix(nn.Module):
-    """A constant sparse matrix of float32, kept with its transpose, both in CSR form.
+    """A constant sparse matrix of float32, kept with its transpose, both by rows.
 
     Args:
         matrix: any scipy sparse matrix (n, m).
@@ -45,25 +46,24 @@ class SparseMatrix(nn.Module):
 
     def __init__(self, matrix: sp.spmatrix) -> None:
         super().__init__()
-        for name, m in (("rows", matrix), ("columns", matrix.T)):
-            m = sp.csr_matrix(m, dtype=np.float32)
-            m.sort_indices()
-            for part in ("indptr", "indices", "data"):
-                self.register_buffer(f"{name}_{part}", torch.from_numpy(getattr(m, part)), persistent=False)
-
-    def _sides(self) -> list[tuple[Tensor, ...]]:
-        parts = ("indptr", "indices", "data")
-        return [tuple(getattr(self, f"{name}_{part}") for part in parts) for name in ("rows", "columns")]
+        self.register_buffer("rows", _by_rows(matrix), persistent=False)
+        self.register_buffer("columns", _by_rows(matrix.T), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """matrix @ x: (m, d) to (n, d)."""
-        rows, columns = self._sides()
-        return _Product.apply(rows, columns, x)
+        return _Product.apply(self.rows, self.columns, x)
 
     def transposed(self, x: Tensor) -> Tensor:
         """matrixᵀ @ x: (n, d) to (m, d)."""
-        rows, columns = self._sides()
-        return _Product.apply(columns, rows, x)
+        return _Product.apply(self.columns, self.rows, x)
+
+
+def _by_rows(matrix: sp.spmatrix) -> Tensor:
+    m = sp.csr_matrix(matrix, dtype=np.float32)
+    m.sort_indices()
+    parts = (torch.from_numpy(a.astype(np.int64)) for a in (m.indptr, m.indices))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch calls the format a beta
+        return torch.sparse_csr_tensor(*parts, torch.from_numpy(m.data), m.shape, check_invariants=False)
 
 
 class InteractionGraph(nn.Module):
