@@ -132,7 +132,7 @@ class _Contrastive(torch.autograd.Function):
             anchors = torch.arange(n, device=z.device)
         both = torch.cat([view, z])  # (2N, d)
         gradient, loss = torch.zeros_like(both), z.new_zeros((), dtype=torch.float64)
-        size = max(BLOCK_ELEMENTS // (2 * n) // 64, 1) * 64
+        size = max(BLOCK_ELEMENTS // (2 * n) // 64, 1) * 64  # rows of whole cache lines: products twice as fast
         space = both.new_empty(2 * n * min(size, len(anchors)))  # one for all blocks: fresh memory is slow to touch
         for a in anchors.split(size):
             column = torch.arange(len(a), device=z.device)
