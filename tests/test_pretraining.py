@@ -294,24 +294,35 @@ def test_ablation_table_and_picture(place, monkeypatch, capsys):
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert not (place / "data" / "sequential" / "Small" / "MMHCL_item_embeddings.pt").exists()
     before = (folder / "ablation.json").stat().st_mtime_ns
-    ablation(argv)  # nothing is run again
+    ablation([*argv, "--resume", "--save_every_minutes", "3"])  # nothing is run again
     assert (folder / "ablation.json").stat().st_mtime_ns == before
 
 
 def test_ablation_goes_on_where_a_signal_stopped_it(place):
-    folder = place / "log" / "Small" / "MMHCL"
-    places = ["--data_dir", str(place / "data"), "--output_dir", str(place / "output"), "--seed", "1"]
-    argv = [*places, *FLAGS["graph"], "--dataset", "Small", "--num_epochs", "300", "--patience", "0"]
-    program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv, "--logging_dir", str(place / "log")]
-    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    states = place / "output" / "Small" / "MMHCL"
-    while process.poll() is None and not list(states.glob("*/training_state.pt")):
-        time.sleep(0.005)
+    def start(name, *more):
+        places = [f"--{kind}_dir={place / name / kind}" for kind in ("output", "logging")]
+        data = ["--dataset", "Small", "--data_dir", str(place / "data")]
+        argv = [*places, *data, *FLAGS["graph"], "--num_epochs", "8", "--validate_every", "8", "--patience", "0"]
+        program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv, *more]
+        return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def runs(name):
+        return json.loads((place / name / "logging" / "Small" / "MMHCL" / "ablation.json").read_text())["runs"]
+
+    assert start("whole").communicate()[1].count("Traceback") == 0
+    process, states = start("stopped", "--save_every_minutes", "0"), place / "stopped" / "output" / "Small" / "MMHCL"
+    epoch = 0
+    while process.poll() is None and not epoch:
+        epoch = max(
+            (torch.load(s, weights_only=True)["progress"]["epoch"] for s in states.glob("*/*state.pt")), default=0
+        )
     process.terminate()
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert "go on with --resume" in out.splitlines()[-1]
     assert "Traceback" not in err
-    (state,) = states.glob("*/training_state.pt")
-    assert torch.load(state, weights_only=True)["progress"]["epoch"] < 300
-    assert not (folder / "ablation.json").exists()
+    assert not (place / "stopped" / "logging" / "Small" / "MMHCL" / "ablation.json").exists()
+    first = start("stopped").communicate()[0].splitlines()[0]
+    assert int(first.rpartition("; from epoch ")[2]) >= epoch > 0
+    assert runs("stopped") == runs("whole")
+    assert not list(states.glob("*"))

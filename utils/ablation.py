@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.fitting import FREE_TO_CHANGE
 from preprocess.hypergraph import find_features
 from preprocess.pretrain_graph import GraphSettings, GraphTraining
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from utils.data import check_files, dataset_folder
 from utils.distributed import pick_device
 from utils.files import replacing
+from utils.flags import fingerprint
 from utils.seed import seed_everything
 
 VARIANTS = {
@@ -37,9 +39,9 @@ def ablation(argv: list[str]) -> None:
     """
     settings = parse_graph_args(argv)
     path = Path(settings.logging_dir) / settings.dataset / "MMHCL" / "ablation.json"
-    shown = {k: v for k, v in vars(settings).items() if k not in ("data_dir", "device", "output_dir", "logging_dir")}
+    shown = fingerprint(settings, FREE_TO_CHANGE)
     done = json.loads(path.read_text()) if path.is_file() else {}
-    runs = done.get("runs", {}) if done.get("settings") == json.loads(json.dumps(shown)) else {}
+    runs = done.get("runs", {}) if done.get("settings") == shown else {}
     for seed in range(settings.seed, settings.seed + SEEDS):
         for name, change in VARIANTS.items():
             key = f"{name}, seed {seed}"
