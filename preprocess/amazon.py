@@ -11,13 +11,14 @@ Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (r
 import json
 import sys
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from preprocess.item_files import ASIN
+from preprocess.item_files import ADDRESSES, ADDRESSES_HEADER, ASIN, ASINS, ASINS_HEADER
 from preprocess.releases import Item, read_items, read_reviews
 from utils.data import dataset_folder
 from utils.files import replacing
@@ -76,13 +77,17 @@ class Reviews:
 
     def take(self, rows: np.ndarray) -> "Reviews":
         """Some of the interactions, users and items numbered anew by sorted id."""
-        columns = []
-        for code, ids in ((self.user[rows], self.user_ids), (self.item[rows], self.item_ids)):
-            left = sorted(np.unique(code).tolist(), key=ids.__getitem__)
-            number = np.full(len(ids), -1)
-            number[left] = np.arange(len(left))
-            columns += [number[code], [ids[c] for c in left]]
-        return Reviews(columns[0], columns[2], self.time[rows], columns[1], columns[3])
+        user, user_ids = _renumbered(self.user[rows], self.user_ids)
+        item, item_ids = _renumbered(self.item[rows], self.item_ids)
+        return Reviews(user, item, self.time[rows], user_ids, item_ids)
+
+
+def _renumbered(code: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Codes and ids once more, with only the ids that occur, sorted."""
+    left = sorted(np.unique(code).tolist(), key=ids.__getitem__)
+    number = np.full(len(ids), -1)
+    number[left] = np.arange(len(left))
+    return number[code], [ids[c] for c in left]
 
 
 def load_reviews(path: Path) -> Reviews:
@@ -97,10 +102,9 @@ def load_reviews(path: Path) -> Reviews:
         for ids, name in ((users, user), (items, item)):
             if name not in ids and not ASIN.fullmatch(name):
                 raise ValueError(f"{path}: line {number}: {name!r:.60} is not an id; remove the line or correct it")
-        for column, value in zip(
-            columns, (users.setdefault(user, len(users)), items.setdefault(item, len(items)), time), strict=True
-        ):
-            column.append(value)
+        columns[0].append(users.setdefault(user, len(users)))
+        columns[1].append(items.setdefault(item, len(items)))
+        columns[2].append(time)
     if not users:
         raise ValueError(f"{path}: no review in it; fetch it again")
     return Reviews(*(np.array(column) for column in columns), list(users), list(items))
@@ -120,7 +124,7 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
     rows = np.arange(len(user))
     while True:
         many = [np.bincount(column[rows])[column[rows]] >= k for column in (user, item)]
-        kept = rows[many[0] & many[1]] if len(rows) else rows
+        kept = rows[many[0] & many[1]]
         if len(kept) == len(rows):
             return rows
         rows = kept
@@ -152,9 +156,9 @@ def as_json(content: object) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def as_table(header: tuple, rows: list[tuple], separator: str) -> str:
+def as_table(header: str, rows: Iterable[tuple], separator: str = "\t") -> str:
     """Lines of fields that hold neither separator nor line break (ids are checked, texts are in one line)."""
-    return "".join(separator.join(map(str, row)) + "\n" for row in [header, *rows])
+    return "\n".join([header, *(separator.join(map(str, row)) for row in rows)]) + "\n"
 
 
 def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], skipped: list, counts: dict) -> dict:
@@ -181,17 +185,16 @@ def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], s
         "items_without_metadata": n_items - len(known),
     }
     return {
-        "u_id_mapping.csv": as_table(("user_id", "reviewer_id"), list(enumerate(reviews.user_ids)), ","),
-        "i_id_mapping.csv": as_table(("item_id", "asin"), list(enumerate(reviews.item_ids)), ","),
+        "u_id_mapping.csv": as_table("user_id,reviewer_id", enumerate(reviews.user_ids), ","),
+        ASINS: as_table(ASINS_HEADER, enumerate(reviews.item_ids), ","),
         "item_text.tsv": as_table(
-            ("item_id", "asin", "title", "brand", "categories", "description"),
+            "item_id\tasin\ttitle\tbrand\tcategories\tdescription",
             [(number, asin, i.title, i.brand, i.categories, i.description) for number, asin, i in known],
-            "\t",
         ),
-        "item_image.tsv": as_table(("item_id", "asin", "url"), [(n, a, i.image) for n, a, i in known if i.image], "\t"),
+        ADDRESSES: as_table(ADDRESSES_HEADER, [(number, asin, i.image) for number, asin, i in known if i.image]),
         **{f"5-core/{name}.json": as_json(part) for name, part in zip(("train", "val", "test"), parts, strict=True)},
         "statistics.json": as_json(statistics),
-        "skipped.tsv": as_table(("reason", "line", "asin"), skipped, "\t"),
+        "skipped.tsv": as_table("reason\tline\tasin", skipped),
         f"{settings.dataset}.txt": "".join(" ".join(map(str, [u, *s])) + "\n" for u, s in enumerate(sequences)),
     }
 

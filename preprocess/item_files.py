@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ASINS, ADDRESSES = "i_id_mapping.csv", "item_image.tsv"
+ASINS, ASINS_HEADER = "i_id_mapping.csv", "item_id,asin"
+ADDRESSES, ADDRESSES_HEADER = "item_image.tsv", "item_id\tasin\turl"
 ASIN = re.compile(r"[\w.:-]+", re.ASCII)  # and reviewer ids; becomes a file name
 
 
@@ -80,12 +81,12 @@ def read_asins(folder: Path, n_items: int) -> list[str]:
 
 def _read_mapping(path: Path, n_items: int) -> Iterator[tuple[str, int, str]]:
     """Where, item, ASIN."""
-    return read_lines(path, n_items, ",", "item_id,asin")
+    return read_lines(path, n_items, ",", ASINS_HEADER)
 
 
 def _read_addresses(path: Path, n_items: int) -> Iterator[tuple[str, int, str, str]]:
     """Where, item, ASIN, address."""
-    for where, item, rest in read_lines(path, n_items, "\t", "item_id\tasin\turl"):
+    for where, item, rest in read_lines(path, n_items, "\t", ADDRESSES_HEADER):
         asin, *address = rest.split("\t")
         if len(address) != 1 or not address[0].strip():
             raise ValueError(f"{where}: item id, ASIN and address are expected, separated by tabs")

@@ -8,7 +8,7 @@ import torch
 
 from preprocess import amazon, check
 from tests.small_data import N_ITEMS, N_USERS, WIDTH, write_dataset
-from tests.test_amazon import raw
+from tests.small_raw import raw
 
 
 def report(place, capsys, *more):
