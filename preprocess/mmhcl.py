@@ -132,12 +132,12 @@ class _Contrastive(torch.autograd.Function):
             anchors = torch.arange(n, device=z.device)
         both = torch.cat([view, z])  # (2N, d)
         gradient, loss = torch.zeros_like(both), z.new_zeros((), dtype=torch.float64)
-        size = max(BLOCK_ELEMENTS // (2 * n) // 64, 1) * 64  # rows of whole cache lines: products twice as fast
+        size = max(BLOCK_ELEMENTS // (2 * n) // 64, 1) * 64  # rows of whole cache lines: twice as fast
         space = both.new_empty(2 * n * min(size, len(anchors)))  # one for all blocks: fresh memory is slow to touch
         for a in anchors.split(size):
             column = torch.arange(len(a), device=z.device)
             scaled = z[a] / tau
-            # Nodes in rows: the products are about twice as fast as with anchors in rows.
+            # Nodes in rows: this product is nearly twice as fast as with anchors in rows.
             weight = torch.mm(both, scaled.T, out=space[: 2 * n * len(a)].view(2 * n, len(a)))
             positive = weight[a, column]
             weight.exp_()  # of at most 1/τ, so no shift is needed
