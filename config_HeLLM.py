@@ -14,19 +14,25 @@ class Settings:
     data_dir: str = "datasets"  # holds sequential/DATASET/
     GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
     max_len: int = 50  # last items of a user that are used, both targets among them
+    standardize: bool = False  # scale the columns of both tables to mean 0 and variance 1
     # model
+    objective: str = "prefix"  # prefix: a pass a history, as published; causal: a pass a user, every item predicted
     model_name: str = "Llama-2-7b"  # folder with base weights, or a built-in size: Llama-2-7b, Llama-2-13b, tiny
-    prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part
+    n_layers: int = -1  # blocks of a built-in size, 0 (causal, without adapter) for none; -1: all
+    prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part; none
     train_base: bool = False  # train LLaMA itself (a built-in size then starts from scratch)
-    train_score: bool = False  # train the output head (off in the published runs: a random projection)
+    head: str = "frozen"  # frozen: random, as published; trained; tied: the item vectors through a learned matrix
+    dropout: float = 0.0  # on item vectors and on what each block adds
     w_adapter: bool = True  # adapter key/value positions in every layer
     adapter_len: int = 10  # adapter positions a layer
     prefix_adapter: bool = True  # their learned part
     graph_adapter: bool = True  # their part from the history's graph embeddings
     graph_rank: int = 0  # width of a learned bimap before the graph pooling; 0: none, as published
+    graph_mean: bool = False  # divide the pooled graph by the history's length
     graph_dropout: float = 0.3  # dropout in the graph adapter's perceptrons
     graph_input: bool = True  # graph embedding in the item vectors
     seq_input: bool = True  # sequence embedding in the item vectors
+    item_ids: bool = False  # add a learned vector an item to the item vectors
     w_lora: bool = True  # low-rank updates of LLaMA's matrices
     lora_r: int = 16  # their rank
     lora_alpha: float = 16  # their scale times the rank
@@ -36,7 +42,9 @@ class Settings:
     lr: float = 3e-4  # highest learning rate
     min_lr: float = 5e-6  # where the cosine ends
     wd: float = 0.1  # AdamW weight decay, on every trained tensor
-    batch_size: int = 7  # samples a forward pass
+    label_smoothing: float = 0.0  # share of the target's probability that is spread over all items
+    n_negatives: int = 0  # items drawn each step for a sampled softmax, for large catalogues; 0: all items
+    batch_size: int = 7  # samples a forward pass; under causal: users
     grad_steps: int = 1  # forward passes an optimiser step
     num_epochs: int = 25  # epochs at most (published: 25; Sports_and_Outdoors 20)
     warmup_epochs: int = 1  # epochs of linear warm-up
@@ -62,7 +70,7 @@ PRESETS = {
         "model_name": "tiny",
         "prompt": "bos",
         "train_base": True,
-        "train_score": True,
+        "head": "trained",
         "w_lora": False,
         "adapter_len": 4,
         "graph_rank": 16,
@@ -101,10 +109,16 @@ def check(settings: Settings) -> list[str]:
         settings,
         at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size"),
         positive=("lr", "lora_alpha"),
-        at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes"),
-        share=("graph_dropout", "lora_dropout"),
+        at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
+        + ("n_negatives",),
+        share=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
     )
-    choices = {"prompt": ("alpaca", "bos"), "dtype": ("auto", "fp32", "bf16")}
+    choices = {
+        "objective": ("prefix", "causal"),
+        "prompt": ("alpaca", "bos", "none"),
+        "head": ("frozen", "trained", "tied"),
+        "dtype": ("auto", "fp32", "bf16"),
+    }
     problems += check_words(settings, choices, ("dataset", "GNNModel", "target"))
     if settings.max_len < 3:
         problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ from utils import plan
 from utils.build import build_model, model_args, number_format, read_inputs
 from utils.data import Interactions, check_files, required_files, training_batches
 from utils.distributed import is_main, main_first, pick_device
-from utils.evaluate import Ranking, rank_all, rank_by_popularity
+from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.flags import complain, fingerprint
 from utils.lr_sched import learning_rate
 from utils.metrics import metrics, summary
@@ -48,7 +49,8 @@ class Trainer:
     def __init__(self, settings: Settings, model: HeLLM, data: Interactions, log: RunLog, folder: Path) -> None:
         self.settings, self.model, self.data, self.log, self.folder = settings, model, data, log, folder
         self.device = model.score.weight.device
-        self.train_samples, self.progress = data.train(), Progress()
+        self.causal = settings.objective == "causal"
+        self.train_samples, self.progress = data.train_users() if self.causal else data.train(), Progress()
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
@@ -83,7 +85,7 @@ class Trainer:
             self.train_epoch()
             self.save()  # before the validation, which may take long
             self.validate_epoch()
-            progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+            progress.next_epoch()
             self.save()
             self.log.write(progress.records)
 
@@ -94,18 +96,16 @@ class Trainer:
         batches = training_batches(self.train_samples.length, size, s.seed, progress.epoch)
         self.model.train()
         started = time.perf_counter() - progress.seconds
-        title = f"epoch {progress.epoch}"
-        with tqdm(
-            total=len(batches) * size, initial=progress.step * size, desc=title, unit="samples", disable=None
-        ) as bar:
+        title, total = f"epoch {progress.epoch}", self.targets(np.concatenate(batches))
+        with tqdm(total=total, initial=progress.samples, desc=title, unit="samples", disable=None) as bar:
             for rows in batches[progress.step :]:
                 rate = learning_rate(
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
                 )
                 progress.loss_sum += self.step(rows, rate)
-                progress.step += 1
+                progress.step, progress.samples = progress.step + 1, progress.samples + self.targets(rows)
                 progress.seconds = time.perf_counter() - started
-                bar.update(len(rows))
+                bar.update(self.targets(rows))
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
                 if self.signals.number or time.monotonic() - self.saved_at > 60 * s.save_every_minutes:
                     self.save()
@@ -116,10 +116,12 @@ class Trainer:
         s, total = self.settings, 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        targets = self.targets(rows)
         for first in range(0, len(rows), s.batch_size):
             part = rows[first : first + s.batch_size]
-            batch = (t if t is None else t.to(self.device) for t in self.data.batch(self.train_samples, part))
-            loss = self.model.loss(*batch) * (len(part) / len(rows))
+            batch = self.data.batch(self.train_samples, part, every=self.causal)
+            batch = (t if t is None else t.to(self.device) for t in batch)
+            loss = self.model.loss(*batch) * (self.targets(part) / targets)
             loss.backward()
             total += loss.item()
         if not math.isfinite(total):
@@ -132,23 +134,27 @@ class Trainer:
         self.optimizer.zero_grad()
         return total
 
-    def rank(self, samples, title: str) -> Ranking:
+    def targets(self, rows) -> int:
+        """Number of items that some samples predict."""
+        return int(self.train_samples.length[rows].sum()) if self.causal else len(rows)
+
+    def rank(self, samples, title: str, last: int = 1) -> list[Ranking]:
+        """Rank the samples' targets and, with `last` 2, the items before them from the same passes."""
         self.model.eval()
-        size = self.settings.eval_batch_size
+        score, size = partial(self.model.scores, last=last), self.settings.eval_batch_size
         check = partial(self.signals.check, self.folder)
-        return rank_all(self.model, self.data, samples, size, self.device, title, check)
+        return rank_newest(score, self.data, samples, size, self.device, title, check)
 
     def validate_epoch(self) -> None:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
         progress, samples = self.progress, self.data.validation()
-        result = metrics(self.rank(samples, "validation").seen_kept)
-        size = self.settings.batch_size * self.settings.grad_steps
+        result = metrics(self.rank(samples, "validation")[0].seen_kept)
         record = {
             "epoch": progress.epoch,
             "train_loss": progress.loss_sum / progress.step,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": progress.seconds,
-            "samples_per_s": min(progress.step * size, len(self.train_samples)) / progress.seconds,
+            "samples_per_s": progress.samples / progress.seconds,
             "val": result,
         }
         progress.records.append(record)
@@ -165,7 +171,7 @@ class Trainer:
         """Test the adapter that validated best, once, and log every figure."""
         progress, samples = self.progress, self.data.test()
         load_adapter(self.model, self.best_adapter)
-        ranking = self.rank(samples, "test")
+        ranking, *validation = self.rank(samples, "test", last=2 if self.causal else 1)
         popularity = rank_by_popularity(self.data, samples)
         record = {
             "best_epoch": progress.best_epoch,
@@ -175,6 +181,8 @@ class Trainer:
             "users": len(samples),
             "users_per_s": ranking.users_per_s,
         }
+        if validation:  # of the tested weights, from the same passes
+            record["val"] = metrics(validation[0].seen_kept)
         self.log.say(
             f"best epoch {progress.best_epoch}, tested on {len(samples):,} users, {ranking.users_per_s:.0f} users/s"
         )

@@ -4,10 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama.causal import align_left, causal_pass
 from llama.graph_adapter import GraphAdapter
+from llama.linear_loss import linear_cross_entropy, sampled_cross_entropy
 from llama.lora import LowRank, add_lora
 from llama.model import ModelArgs, Transformer
-from llama.parallel import ensure_model_parallel
+from llama.parallel import INIT_STD, ensure_model_parallel
+
+
+class ItemIds(nn.Embedding):
+    """A learned vector an item, which starts small."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=INIT_STD)
 
 
 class HeLLM(nn.Module):
@@ -50,7 +59,8 @@ class HeLLM(nn.Module):
                 add_lora(self.llama, args)
             self.item_projector = nn.Sequential(nn.Linear(width, args.dim), nn.GELU(), nn.Linear(args.dim, args.dim))
             self.graph_adapter = GraphAdapter(args, graph_dim) if args.w_adapter else None
-            self.score = nn.Linear(args.dim, self.n_items, bias=False)
+            self.item_ids = ItemIds(self.n_items, args.dim) if args.item_ids else None
+            self.score = nn.Linear(args.dim, args.dim if args.tie_score else self.n_items, bias=False)
         set_trainable(self)
         if device.type != "meta":
             fill(self, device)
@@ -71,33 +81,55 @@ class HeLLM(nn.Module):
             self.register_buffer(name, ids, persistent=False)
 
     def item_vectors(self, items: Tensor) -> Tensor:
-        """x_t = W₂ · GELU(W₁ · [graph_t ; seq_t] + b₁) + b₂: int64 (B, T) to (B, T, D)."""
+        """x_t = W₂ · GELU(W₁ · [graph_t ; seq_t] + b₁) + b₂: int64 (…) to (…, D)."""
         parts = []
         if self.args.graph_input:
             parts.append(self.graph_item_embedding[items])
         if self.args.seq_input:
             parts.append(self.seq_item_embedding[items + 1])
-        return self.item_projector(torch.cat(parts, -1))
+        vectors = self.item_projector(torch.cat(parts, -1))
+        return vectors if self.item_ids is None else vectors + self.item_ids(items)
 
-    def hidden(self, items: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Last hidden state, normalised, that the head reads: (B, D) float32. Arguments as in `forward`."""
-        with torch.autocast(items.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            batch = len(items)
-            instruct, response = (
-                self.llama.tok_embeddings(ids)[None].expand(batch, -1, -1).float()
-                for ids in (self.instruct_ids, self.response_ids)
-            )
-            h = torch.cat([instruct, self.item_vectors(items).float(), response], 1)
+    def hidden(self, items: Tensor, mask: Tensor | None = None, last: int = 1) -> Tensor:
+        """Last hidden states, normalised, that the head reads: (B, last, D) float32. Arguments as in `scores`."""
+        if self.args.objective == "causal":
+            items, lengths = align_left(items, mask)
+            return self._causal(items, (lengths[:, None] - torch.arange(last, 0, -1, device=items.device)).clamp(min=0))
+        if last != 1:
+            raise ValueError(f"the prefix objective reads one position a pass, not {last}")
+        with self._autocast(items):
+            prompt = [p.expand(len(items), -1, -1) for p in self._prompt()]
+            h = torch.cat([prompt[0], self._inputs(items), prompt[1]], 1)
             prefix = None
             if self.graph_adapter is not None:
                 prefix = self.graph_adapter(self._graph_rows(items, mask))
             if mask is not None:
-                mask = F.pad(mask, (instruct.shape[1], response.shape[1]), value=True)
-            return self.llama(h, mask, prefix, last_only=True)[:, 0].float()
+                mask = F.pad(mask, (prompt[0].shape[1], prompt[1].shape[1]), value=True)
+            return self.llama(h, mask, prefix, last_only=True).float()
+
+    def _autocast(self, items: Tensor):
+        return torch.autocast(items.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _prompt(self) -> list[Tensor]:
+        return [self.llama.tok_embeddings(ids)[None].float() for ids in (self.instruct_ids, self.response_ids)]
+
+    def _inputs(self, items: Tensor) -> Tensor:
+        return F.dropout(self.item_vectors(items).float(), self.args.dropout, self.training)
 
     def _graph_rows(self, items: Tensor, mask: Tensor | None) -> Tensor:
         rows = self.graph_item_embedding[items]  # (B, T, d_g)
         return rows if mask is None else rows * mask[..., None]
+
+    def _causal(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+        """Hidden states of right-padded items (B, T) at the positions `at` (B, K), or at all: float32."""
+        with self._autocast(items):
+            adapter = learned = None
+            if self.graph_adapter is not None:
+                adapter = self.graph_adapter(self._graph_rows(items, None), running=True)
+                learned = self.graph_adapter.layers({}) if self.args.prefix_adapter else None
+            return causal_pass(
+                self.llama, torch.cat(self._prompt(), 1), self._inputs(items), adapter, learned, at
+            ).float()
 
     def forward(self, items: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every item as the next one.
@@ -108,20 +140,59 @@ class HeLLM(nn.Module):
 
         Returns: logits (B, I) float32.
         """
-        return F.linear(self.hidden(items, mask), self.score.weight.float())
+        return self.scores(items, mask)[:, 0]
+
+    def scores(self, items: Tensor, mask: Tensor | None = None, last: int = 1) -> Tensor:
+        """Score every item as the one that follows each of the `last` newest items.
+
+        Args:
+            items, mask: as in `forward`.
+            last: positions a row; more than one under the causal objective only. Positions before a history's
+                first item repeat its first.
+
+        Returns: logits (B, last, I) float32, oldest position first.
+        """
+        return F.linear(*self._head(self.hidden(items, mask, last)))
+
+    def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What is multiplied for logits: (…, D) and a row an item (I, D), both float32."""
+        if not self.args.tie_score:
+            return hidden, self.score.weight.float()
+        every = torch.arange(self.n_items, device=hidden.device)
+        with self._autocast(every):
+            vectors = self._inputs(every)
+        return F.linear(hidden, self.score.weight.float()), vectors
 
     def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
-        """Mean cross-entropy (nats) of targets, int64 (B,), over all items; a float32 scalar."""
-        return F.cross_entropy(self(items, mask), targets)
+        """Mean cross-entropy (nats) over all items, or a sample of them; a float32 scalar.
+
+        Args:
+            items, mask: as in `forward`.
+            targets: int64 (B,), or (B, T) under the causal objective: the item that follows each position.
+        """
+        if self.args.objective == "causal":
+            real = slice(None) if mask is None else mask
+            right, lengths = align_left(items, mask)
+            place = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+            hidden, targets = self._causal(right)[place], targets[real].flatten()
+        else:
+            hidden = self.hidden(items, mask)[:, 0]
+        hidden, weight = self._head(hidden)
+        if self.args.n_negatives and self.training:
+            drawn = torch.randperm(self.n_items, device=hidden.device)[: self.args.n_negatives]
+            return sampled_cross_entropy(hidden, weight, targets, drawn)
+        if self.args.objective == "causal":
+            return linear_cross_entropy(hidden, weight, targets, self.args.label_smoothing)
+        return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=self.args.label_smoothing)
 
 
 def set_trainable(model: HeLLM) -> None:
     """Decide by module what is trained: the new parts always, the head and the base by their switches."""
     model.requires_grad_(False)
     model.llama.requires_grad_(model.args.train_base)
-    model.score.requires_grad_(model.args.train_score)
+    model.score.requires_grad_(model.args.train_score or model.args.tie_score)
     for module in model.modules():
-        if isinstance(module, (LowRank, GraphAdapter)) or module is model.item_projector:
+        if isinstance(module, (LowRank, GraphAdapter, ItemIds)) or module is model.item_projector:
             module.requires_grad_(True)
 
 

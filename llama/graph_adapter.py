@@ -5,12 +5,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from llama.model import ModelArgs
+from llama.model import ModelArgs, Prefix
 
 
-def bimap_pool(embeddings: Tensor) -> Tensor:
-    """G = EᵀE of each history, flattened: (B, T, d_g), padded rows zero, to (B, d_g²) (SPEC.md section 3)."""
-    return (embeddings.transpose(1, 2) @ embeddings).flatten(1)
+def bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
+    """G = EᵀE of each history, flattened: (B, T, d_g), padded rows zero, to (B, d_g²) (SPEC.md section 3).
+
+    Args:
+        mean: divide by the number of rows that are not zero.
+    """
+    pooled = (embeddings.transpose(1, 2) @ embeddings).flatten(1)
+    return pooled / embeddings.any(2).sum(1, keepdim=True).clamp(min=1) if mean else pooled
+
+
+def running_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
+    """G of every beginning of a history, G_t = G_{t−1} + e_t e_tᵀ: (B, T, d_g) to (B, T, d_g²).
+
+    Args:
+        mean: divide G_t by t.
+    """
+    pooled = (embeddings[..., None] * embeddings[..., None, :]).flatten(2).cumsum(1)
+    return pooled / torch.arange(1, pooled.shape[1] + 1, device=pooled.device)[:, None] if mean else pooled
 
 
 def _bridge(pooled: int, dim: int, dropout: float) -> nn.Sequential:
@@ -53,24 +68,38 @@ class GraphAdapter(nn.Module):
         for prefix in self.parameters(recurse=False):
             nn.init.normal_(prefix)
 
-    def forward(self, embeddings: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def forward(self, embeddings: Tensor, running: bool = False) -> Iterator[tuple[Prefix, Prefix]]:
         """Yield each layer's key and value inputs, computed when asked for.
 
         Args:
             embeddings: graph embeddings of the histories (B, T, d_g), padded rows zero.
+            running: pool every beginning of the histories instead of whole ones.
 
-        Yields: two tensors (B, A, D), with 1 in place of B or A where all rows or slots are the same.
+        Yields: two Prefix of B rows, (B, T) rows where running, none without graph_adapter.
         """
-        graph = {}
+        rows = {}
         if self.args.graph_adapter:
-            pooled = bimap_pool(self.bimap(embeddings))
-            # Normalised once a history; only then broadcast over slots.
-            graph = {side: self.norm_pre[side](bridge(pooled).float())[:, None] for side, bridge in self.bridge.items()}
-        for layer in range(self.args.n_layers):
-            yield self._side("key", graph, layer), self._side("value", graph, layer)
+            pool = running_bimap_pool if running else bimap_pool
+            pooled = pool(self.bimap(embeddings), self.args.graph_mean)
+            # Normalised once a history; only then added to every layer's slots.
+            rows = {side: self.norm_pre[side](bridge(pooled).float()) for side, bridge in self.bridge.items()}
+        yield from self.layers(rows)
 
-    def _side(self, side: str, graph: dict[str, Tensor], layer: int) -> Tensor:
-        parts = [graph[side]] if self.args.graph_adapter else []
-        if self.args.prefix_adapter:
-            parts.append(getattr(self, f"prefix_{side}")[layer][None])
-        return self.norm[side](sum(parts[1:], parts[0]))
+    def layers(self, rows: dict[str, Tensor]) -> Iterator[tuple[Prefix, Prefix]]:
+        """Each layer's key and value inputs from the graph vectors `rows` (…, D) a side, or from none."""
+        for layer in range(self.args.n_layers):
+            yield tuple(self._side(side, rows.get(side), layer) for side in ("key", "value"))
+
+    def _side(self, side: str, row: Tensor | None, layer: int) -> Prefix:
+        """norm(slot + row) as scale · (γ·slot + γ·row), the scale from |slot|², slot·row and |row|²."""
+        norm, slot, square = self.norm[side], None, 0.0
+        with torch.autocast(norm.weight.device.type, enabled=False):
+            if self.args.prefix_adapter:
+                slot = getattr(self, f"prefix_{side}")[layer]
+                square = slot.square().mean(-1)
+            if row is not None:
+                square = square + row.square().mean(-1, keepdim=True)
+            if slot is not None and row is not None:
+                square = square + row @ slot.T * (2 / slot.shape[-1])
+            slot, row = (part if part is None else part * norm.weight for part in (slot, row))
+        return Prefix(slot, row, (square + norm.eps).rsqrt())

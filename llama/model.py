@@ -5,9 +5,11 @@ Each layer takes one optional prefix: key and value inputs that every position m
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fairscale.nn.model_parallel.mappings import copy_to_model_parallel_region
 from torch import Tensor, nn
 
 from llama.parallel import ColumnParallelLinear, ParallelEmbedding, RowParallelLinear, ensure_model_parallel, mp_size
@@ -34,16 +36,24 @@ class ModelArgs:
     prefix_adapter: bool = True  # their learned part
     graph_adapter: bool = True  # their part from the history's graph embeddings
     graph_rank: int = 0  # width of a learned bimap before the pooling; 0: none, as published
+    graph_mean: bool = False  # pooled graph divided by the history's length
     graph_dropout: float = 0.3
     graph_input: bool = True  # graph embedding in the item vectors
     seq_input: bool = True  # sequence embedding in the item vectors
+    item_ids: bool = False  # a learned vector an item, added to the item vectors
+    dropout: float = 0.0  # on item vectors and on what each block adds to the residual stream
     w_lora: bool = True
     lora_r: int = 16
     lora_alpha: float = 16
     lora_dropout: float = 0.05
     lora_targets: tuple[str, ...] = ("w1", "w2", "w3")
     train_score: bool = False  # train the output head
+    tie_score: bool = False  # the head is the item vectors, through a learned matrix
     train_base: bool = False  # train LLaMA itself
+
+    objective: str = "prefix"  # prefix: one pass a history, as published; causal: one pass a user
+    label_smoothing: float = 0.0
+    n_negatives: int = 0  # items drawn each step for a sampled softmax; 0: all items
 
     def __post_init__(self) -> None:
         problems = []
@@ -55,6 +65,10 @@ class ModelArgs:
             problems.append("w_adapter needs prefix_adapter or graph_adapter")
         if not (self.graph_input or self.seq_input):
             problems.append("an item vector needs graph_input or seq_input")
+        if self.objective not in ("prefix", "causal"):
+            problems.append(f"objective {self.objective!r}: prefix or causal")
+        if not self.n_layers and (self.w_adapter or self.objective == "prefix"):
+            problems.append("n_layers 0 needs the causal objective and no w_adapter")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -102,6 +116,30 @@ def apply_rotary_emb(x: Tensor, freqs_cis: Tensor) -> Tensor:
     return torch.view_as_real(pairs * freqs_cis[:, :, None]).flatten(3).type_as(x)
 
 
+class Prefix(NamedTuple):
+    """Inputs scale · (slot + row) of A extra key or value positions, their sum never formed.
+
+    A linear map of them is scale · (W slot + W row): one product a slot and one a row instead of one a pair.
+    """
+
+    slot: Tensor | None  # (A, dim), the same in all rows
+    row: Tensor | None  # (…, dim), the same in all slots
+    scale: Tensor  # (…, A), or (…, 1) without slots
+
+    def project(self, weight: ColumnParallelLinear) -> "Prefix":
+        """The same through a parallel layer's weight, without any low-rank update (SPEC.md section 3)."""
+        slot, row = (x if x is None else ColumnParallelLinear.forward(weight, x) for x in self[:2])
+        # Every process reads all scales for its own heads, so their gradients add up over the processes.
+        return Prefix(slot, row, copy_to_model_parallel_region(self.scale))
+
+    def whole(self) -> Tensor:
+        """The sum written out: (…, A, width)."""
+        parts = [] if self.slot is None else [self.slot]
+        if self.row is not None:
+            parts.append(self.row[..., None, :])
+        return sum(parts[1:], parts[0]) * self.scale[..., None]
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped queries and optional prefix keys and values."""
 
@@ -123,24 +161,34 @@ class Attention(nn.Module):
             x: (B, S, dim), normalised.
             freqs_cis: complex (B or 1, S, head_dim / 2).
             mask: bool (B or 1, 1, Sq, A + S), True where a query may look; None: everywhere.
-            prefix: None or key and value inputs, each (B or 1, A or 1, dim).
+            prefix: None or key and value inputs, each a Prefix of B or no rows.
             last_only: compute the last position's query alone (Sq = 1), else Sq = S.
 
         Returns: (B, Sq, dim).
         """
-        head_split = (-1, self.head_dim)
         x_q, freqs_q = (x[:, -1:], freqs_cis[:, -1:]) if last_only else (x, freqs_cis)
-        q = apply_rotary_emb(self.wq(x_q).unflatten(-1, head_split), freqs_q)
-        k = apply_rotary_emb(self.wk(x).unflatten(-1, head_split), freqs_cis)
-        v = self.wv(x).unflatten(-1, head_split)
+        q, (k, v) = self.queries(x_q, freqs_q), self.keys_values(x, freqs_cis)
         if prefix is not None:
-            # The frozen W_k and W_v without any low-rank update (SPEC.md section 3), no rotation.
-            size = (x.shape[0], self.prefix_len, -1, -1)
-            prefix_k, prefix_v = (
-                ColumnParallelLinear.forward(w, p).unflatten(-1, head_split).expand(size)
-                for w, p in zip((self.wk, self.wv), prefix, strict=True)
-            )
-            k, v = torch.cat([prefix_k, k], 1), torch.cat([prefix_v, v], 1)
+            extra = self.prefix_keys_values(prefix, len(x))
+            k, v = (torch.cat([e.type_as(t), t], 1) for e, t in zip(extra, (k, v), strict=True))
+        return self.attend(q, k, v, mask)
+
+    def queries(self, x: Tensor, freqs_cis: Tensor) -> Tensor:
+        """(B, S, dim) to (B, S, H, head_dim), rotated."""
+        return apply_rotary_emb(self.wq(x).unflatten(-1, (-1, self.head_dim)), freqs_cis)
+
+    def keys_values(self, x: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, dim) to keys, rotated, and values, (B, S, n_kv_heads, head_dim) each."""
+        k, v = (w(x).unflatten(-1, (-1, self.head_dim)) for w in (self.wk, self.wv))
+        return apply_rotary_emb(k, freqs_cis), v
+
+    def prefix_keys_values(self, prefix: tuple[Prefix, Prefix], batch: int) -> list[Tensor]:
+        """Keys, not rotated, and values of the prefix: (batch, A, n_kv_heads, head_dim) each."""
+        parts = [p.project(w).whole() for w, p in zip((self.wk, self.wv), prefix, strict=True)]
+        return [p.expand(batch, self.prefix_len, -1).unflatten(-1, (-1, self.head_dim)) for p in parts]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries (B, Sq, H, head_dim) over keys and values (B, Sk, n_kv_heads, head_dim) to (B, Sq, dim)."""
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
         return self.wo(out.transpose(1, 2).flatten(2))
@@ -168,11 +216,16 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(args)
         self.attention_norm = nn.RMSNorm(args.dim, eps=args.norm_eps)
         self.ffn_norm = nn.RMSNorm(args.dim, eps=args.norm_eps)
+        self.dropout = nn.Dropout(args.dropout)
 
     def forward(self, h: Tensor, freqs_cis: Tensor, mask: Tensor | None, prefix, last_only: bool) -> Tensor:
         out = self.attention(self.attention_norm(h), freqs_cis, mask, prefix, last_only)
-        h = (h[:, -1:] if last_only else h) + out
-        return h + self.feed_forward(self.ffn_norm(h))
+        return self.add(h[:, -1:] if last_only else h, out)
+
+    def add(self, h: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream after attention and feed-forward."""
+        h = h + self.dropout(attended)
+        return h + self.dropout(self.feed_forward(self.ffn_norm(h)))
 
 
 class Transformer(nn.Module):
@@ -201,7 +254,7 @@ class Transformer(nn.Module):
             h: (B, S, dim) float32, token or item vectors.
             mask: bool (B, S), False at padded positions; None: no padding. Padded positions are never looked
                 at and not counted in the others' rotary positions, which start at prefix_len.
-            prefix: per layer key and value inputs (B or 1, A or 1, dim); needed where args.w_adapter.
+            prefix: per layer key and value inputs, each a Prefix; needed where args.w_adapter.
             last_only: return the last position alone and skip whatever only others would read.
 
         Returns: normalised hidden states (B, S, dim), or (B, 1, dim) with last_only.

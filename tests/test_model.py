@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llama.HeLLM import HeLLM, base_parameters, fill
-from llama.model import ModelArgs
+from llama.model import ModelArgs, Prefix
 from tests.small_model import N_ITEMS, SHAPE, histories, small_args, small_hellm, tables, wake
 
 ALL_TARGETS = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
@@ -34,6 +34,8 @@ EVERYTHING = LORA | PROJECTOR | PREFIX | NORMS | BRIDGE
 SWITCHES = [
     ({}, EVERYTHING),
     ({"train_score": True}, EVERYTHING | {"score.weight"}),
+    ({"tie_score": True}, EVERYTHING | {"score.weight"}),
+    ({"item_ids": True}, EVERYTHING | {"item_ids.weight"}),
     ({"train_base": True}, EVERYTHING | BASE),
     ({"w_lora": False}, EVERYTHING - LORA),
     ({"w_adapter": False}, LORA | PROJECTOR),
@@ -184,9 +186,13 @@ def transformer_case(w_adapter, with_mask):
     h = torch.randn(3, 7, 32, generator=generator)
     mask = torch.arange(7) >= torch.tensor([[0], [3], [6]]) if with_mask else None
     prefix = None
-    if w_adapter:  # whole, and the same for all rows or all slots, as the graph adapter makes them
-        shapes = ((3, 3, 32), (1, 3, 32)), ((3, 1, 32), (3, 1, 32))
-        prefix = [tuple(torch.randn(shape, generator=generator) for shape in pair) for pair in shapes]
+    if w_adapter:  # the same for all rows, of rows and slots, the same for all slots
+
+        def part(*shape):
+            return torch.randn(shape, generator=generator)
+
+        slots = [Prefix(part(3, 32), None, part(3)) for _ in range(2)]
+        prefix = [slots, [Prefix(part(3, 32), part(3, 32), part(3, 3)), Prefix(None, part(3, 32), part(3, 1))]]
     return model, h, mask, prefix
 
 
@@ -218,7 +224,7 @@ def test_padded_positions_have_no_influence():
     model, h, mask, prefix = transformer_case(True, True)
     other = torch.where(mask[..., None], h, 50 * torch.randn(h.shape))
     torch.testing.assert_close(model(other, mask, prefix)[mask], model(h, mask, prefix)[mask], rtol=0, atol=1e-5)
-    short = [tuple(part[1:2] if len(part) > 1 else part for part in pair) for pair in prefix]
+    short = [[p if p.row is None else Prefix(p.slot, p.row[1:2], p.scale[1:2]) for p in pair] for pair in prefix]
     torch.testing.assert_close(model(h[1:2, 3:], None, short)[0], model(h, mask, prefix)[1, 3:], rtol=0, atol=1e-5)
 
 

@@ -16,6 +16,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from tests.small_data import command, write_dataset
 from tests.small_model import SHAPE, small_hellm, write_meta
+from utils.data import Interactions
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,11 +114,13 @@ def trainer(place, *more):
     return train_HeLLM.prepare(parse_args(command(place, "--graph_dropout", "0", *more)))
 
 
-def test_accumulation_equals_one_large_batch(place):
+@pytest.mark.parametrize("objective", ["prefix", "causal"])
+def test_accumulation_equals_one_large_batch(place, objective):
     rows = np.arange(8) * 7
     states = []
     for batch_size, grad_steps in ((8, 1), (4, 2), (1, 8), (3, 3)):
-        run = trainer(place, "--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
+        sizes = ("--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
+        run = trainer(place, *sizes, "--objective", objective)
         run.optimizer = torch.optim.SGD(run.model.parameters())  # Adam blows rounding up where gradients vanish
         losses = [run.step(rows + shift, 0.1) for shift in range(3)]
         states.append((losses, {name: p.detach().clone() for name, p in run.model.named_parameters()}))
@@ -252,3 +255,51 @@ def test_plan_needs_neither_weights_nor_tables(place, capsys):
     assert "trainable params: 110,272,512 || all params: 6,717,779,968" in shown
     assert "6,607,343,616 params, 0 trained" in shown
     assert not (place / "output").exists()
+
+
+CAUSAL = ("--objective", "causal", "--prompt", "none", "--dropout", "0.1", "--standardize", "--graph_mean")
+
+
+@pytest.mark.parametrize("head", ["trained", "tied"])
+def test_a_causal_run_learns_and_validates_what_it_tests(place, head):
+    more = ("--head", head, "--num_epochs", "12", "--lr", "3e-3", "--patience", "0", "--prompt", "bos")
+    assert train_HeLLM.main(command(place, *CAUSAL, *more)) == 0
+    *epochs, last = records(place)
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] - 0.5
+    assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
+    best = epochs[last["best_epoch"]]["val"]
+    assert last["val"] == pytest.approx(best, abs=1e-12)  # the reloaded adapter, from the passes of the test
+
+
+def test_causal_run_continues_in_the_middle_of_an_epoch(place, monkeypatch):
+    argv = command(place, *CAUSAL, "--batch_size", "16")
+    assert train_HeLLM.main([*argv, "--target", "whole"]) == 0
+    original = train_HeLLM.Trainer.step
+
+    def stop_at_third(self, rows, rate):
+        loss = original(self, rows, rate)
+        if (self.progress.epoch, self.progress.step) == (1, 2):
+            self.signals.number = signal.SIGTERM
+        return loss
+
+    monkeypatch.setattr(train_HeLLM.Trainer, "step", stop_at_third)
+    assert train_HeLLM.main([*argv, "--target", "stopped"]) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert train_HeLLM.main([*argv, "--target", "stopped", "--resume"]) == 0
+    assert_same_run(place, "whole", "stopped")
+
+
+def test_both_objectives_train_on_the_same_samples(place):
+    data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", 50)
+    prefix, causal = data.train(), data.train_users()
+    items, mask, targets = data.batch(prefix, np.arange(len(prefix)))
+    expected = {
+        (tuple(row[real].tolist()), target) for row, real, target in zip(items, mask, targets.tolist(), strict=True)
+    }
+    items, mask, targets = data.batch(causal, np.arange(len(causal)), every=True)
+    found = [
+        (tuple(row[real][: t + 1].tolist()), target)
+        for row, real, following in zip(items, mask, targets, strict=True)
+        for t, target in enumerate(following[real].tolist())
+    ]
+    assert len(found) == len(prefix) and set(found) == expected

@@ -26,7 +26,13 @@ def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]
     data = Interactions(folder / names[0], settings.max_len)
     if not len(data.train()):
         raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
-    return data, load_tables(folder, settings.GNNModel, data)
+    tables = load_tables(folder, settings.GNNModel, data)
+    return data, tuple(map(standardized, tables)) if settings.standardize else tables
+
+
+def standardized(table: Tensor) -> Tensor:
+    """Columns scaled to mean 0 and variance 1; a constant column becomes 0."""
+    return (table - table.mean(0)) / table.std(0).clamp(min=1e-8)
 
 
 def model_args(settings: Settings) -> ModelArgs:
@@ -47,7 +53,10 @@ def model_args(settings: Settings) -> ModelArgs:
             f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model; {WHERE_FROM}; {sizes}"
         )
     switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
-    return ModelArgs(**shape, **switches)
+    switches |= {"train_score": settings.head == "trained", "tie_score": settings.head == "tied"}
+    if settings.n_layers == -1:
+        del switches["n_layers"]
+    return ModelArgs(**(shape | switches))
 
 
 def number_format(settings: Settings, device: torch.device) -> torch.dtype:

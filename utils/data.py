@@ -82,6 +82,11 @@ class Interactions:
         length = np.arange(len(user)) - first[user] + 1
         return Samples(user, self.begin[user], length)
 
+    def train_users(self) -> Samples:
+        """The same samples a user at a time: each item of a history but its first is a target."""
+        user = np.flatnonzero(self.count > 3)
+        return Samples(user, self.begin[user], self.count[user] - 3)
+
     def validation(self) -> Samples:
         """Users with at least three items: all but the last two, and the last but one as target."""
         return self._hold_out(2)
@@ -106,18 +111,22 @@ class Interactions:
         """How often each item occurs outside the two held-out positions: int64 (n_items,)."""
         return np.bincount(self.training_pairs()[1], minlength=self.n_items)
 
-    def batch(self, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
+    def batch(self, samples: Samples, rows: np.ndarray, every: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Some samples as tensors.
 
+        Args:
+            every: give the item that follows each position, not only the last.
+
         Returns: items int64 (B, T), left-padded with 0; mask bool (B, T), False at padding, None without any;
-            targets int64 (B,).
+            targets int64 (B,), or (B, T) with `every`, padded like items.
         """
         begin, length = samples.begin[rows], samples.length[rows]
         offset = np.arange(length.max()) - (length.max() - length)[:, None]  # (B, T), negative at padding
         real = offset >= 0
-        items = self.items[begin[:, None] + np.maximum(offset, 0)] * real
+        place = begin[:, None] + np.maximum(offset, 0)
         mask = None if real.all() else torch.from_numpy(real)
-        return torch.from_numpy(items), mask, torch.from_numpy(self.items[begin + length])
+        targets = self.items[place + 1] * real if every else self.items[begin + length]
+        return torch.from_numpy(self.items[place] * real), mask, torch.from_numpy(targets)
 
 
 def _read_sequences(path: Path) -> list[np.ndarray]:

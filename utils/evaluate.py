@@ -40,19 +40,45 @@ def rank_all(
         data, samples: the split to rank; batch_size: users a forward pass.
         title: of the progress bar; check: called between batches, may raise to stop.
     """
-    kept, removed = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
-    started = time.perf_counter()
+    return rank_newest(
+        lambda items, mask: score(items, mask)[:, None], data, samples, batch_size, device, title, check
+    )[0]
+
+
+@torch.no_grad()
+def rank_newest(
+    score: Callable[[Tensor, Tensor | None], Tensor],
+    data: Interactions,
+    samples: Samples,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    title: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> list[Ranking]:
+    """Rank the target of every sample, and the newest items of its history as targets of what comes before them.
+
+    Args:
+        score: (items, mask) to float (B, K, I), a row for each of the K newest positions, oldest first.
+        The others as in `rank_all`.
+
+    Returns: K rankings, that of the samples' targets first; the k-th is of the samples with more than k items.
+    """
+    parts, started = {}, time.perf_counter()
     with tqdm(total=len(samples), desc=title, unit="users", disable=None, leave=False) as bar:
         for rows in scoring_batches(samples.length, batch_size):
             check()
             items, mask, targets = (
                 t if t is None else t.to(device, non_blocking=True) for t in data.batch(samples, rows)
             )
-            scores = score(items, mask)
-            kept[rows] = ranks(scores, targets).cpu()
-            removed[rows] = ranks(remove_seen(scores, items, mask, targets), targets).cpu()
+            for back, scores in enumerate(score(items, mask).unbind(1)[::-1]):
+                if back:
+                    targets, items, mask = items[:, -1], items[:, :-1], None if mask is None else mask[:, :-1]
+                removed = remove_seen(scores, items, mask, targets)
+                both = torch.stack([ranks(scores, targets), ranks(removed, targets)]).cpu().numpy()
+                parts.setdefault(back, np.empty((2, len(samples)), np.int64))[:, rows] = both
             bar.update(len(rows))
-    return Ranking(kept, removed, len(samples) / (time.perf_counter() - started))
+    speed = len(samples) / (time.perf_counter() - started)
+    return [Ranking(*both[:, samples.length > back], speed) for back, both in parts.items()]
 
 
 @torch.no_grad()

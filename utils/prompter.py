@@ -10,16 +10,19 @@ INSTRUCT = (
 )
 RESPONSE = "\n### Response:\n"
 BOS = 1  # LLaMA-2's begin-of-sequence token
-LENGTHS = {"alpaca": (63, 8), "bos": (1, 1)}  # tokens before and after the items under LLaMA-2's tokenizer
+# Tokens before and after the items, under LLaMA-2's tokenizer
+LENGTHS = {"alpaca": (63, 8), "bos": (1, 1), "none": (0, 0)}
 
 
 def prompt_ids(prompt: str, tokenizer_path) -> tuple[list[int], list[int]]:
     """Token ids before and after the items.
 
     Args:
-        prompt: "alpaca" for the published text, "bos" for the begin-of-sequence token alone.
+        prompt: "alpaca" for the published text, "bos" for the begin-of-sequence token alone, "none" for nothing.
         tokenizer_path: `tokenizer.model`, read for "alpaca" only.
     """
+    if prompt == "none":
+        return [], []
     if prompt == "bos":
         return [BOS], [BOS]
     tokenizer = Tokenizer(tokenizer_path)

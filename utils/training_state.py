@@ -21,11 +21,16 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    samples: int = 0  # trained on in this epoch
     loss_sum: float = 0.0  # over the steps of this epoch, nats
     seconds: float = 0.0  # of training in this epoch
     best_epoch: int = -1
     best_score: float = -1.0  # the validation metric that chooses
     records: list[dict] = field(default_factory=list)  # of the metrics file
+
+    def next_epoch(self) -> None:
+        """Go to the beginning of the next epoch."""
+        self.epoch, self.step, self.samples, self.loss_sum, self.seconds = self.epoch + 1, 0, 0, 0.0, 0.0
 
 
 def run_folder(output_dir: str | Path, dataset: str, GNNModel: str, target: str) -> Path:
