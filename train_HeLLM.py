@@ -230,7 +230,8 @@ def print_plan(settings: Settings) -> None:
     ]
     ensure_model_parallel()
     dtype = number_format(settings, torch.device("cuda"))  # the plan is for a GPU, wherever it is printed
-    data, sizes = Interactions(folder / names[0], settings.max_len), (settings.batch_size, settings.grad_steps)
+    data = Interactions(folder / names[0], settings.max_len)
+    sizes = (settings.batch_size, settings.grad_steps, settings.num_epochs)
     print(plan.describe(model_args(settings), data, widths, LENGTHS[settings.prompt], *sizes, dtype))
 
 

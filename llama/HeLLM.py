@@ -171,10 +171,13 @@ class HeLLM(nn.Module):
             targets: int64 (B,), or (B, T) under the causal objective: the item that follows each position.
         """
         if self.args.objective == "causal":
-            real = slice(None) if mask is None else mask
             right, lengths = align_left(items, mask)
-            place = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
-            hidden, targets = self._causal(right)[place], targets[real].flatten()
+            hidden = self._causal(right)
+            if mask is None:
+                hidden, targets = hidden.flatten(0, 1), targets.flatten()
+            else:
+                place = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+                hidden, targets = hidden[place], targets[mask]
         else:
             hidden = self.hidden(items, mask)[:, 0]
         hidden, weight = self._head(hidden)
