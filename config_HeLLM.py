@@ -17,7 +17,7 @@ class Settings:
     standardize: bool = False  # scale the columns of both tables to mean 0 and variance 1
     # model
     objective: str = "prefix"  # prefix: a pass a history, as published; causal: a pass a user, every item predicted
-    model_name: str = "Llama-2-7b"  # folder with base weights, or a built-in size: Llama-2-7b, Llama-2-13b, tiny
+    model_name: str = "Llama-2-7b"  # folder with base weights, or a built-in size: Llama-2-7b, Llama-2-13b, S, tiny
     n_layers: int = -1  # blocks of a built-in size, 0 (causal, without adapter) for none; -1: all
     prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part; none
     train_base: bool = False  # train LLaMA itself (a built-in size then starts from scratch)

@@ -96,9 +96,12 @@ class ModelArgs:
         return self.adapter_len if self.w_adapter else 0
 
 
-SIZES = {  # shapes known by name; "tiny" is trained from scratch and reads no text
+SIZES = {  # shapes known by name
     "Llama-2-7b": {},
     "Llama-2-13b": {"dim": 5120, "n_layers": 40, "n_heads": 40},
+    # The yardstick for costs (SPEC.md section 6)
+    "S": {"dim": 512, "n_layers": 8, "n_heads": 8},
+    # Trained from scratch, reads no text
     "tiny": {"dim": 128, "n_layers": 2, "n_heads": 4, "multiple_of": 32, "vocab_size": 2, "max_seq_len": 128},
 }
 

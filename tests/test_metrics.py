@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.evaluate import rank_all, rank_by_popularity
+from utils.evaluate import rank_all, rank_by_popularity, rank_newest
 from utils.metrics import metrics, ranks, remove_seen
 
 
@@ -66,6 +66,27 @@ def test_rank_all_is_independent_of_the_batch_size(tmp_path):
     assert np.array_equal(single.seen_removed, batched.seen_removed)
     assert (batched.seen_removed <= batched.seen_kept).all()
     assert (batched.seen_removed < batched.seen_kept).any()
+
+
+def test_newest_positions_are_ranked_as_splits_of_their_own(tmp_path):
+    from tests.small_data import write_dataset
+    from utils.data import Interactions
+
+    data = Interactions(write_dataset(tmp_path) / "Small.txt", 6)
+    weights = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
+
+    def score(items, mask):
+        real = torch.ones(items.shape) if mask is None else mask.float()
+        return (weights[items] * real[..., None]).sum(1)
+
+    def newest_two(items, mask):
+        return torch.stack([score(items[:, :-1], None if mask is None else mask[:, :-1]), score(items, mask)], 1)
+
+    test, validation = rank_newest(newest_two, data, data.test(), 32)
+    for found, samples in ((test, data.test()), (validation, data.validation())):
+        expected = rank_all(score, data, samples, 32)
+        assert np.array_equal(found.seen_kept, expected.seen_kept)
+        assert np.array_equal(found.seen_removed, expected.seen_removed)
 
 
 def test_popularity_ranks_the_most_bought_first(tmp_path):

@@ -1,5 +1,6 @@
 """Measurements that take long.
 
+python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py]
 python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
 python -m utils.benchmark ablation --dataset Beauty [any flag of preprocess.pretrain_graph]
@@ -14,6 +15,7 @@ from config_HeLLM import parse_args
 from llama.checkpoint import load_adapter
 from utils.ablation import ablation
 from utils.benchmark_pretrain import pretrain
+from utils.benchmark_train import train
 from utils.build import build_model, read_inputs
 from utils.data import Samples
 from utils.distributed import pick_device
@@ -54,7 +56,7 @@ def score(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Run one benchmark; returns the exit status."""
-    benchmarks = {"score": score, "pretrain": pretrain, "ablation": ablation}
+    benchmarks = {"train": train, "score": score, "pretrain": pretrain, "ablation": ablation}
     if not argv or argv[0] not in benchmarks:
         return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:
