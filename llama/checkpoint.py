@@ -44,7 +44,7 @@ def compare_names(what: str, found: set[str], expected: set[str], shapes: dict[s
 def load_base(
     transformer: Transformer, folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> None:
-    """Assign the base weights of a Meta or Hugging Face folder, this process's slice of each.
+    """Assign the base weights of a Meta or Hugging Face folder or a GGUF file, this process's slice of each.
 
     Matrices become `dtype`, norms float32. Whole matrices that need no conversion stay mapped to the file.
 

@@ -1,4 +1,4 @@
-"""Base weights as they lie on disk: Meta's folder and Hugging Face's, both read by Meta's parameter names.
+"""Base weights as they lie on disk: Meta's folder, Hugging Face's or a GGUF file, read by Meta's parameter names.
 
 Files are memory-mapped and opened anew for every group of parameters, so that the pages of what has been
 copied are given back; what can be used as it lies is not copied at all.
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from llama.gguf_file import GGUFFile
 
 UNUSED = ("output.weight", "rope.freqs")  # LLaMA's own output head, and rotations that are computed
 WHERE_FROM = (
@@ -50,21 +52,27 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder":
-    """Recognise a weight folder by its files.
+def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFile":
+    """Recognise a weight folder by its files; a file is GGUF.
 
     Raises:
-        FileNotFoundError: no such folder, or neither layout in it.
-        ValueError: a damaged or unsupported file.
+        FileNotFoundError: no such folder or file, or no known layout in it.
+        ValueError: a damaged or unsupported file; several GGUF files.
     """
     folder = Path(folder)
     if (folder / "params.json").is_file():
         return MetaFolder(folder)
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
+    if files and not any(folder.glob("*.safetensors")):  # a config.json may lie beside GGUF files
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            raise ValueError(f"{folder}: several GGUF files, {names}: give the path of one of them")
+        return GGUFFile(files[0])
     if (folder / "config.json").is_file():
         return HuggingFaceFolder(folder)
     raise FileNotFoundError(
         f"{folder}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
-        f"*.safetensors, and tokenizer.model; {WHERE_FROM}"
+        f"*.safetensors, and tokenizer.model; or a GGUF file; {WHERE_FROM}"
     )
 
 

@@ -36,13 +36,13 @@ def standardized(table: Tensor) -> Tensor:
 
 
 def model_args(settings: Settings) -> ModelArgs:
-    """Sizes from the weight folder or the built-in size, switches from the settings.
+    """Sizes from the base weights or the built-in size, switches from the settings.
 
     Raises:
-        FileNotFoundError: neither a folder nor a size that can start without weights.
+        FileNotFoundError: neither a folder or file nor a size that can start without weights.
     """
     name = settings.model_name
-    if Path(name).is_dir():
+    if Path(name).exists():
         shape = open_folder(name).shape
     elif name in SIZES and (settings.train_base or settings.plan):
         shape = SIZES[name]
@@ -50,7 +50,8 @@ def model_args(settings: Settings) -> ModelArgs:
         sizes = f"a built-in size ({', '.join(SIZES)}) starts from scratch with --train_base"
         raise FileNotFoundError(
             f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model; {WHERE_FROM}; {sizes}"
+            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; {WHERE_FROM}; "
+            f"{sizes}"
         )
     switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
     switches |= {"train_score": settings.head == "trained", "tie_score": settings.head == "tied"}
@@ -67,13 +68,14 @@ def number_format(settings: Settings, device: torch.device) -> torch.dtype:
 
 
 def build_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
-    """The model on its device, base weights read from the folder where there is one, the rest initialised."""
+    """The model on its device, base weights read from their files where there are any, the rest initialised."""
     args, dtype = model_args(settings), number_format(settings, device)
-    prompt = prompt_ids(settings.prompt, Path(settings.model_name) / "tokenizer.model")
+    weights = Path(settings.model_name)
+    prompt = prompt_ids(settings.prompt, (weights.parent if weights.is_file() else weights) / "tokenizer.model")
     tables = [table.to(device) for table in tables]
     with torch.device("meta"):
         model = HeLLM(args, *tables, *prompt, dtype=dtype)
-    if Path(settings.model_name).is_dir():
-        load_base(model.llama, settings.model_name, torch.float32 if settings.train_base else dtype, device)
+    if weights.exists():
+        load_base(model.llama, weights, torch.float32 if settings.train_base else dtype, device)
     fill(model, device)
     return model.to(device)
