@@ -80,6 +80,8 @@ def read_header(path: Path) -> tuple[dict, dict[str, Entry]]:
             t.name: Entry(t.data_offset, t.n_bytes, tuple(reversed(t.shape.tolist())), t.tensor_type)
             for t in reader.tensors
         }
+        if odd := [name for name in entries if not name.isprintable()]:
+            raise ValueError(f"{odd[0]!r} is no name of a tensor")
         end = reader.data_offset
         for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
             if entry.offset < end:
@@ -98,9 +100,9 @@ def model_shape(path: Path, fields: dict, entries: dict[str, Entry]) -> dict:
         ValueError: another architecture, a part that the model lacks, sizes that cannot be; all in one message.
     """
     if (kind := fields.get("general.architecture")) != "llama":
-        raise ValueError(f"{path}: general.architecture is {kind} (llama is read); {OTHER_FILE}")
+        raise ValueError(f"{path}: general.architecture is {kind!r} (llama is read); {OTHER_FILE}")
     if (parts := fields.get("split.count", 1)) not in (0, 1):
-        raise ValueError(f"{path}: one of {parts} parts; make one file of them with llama-gguf-split --merge")
+        raise ValueError(f"{path}: one of {parts!r} parts; make one file of them with llama-gguf-split --merge")
     of = {key.removeprefix("llama."): value for key, value in fields.items() if key.startswith("llama.")}
     names = {
         "dim": "embedding_length",
@@ -112,7 +114,7 @@ def model_shape(path: Path, fields: dict, entries: dict[str, Entry]) -> dict:
     of.setdefault("attention.head_count_kv", of.get("attention.head_count"))
     shape = {ours: of.get(theirs) for ours, theirs in names.items()}
     wrong = [
-        f"llama.{names[ours]} is {value} (a whole number above 0 is read)"
+        f"llama.{names[ours]} is {value!r} (a whole number above 0 is read)"
         for ours, value in shape.items()
         if type(value) is not int or value < 1
     ]
@@ -123,7 +125,7 @@ def model_shape(path: Path, fields: dict, entries: dict[str, Entry]) -> dict:
     for ours, (theirs, default, limit) in limits.items():
         shape[ours] = value = of.get(theirs, default)
         if not isinstance(value, float) or not 0 < value < limit:
-            wrong.append(f"llama.{theirs} is {value} (a number between 0 and {limit} is read)")
+            wrong.append(f"llama.{theirs} is {value!r} (a number between 0 and {limit} is read)")
     wrong = wrong or unsupported(of, shape, len(entries))
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}; {OTHER_FILE}")
@@ -146,7 +148,8 @@ def unsupported(of: dict, shape: dict, n_tensors: int) -> list[str]:
         "attention.causal": True,
         "expert_count": 0,
     }
-    wrong = [f"llama.{key} is {of[key]} ({read} is read)" for key, read in checks.items() if of.get(key, read) != read]
+    odd = {key: read for key, read in checks.items() if of.get(key, read) != read}
+    wrong = [f"llama.{key} is {of[key]!r} ({read!r} is read)" for key, read in odd.items()]
     if shape["n_layers"] > n_tensors:
         wrong.append(f"llama.block_count is {shape['n_layers']}, the file has {n_tensors} tensors")
     return wrong

@@ -156,13 +156,13 @@ def test_damage_anywhere_in_the_header_is_one_line_or_none(tmp_path):
 
 def test_other_architecture(tmp_path, capsys):
     path = write_gguf(tmp_path / "small.gguf", reference(), architecture="qwen2")
-    assert "general.architecture is qwen2 (llama is read); take" in one_line(tmp_path, capsys, path)
+    assert "general.architecture is 'qwen2' (llama is read); take" in one_line(tmp_path, capsys, path)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, "rope.scaling.type is linear"),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, "rope.scaling.type is 'linear'"),
         ({"rope.scale_linear": 4.0}, "rope.scale_linear is 4.0"),
         ({"rope.dimension_count": 2}, r"rope.dimension_count is 2 \(4 is read\)"),
         ({"attention.key_length": 8}, "attention.key_length is 8"),
@@ -177,7 +177,7 @@ def test_other_architecture(tmp_path, capsys):
         ({"embedding_length": 0, "feed_forward_length": 0}, "embedding_length is 0 .*feed_forward_length is 0"),
         ({"embedding_length": 64, "rope.dimension_count": 8}, r"attn_q.weight has shape \(32, 32\), by .* \(64, 64\)"),
         ({"feed_forward_length": 2**31}, r"ffn_gate.weight has shape \(96, 32\)"),
-        ({"attention.head_count": "8"}, "head_count is 8 "),
+        ({"attention.head_count": "8"}, "head_count is '8' "),
         ({"attention.head_count": 7}, "do not divide into 7 heads"),
         ({"attention.head_count_kv": 0}, "head_count_kv is 0"),
         ({"attention.head_count_kv": 3}, "shared by 3 keys"),
@@ -207,6 +207,7 @@ def test_metadata_that_are_missing(tmp_path):
         ("token_embd.weight", (np.zeros((0, 32), np.float32), F32), r"token_embd.weight has shape \(0, 32\)"),
         ("blk.1.ffn_norm.weight", None, "missing blk.1.ffn_norm.weight; fetch it again, or"),
         ("blk.0.attn_q.bias", (np.zeros(32, np.float32), F32), "unknown blk.0.attn_q.bias"),
+        ("blk.0.\nweight", (np.zeros(32, np.float32), F32), r"'blk\.0\.\\nweight' is no name of a tensor"),
         ("blk.0.ffn_up.weight", (np.zeros((96, 16), np.float32), F32), r"ffn_up.weight has shape \(96, 16\)"),
         ("output_norm.weight", (np.zeros((32, 1), np.float32), F32), r"output_norm.weight has shape \(32, 1\)"),
         ("rope_freqs.weight", (np.full(2, 8, np.float32), F32), "rope_freqs.weight scales the rotations"),
