@@ -22,6 +22,7 @@ class Settings:
     prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part; none
     train_base: bool = False  # train LLaMA itself (a built-in size then starts from scratch)
     head: str = "frozen"  # frozen: random, as published; trained; tied: the item vectors through a learned matrix
+    warm_head: bool = False  # start a trained head from both tables instead of at random
     dropout: float = 0.0  # on item vectors and on what each block adds
     w_adapter: bool = True  # adapter key/value positions in every layer
     adapter_len: int = 10  # adapter positions a layer
@@ -120,6 +121,8 @@ def check(settings: Settings) -> list[str]:
         "dtype": ("auto", "fp32", "bf16"),
     }
     problems += check_words(settings, choices, ("dataset", "GNNModel", "target"))
+    if settings.warm_head and settings.head != "trained":
+        problems.append("--warm_head needs --head trained")
     if settings.max_len < 3:
         problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
     return problems

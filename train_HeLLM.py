@@ -148,7 +148,8 @@ class Trainer:
     def validate_epoch(self) -> None:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
         progress, samples = self.progress, self.data.validation()
-        result = metrics(self.rank(samples, "validation")[0].seen_kept)
+        ranking = self.rank(samples, "validation")[0]
+        result = metrics(ranking.seen_kept)
         record = {
             "epoch": progress.epoch,
             "train_loss": progress.loss_sum / progress.step,
@@ -156,6 +157,7 @@ class Trainer:
             "seconds": progress.seconds,
             "samples_per_s": progress.samples / progress.seconds,
             "val": result,
+            "val_unseen": metrics(ranking.seen_removed),
         }
         progress.records.append(record)
         better = result[CHOOSE_BY] > progress.best_score

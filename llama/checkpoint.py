@@ -71,9 +71,10 @@ def load_base(
 
 
 def adapter_settings(model: HeLLM) -> dict:
-    """What an adapter depends on: sizes, switches, prompt; dropout rates and token room do not matter."""
+    """What an adapter depends on: sizes, switches, prompt; what shapes training alone and token room do not matter."""
     settings = asdict(model.args)
-    for free in ("lora_dropout", "graph_dropout", "max_seq_len", "multiple_of", "ffn_dim_multiplier"):
+    training = ("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives")
+    for free in (*training, "max_seq_len", "multiple_of", "ffn_dim_multiplier"):
         del settings[free]
     # As numbers, because Meta's and Hugging Face's files state them differently for the same model.
     settings["n_kv_heads"], settings["ffn_dim"] = model.args.kv_heads, model.args.ffn_width

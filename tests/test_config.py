@@ -34,6 +34,10 @@ def test_flags_override_the_preset():
     ("argv", "message"),
     [
         (["--foo", "3"], "unknown argument --foo 3"),
+        (["--head", "tide"], "--head tide: one of frozen, trained, tied"),
+        (["--objective", "both"], "--objective both: one of prefix, causal"),
+        (["--preset", "tiny", "--head", "tied", "--warm_head"], "--warm_head needs --head trained"),
+        (["--label_smoothing", "1"], "--label_smoothing 1.0: from 0 to below 1"),
         (["--w_lora", "False"], "switches take no value"),
         (["--batch", "3"], "unknown argument --batch"),
         (["--batch_size", "0"], "--batch_size 0: at least 1"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train_HeLLM
 from config_HeLLM import parse_args
@@ -303,3 +304,21 @@ def test_both_objectives_train_on_the_same_samples(place):
         for t, target in enumerate(following[real].tolist())
     ]
     assert len(found) == len(prefix) and set(found) == expected
+
+
+@pytest.mark.parametrize("width", [6, 100])  # of each table: fewer columns together than the model, or more
+def test_warm_head_keeps_how_alike_the_tables_hold_items_to_be(place, width):
+    folder = place / "data" / "sequential" / "Small"
+    for name, rows in (("MMHCL_item_embeddings.pt", 40), ("SASRec_item_embedding.pt", 41)):
+        torch.save(torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)) * 3 + 1, folder / name)
+    run = trainer(place, "--warm_head")
+    head = run.model.score.weight.detach()
+    graph, sequence = run.model.graph_item_embedding, run.model.seq_item_embedding[1:]
+    rows = torch.cat([(t - t.mean(0)) / t.std(0) for t in (graph, sequence)], 1)
+    found = F.normalize(head) @ F.normalize(head).T
+    wanted = F.normalize(rows) @ F.normalize(rows).T
+    off_diagonal = ~torch.eye(40, dtype=torch.bool)
+    assert head.std() == pytest.approx(0.1, rel=1e-4)
+    if width == 6:
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert torch.corrcoef(torch.stack([found[off_diagonal], wanted[off_diagonal]]))[0, 1] > 0.5

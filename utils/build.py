@@ -14,6 +14,8 @@ from llama.weight_files import WHERE_FROM, open_folder
 from utils.data import Interactions, check_files, load_tables, required_files
 from utils.prompter import prompt_ids
 
+HEAD_STD = 0.1  # of a head that starts from the tables
+
 
 def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
     """Interactions, and the graph and sequence tables, checked against each other.
@@ -60,6 +62,19 @@ def model_args(settings: Settings) -> ModelArgs:
     return ModelArgs(**(shape | switches))
 
 
+@torch.no_grad()
+def start_head(model: HeLLM) -> None:
+    """Start each row of a trained head from the item's two embeddings, through one random orthonormal map.
+
+    Items that the tables hold to be alike then start with like scores, the rarely bought ones too.
+    """
+    table = torch.cat([standardized(model.graph_item_embedding), standardized(model.seq_item_embedding[1:])], 1)
+    dim, width = model.score.weight.shape[1], table.shape[1]
+    basis = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width)))[0].to(table.device)
+    rows = table @ (basis.T if dim >= width else basis)
+    model.score.weight.copy_(rows * (HEAD_STD / rows.std()))
+
+
 def number_format(settings: Settings, device: torch.device) -> torch.dtype:
     """Of matrix products, and of a base that is not trained."""
     if settings.dtype == "auto":
@@ -78,4 +93,6 @@ def build_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch
     if weights.exists():
         load_base(model.llama, weights, torch.float32 if settings.train_base else dtype, device)
     fill(model, device)
+    if settings.warm_head:
+        start_head(model)
     return model.to(device)
