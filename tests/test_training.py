@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -322,3 +323,22 @@ def test_warm_head_keeps_how_alike_the_tables_hold_items_to_be(place, width):
     if width == 6:
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     assert torch.corrcoef(torch.stack([found[off_diagonal], wanted[off_diagonal]]))[0, 1] > 0.5
+
+
+def test_plan_counts_operations_and_hours_of_both_objectives(place, capsys):
+    """At the published shape, against the number of LLaMA's matrix parameters by hand."""
+    shown = {}
+    for objective in ("prefix", "causal"):
+        argv = ["--plan", "--dataset", "Small", "--data_dir", str(place / "data"), "--objective", objective]
+        assert train_HeLLM.main([*argv, "--n_layers", "2", "--num_epochs", "3", "--batch_size", "16"]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        pattern = r"([\d,]+) samples x 3 epochs x ([\d,.]+) GFLOP = .*: ([\d.]+) hours of training at .* 72 TFLOP.*"
+        shown[objective] = re.fullmatch(pattern, line).groups()
+    block = 4 * 4096**2 + 3 * 4096 * 11008  # matrix parameters; forward and backward to the inputs: 4 operations each
+    n_samples, prefix, _ = (float(value.replace(",", "")) for value in shown["prefix"])
+    length = 3  # mean history of the small data
+    assert 4 * block * (71 + length) / 1e9 < prefix < 1.5 * 4 * 2 * block * (71 + length) / 1e9
+    same, causal, hours = (float(value.replace(",", "")) for value in shown["causal"])
+    assert same == n_samples
+    assert 4 * 2 * block / 1e9 < causal < prefix / 10
+    assert hours == pytest.approx(n_samples * 3 * causal * 1e9 / 71.5e12 / 3600, abs=0.01)

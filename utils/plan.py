@@ -92,15 +92,20 @@ def describe(
         f"estimated peak on the device: {sum(bytes_by_part.values()) / GIB:.2f} GiB (training, longest histories)"
     )
     lines += [f"  {name:<18} {size / GIB:>8.3f} GiB" for name, size in bytes_by_part.items()]
+    size = batch_size * grad_steps
     lines.append(f"users {data.n_users:,}  items {data.n_items:,}  interactions {data.n_interactions:,}")
-    steps = max(len(samples) // (batch_size * grad_steps), 1)
     users = f" of {len(samples):,} users" if causal else ""
+    steps = max(len(samples) // size, 1)
     lines.append(f"training samples {n_samples:,}{users}: {steps:,} steps an epoch of {batch_size} x {grad_steps}")
     lines.append(f"{flops / 1e9:,.2f} GFLOP a training sample (history of {mean} items, forward and backward)")
+    return "\n".join([*lines, hours(flops, n_samples, num_epochs)])
+
+
+def hours(flops: float, n_samples: int, num_epochs: int) -> str:
+    """How long training takes at the published run's utilisation, with the formula; `flops` a sample."""
     total = flops * n_samples * num_epochs
-    lines.append(
+    return (
         f"{n_samples:,} samples x {num_epochs} epochs x {flops / 1e9:,.2f} GFLOP = {total / 1e15:,.2f} PFLOP: "
         f"{total / PUBLISHED_FLOPS_PER_S / 3600:.2f} hours of training at the published run's "
         f"{PUBLISHED_FLOPS_PER_S / 1e12:.0f} TFLOP/s on a 24 GB card (validation not counted)"
     )
-    return "\n".join(lines)
