@@ -17,10 +17,11 @@ class Settings:
     standardize: bool = False  # scale the columns of both tables to mean 0 and variance 1
     # model
     objective: str = "prefix"  # prefix: a pass a history, as published; causal: a pass a user, every item predicted
-    model_name: str = "Llama-2-7b"  # folder with base weights, or a built-in size: Llama-2-7b, Llama-2-13b, S, tiny
+    model_name: str = "Llama-2-7b"  # folder or GGUF file of weights, or a size: Llama-2-7b, Llama-2-13b, S, tiny
     n_layers: int = -1  # blocks of a built-in size, 0 (causal, without adapter) for none; -1: all
     prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part; none
     train_base: bool = False  # train LLaMA itself (a built-in size then starts from scratch)
+    random_base: bool = False  # draw LLaMA's weights instead of reading them, to see what pre-training is worth
     head: str = "frozen"  # frozen: random, as published; trained; tied: the item vectors through a learned matrix
     warm_head: bool = False  # start a trained head from both tables instead of at random
     dropout: float = 0.0  # on item vectors and on what each block adds

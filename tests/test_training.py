@@ -211,6 +211,16 @@ def test_runs_from_a_weight_folder_with_a_frozen_base(place):
     assert not any("attention.w" in name for name in adapter(place))
 
 
+def test_random_base_has_the_shape_of_the_weights_and_none_of_their_values(place):
+    weights(place)
+    flags = ("--model_name", str(place / "whole"), "--no-train_base")
+    read, drawn = trainer(place, *flags).model, trainer(place, *flags, "--random_base").model
+    for (name, a), b in zip(read.named_parameters(), drawn.parameters(), strict=True):
+        assert a.shape == b.shape and a.requires_grad == b.requires_grad
+        if name.startswith("llama.layers") and a.ndim == 2:
+            assert not torch.equal(a, b) and b.std() == pytest.approx(0.02, rel=0.2), name
+
+
 @pytest.mark.parametrize(("name", "message"), [("cut", "cut short"), ("less", "missing layers.1.ffn_norm.weight")])
 def test_damaged_weights_are_one_line_and_nothing_is_written(place, name, message, capsys):
     weights(place)
@@ -227,7 +237,7 @@ def test_damaged_weights_are_one_line_and_nothing_is_written(place, name, messag
         (lambda folder: (folder / "Small.txt").unlink(), (), "Small.txt missing; expected"),
         (lambda folder: None, ("--dataset", "Absent"), "no such folder; expected"),
         (lambda folder: None, ("--model_name", "weights/none"), "no such folder of base weights"),
-        (lambda folder: None, ("--no-train_base",), "starts from scratch with --train_base"),
+        (lambda folder: None, ("--no-train_base",), "starts at random with --train_base or --random_base"),
         (lambda folder: None, ("--prompt", "alpaca"), "tokenizer missing"),
         (lambda folder: None, ("--device", "cuda:77"), "--device cuda:77: not available"),
         (lambda folder: None, ("--no-graph_input", "--no-seq_input"), "needs graph_input or seq_input"),

@@ -46,10 +46,10 @@ def model_args(settings: Settings) -> ModelArgs:
     name = settings.model_name
     if Path(name).exists():
         shape = open_folder(name).shape
-    elif name in SIZES and (settings.train_base or settings.plan):
+    elif name in SIZES and (settings.train_base or settings.random_base or settings.plan):
         shape = SIZES[name]
     else:
-        sizes = f"a built-in size ({', '.join(SIZES)}) starts from scratch with --train_base"
+        sizes = f"a built-in size ({', '.join(SIZES)}) starts at random with --train_base or --random_base"
         raise FileNotFoundError(
             f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
             f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; {WHERE_FROM}; "
@@ -90,7 +90,7 @@ def build_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch
     tables = [table.to(device) for table in tables]
     with torch.device("meta"):
         model = HeLLM(args, *tables, *prompt, dtype=dtype)
-    if weights.exists():
+    if weights.exists() and not settings.random_base:
         load_base(model.llama, weights, torch.float32 if settings.train_base else dtype, device)
     fill(model, device)
     if settings.warm_head:
