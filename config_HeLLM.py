@@ -18,6 +18,7 @@ class Settings:
     # model
     objective: str = "prefix"  # prefix: a pass a history, as published; causal: a pass a user, every item predicted
     model_name: str = "Llama-2-7b"  # folder or GGUF file of weights, or a size: Llama-2-7b, Llama-2-13b, S, tiny
+    model_parallel: int = 0  # processes that share one model; 0: one a consolidated.*.pth if several run, else 1
     n_layers: int = -1  # blocks of a built-in size, 0 (causal, without adapter) for none; -1: all
     prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part; none
     train_base: bool = False  # train LLaMA itself (a built-in size then starts from scratch)
@@ -92,8 +93,9 @@ PRESETS["demo"] = PRESETS["tiny"] | {
     "target": "demo",
 }
 
-# What a resumed run may change: where things lie and when they are saved, not what is computed.
-FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "plan"}
+# What a resumed run may change: where things lie and are computed and when they are saved, not what is computed.
+FREE_TO_CHANGE = {"data_dir", "device", "model_parallel", "output_dir", "logging_dir"}
+FREE_TO_CHANGE |= {"save_every_minutes", "resume", "plan"}
 
 
 def parse_args(argv: list[str] | None = None) -> Settings:
@@ -112,7 +114,7 @@ def check(settings: Settings) -> list[str]:
         at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size"),
         positive=("lr", "lora_alpha"),
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
-        + ("n_negatives",),
+        + ("n_negatives", "model_parallel"),
         share=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
     )
     choices = {

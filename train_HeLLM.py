@@ -20,27 +20,35 @@ from tqdm import tqdm
 from config_HeLLM import FREE_TO_CHANGE, Settings, parse_args
 from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
 from llama.HeLLM import HeLLM
-from llama.parallel import ensure_model_parallel, mp_size
+from llama.parallel import (
+    clip_gradients,
+    dp_rank,
+    dp_size,
+    mp_size,
+    partition_dims,
+    sum_gradients,
+    sum_over_replicas,
+)
 from llama.weight_files import load_file
 from utils import plan
 from utils.build import build_model, model_args, number_format, read_inputs
 from utils.data import Interactions, check_files, required_files, training_batches
-from utils.distributed import is_main, main_first, pick_device
+from utils.distributed import is_main, join_processes, largest, main_first, pick_device, wait_for_all
 from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.flags import complain, fingerprint
 from utils.lr_sched import learning_rate
 from utils.metrics import metrics, summary
 from utils.prompter import LENGTHS
 from utils.run_log import RunLog
-from utils.seed import seed_everything
-from utils.stopping import Stopped, StopSignals
-from utils.training_state import BEST_ADAPTER, Progress, load_state, run_folder, save_state, state_path
+from utils.seed import seed_everything, seed_step
+from utils.stopping import Stopped, StopSignals, stopped_by
+from utils.training_state import BEST_ADAPTER, STATE, Progress, load_state, run_folder, save_state
 
 CHOOSE_BY = "NDCG@10"  # of validation
 
 
 class Trainer:
-    """One run: its model, data, optimiser and place.
+    """One run: its model, data, optimiser and place; on each process of several, which go through it together.
 
     Args:
         settings, model, data, log: of the run; folder: for the best adapter and the training state.
@@ -51,9 +59,9 @@ class Trainer:
         self.device = model.score.weight.device
         self.causal = settings.objective == "causal"
         self.train_samples, self.progress = data.train_users() if self.causal else data.train(), Progress()
-        trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
+            self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
         )
         self.signals, self.saved_at = StopSignals(), time.monotonic()
 
@@ -62,17 +70,29 @@ class Trainer:
         return self.folder / BEST_ADAPTER
 
     def save(self) -> None:
+        """Save the state of all; nobody goes on, or leaves, before it is there."""
+        tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
         settings = fingerprint(self.settings, FREE_TO_CHANGE)
-        save_state(state_path(self.folder), adapter_parameters(self.model), self.optimizer, self.progress, settings)
+        if dp_rank() == 0:  # all replicas are the same
+            save_state(self.folder / STATE, tensors, self.optimizer, self.progress, settings, dims)
+        wait_for_all()
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go to the last saved state, if there is one."""
-        if not state_path(self.folder).is_file():
+        """Go to the last saved state, if there is one.
+
+        Raises:
+            ValueError: it does not fit, or is not there for all processes.
+        """
+        path, found = self.folder / STATE, (self.folder / STATE).is_file()
+        if largest(found) != [-number for number in largest(-found)]:
+            raise ValueError(f"{path}: not there on every machine; --output_dir must be one folder for all")
+        if not found:
             self.log.say(f"no training state in {self.folder}: starting from the beginning")
             return
+        tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
         settings = fingerprint(self.settings, FREE_TO_CHANGE)
-        self.progress = load_state(state_path(self.folder), adapter_parameters(self.model), self.optimizer, settings)
+        self.progress = load_state(path, tensors, self.optimizer, settings, dims)
         self.log.say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
 
     def fit(self) -> None:
@@ -97,7 +117,8 @@ class Trainer:
         self.model.train()
         started = time.perf_counter() - progress.seconds
         title, total = f"epoch {progress.epoch}", self.targets(np.concatenate(batches))
-        with tqdm(total=total, initial=progress.samples, desc=title, unit="samples", disable=None) as bar:
+        quiet = None if is_main() else True
+        with tqdm(total=total, initial=progress.samples, desc=title, unit="samples", disable=quiet) as bar:
             for rows in batches[progress.step :]:
                 rate = learning_rate(
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
@@ -107,29 +128,45 @@ class Trainer:
                 progress.seconds = time.perf_counter() - started
                 bar.update(self.targets(rows))
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
-                if self.signals.number or time.monotonic() - self.saved_at > 60 * s.save_every_minutes:
+                number, minutes = largest(self.signals.number, (time.monotonic() - self.saved_at) / 60)
+                if number or minutes > s.save_every_minutes:
                     self.save()
-                    self.signals.check(self.folder)
+                if number:
+                    raise stopped_by(int(number), self.folder)
+
+    def check_signals(self) -> None:
+        """Raise Stopped on all processes if a signal has come to one of them, the state being saved."""
+        (number,) = largest(self.signals.number)
+        if number:
+            raise stopped_by(int(number), self.folder)
 
     def step(self, rows, rate: float) -> float:
-        """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss in nats."""
-        s, total = self.settings, 0.0
+        """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss in nats.
+
+        Each replica takes its share of the rows; losses and gradients are those of all rows.
+        """
+        s, total, targets = self.settings, 0.0, self.targets(rows)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        targets = self.targets(rows)
-        for first in range(0, len(rows), s.batch_size):
-            part = rows[first : first + s.batch_size]
+        # A state says nothing about what a replica draws, so that it serves any number of them.
+        seed_step(s.seed, self.progress.epoch, self.progress.step, dp_rank())
+        idle = dp_rank() >= len(rows)  # then any row, counted for nothing, gives the gradients that others have
+        own = rows[:1] if idle else rows[dp_rank() :: dp_size()]
+        for first in range(0, len(own), s.batch_size):
+            part = own[first : first + s.batch_size]
             batch = self.data.batch(self.train_samples, part, every=self.causal)
             batch = (t if t is None else t.to(self.device) for t in batch)
-            loss = self.model.loss(*batch) * (self.targets(part) / targets)
+            loss = self.model.loss(*batch) * (0 if idle else self.targets(part) / targets)
             loss.backward()
             total += loss.item()
+        sum_gradients(self.trained)
+        total = sum_over_replicas(torch.tensor(total, dtype=torch.float64)).item()
         if not math.isfinite(total):
             users = ", ".join(map(str, self.train_samples.user[rows].tolist()))
             where = f"epoch {self.progress.epoch}, step {self.progress.step}"
             raise Stopped(f"loss {total} at {where}, learning rate {rate:.2e}, users {users}; try a lower --lr", 1)
         if s.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.max_grad_norm)
+            clip_gradients(self.model, s.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
@@ -142,8 +179,7 @@ class Trainer:
         """Rank the samples' targets and, with `last` 2, the items before them from the same passes."""
         self.model.eval()
         score, size = partial(self.model.scores, last=last), self.settings.eval_batch_size
-        check = partial(self.signals.check, self.folder)
-        return rank_newest(score, self.data, samples, size, self.device, title, check)
+        return rank_newest(score, self.data, samples, size, self.device, title, self.check_signals, shared=True)
 
     def validate_epoch(self) -> None:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
@@ -163,7 +199,8 @@ class Trainer:
         better = result[CHOOSE_BY] > progress.best_score
         if better:
             progress.best_epoch, progress.best_score = progress.epoch, result[CHOOSE_BY]
-            save_adapter(self.model, self.best_adapter)
+            if dp_rank() == 0:
+                save_adapter(self.model, self.best_adapter)
         self.log.say(
             f"epoch {progress.epoch:3d}  loss {record['train_loss']:.4f}  {record['seconds']:.0f} s  "
             f"{record['samples_per_s']:.0f} samples/s  validation {summary(result)}{'  best' if better else ''}"
@@ -201,9 +238,7 @@ class Trainer:
 
 def prepare(settings: Settings) -> Trainer:
     """Read everything that a run needs; whatever is wrong with it shows here, before anything is written."""
-    ensure_model_parallel()
-    if mp_size() > 1 and settings.max_grad_norm:
-        raise ValueError("--max_grad_norm: gradients are clipped in one process only; leave it at 0")
+    join_processes(settings.model_parallel, settings.model_name)
     device = pick_device(settings.device)
     if settings.dataset == "Demo":
         from preprocess.demo_data import ensure_demo
@@ -230,11 +265,12 @@ def print_plan(settings: Settings) -> None:
         load_file(folder / name, mapped=True).shape[1] if (folder / name).is_file() else plan.PUBLISHED_WIDTH
         for name in names[1:]
     ]
-    ensure_model_parallel()
+    join_processes(settings.model_parallel, settings.model_name)
     dtype = number_format(settings, torch.device("cuda"))  # the plan is for a GPU, wherever it is printed
     data = Interactions(folder / names[0], settings.max_len)
     sizes = (settings.batch_size, settings.grad_steps, settings.num_epochs)
-    print(plan.describe(model_args(settings), data, widths, LENGTHS[settings.prompt], *sizes, dtype))
+    if is_main():
+        print(plan.describe(model_args(settings), data, widths, LENGTHS[settings.prompt], *sizes, dtype))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -256,6 +292,8 @@ def main(argv: list[str] | None = None) -> int:
     total = sum(p.numel() for p in trainer.model.parameters())
     each = f" (each of {mp_size()} processes)" if mp_size() > 1 else ""
     trainer.log.say(f"trainable params: {trained:,} || all params: {total:,}{each}")
+    if dp_size() > 1:
+        trainer.log.say(f"{dp_size()} replicas share the {settings.batch_size * settings.grad_steps} samples of a step")
     try:
         trainer.fit()
         trainer.test()

@@ -1,12 +1,16 @@
-"""Model-parallel layers: fairscale's, allocated once, and the process group that they need.
+"""Model-parallel layers: fairscale's, allocated once, the process groups that they need, and replicas of the model.
 
 fairscale's constructors allocate on the CPU and initialise at once, whatever the current device; these
 subclasses keep its forward passes and allocate uninitialised on the current device ("meta" included).
+
+Of R x M processes, each M consecutive ones share one model, a replica; the R that hold the same part of it
+form the group over which gradients are summed.
 """
 
 import contextlib
 import io
 import os
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -15,22 +19,24 @@ from fairscale.nn.model_parallel import layers as fairscale_layers
 from torch import nn
 
 INIT_STD = 0.02  # of a base that is trained from scratch
+BUCKET_ELEMENTS = 2**24  # gradients that are summed together, at least: 64 MiB
 
 
-def ensure_model_parallel() -> None:
-    """Join the process group that torchrun describes, or set up one of a single process, once.
+def ensure_model_parallel(size: int = 1) -> None:
+    """Join the process groups that torchrun describes, or set up those of a single process, once.
 
-    All processes of the job form one model-parallel group.
+    Args:
+        size: processes that share one model, a divisor of the number of all; the others hold replicas of it.
     """
     if model_parallel.initialize.model_parallel_is_initialized():
         return
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # numbers on the CPU are exchanged on GPUs as well
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         else:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with contextlib.redirect_stdout(io.StringIO()):  # fairscale announces itself
-        model_parallel.initialize.initialize_model_parallel(dist.get_world_size())
+        model_parallel.initialize.initialize_model_parallel(size)
 
 
 def mp_size() -> int:
@@ -41,6 +47,51 @@ def mp_size() -> int:
 def mp_rank() -> int:
     """This process's index among those that share the model."""
     return model_parallel.initialize.get_model_parallel_rank()
+
+
+def dp_size() -> int:
+    """Number of replicas of the model."""
+    return model_parallel.initialize.get_data_parallel_world_size()
+
+
+def dp_rank() -> int:
+    """Index of the replica that this process belongs to."""
+    return model_parallel.initialize.get_data_parallel_rank()
+
+
+def sum_over_replicas(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor of every replica, in place; a collective call."""
+    if dp_size() > 1:
+        dist.all_reduce(tensor, group=model_parallel.initialize.get_data_parallel_group())
+    return tensor
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up every gradient over the replicas, many in one message; a collective call.
+
+    A parameter without a gradient must have none on any replica.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    while dp_size() > 1 and grads:
+        bucket, size = [], 0
+        while grads and size < BUCKET_ELEMENTS:
+            bucket.append(grads.pop())
+            size += bucket[-1].numel()
+        summed = sum_over_replicas(torch.cat([grad.flatten() for grad in bucket]))
+        for grad, part in zip(bucket, summed.split([grad.numel() for grad in bucket]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+
+def clip_gradients(model: nn.Module, limit: float) -> None:
+    """Scale all gradients so that their norm, over the parts on every process, is at most `limit`; collective."""
+    dims, grads = partition_dims(model), {True: [], False: []}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            grads[dims[name] is not None].append(p.grad)
+    split, whole = (nn.utils.get_total_norm(grads[is_split]).square() for is_split in (True, False))
+    if mp_size() > 1:
+        dist.all_reduce(split, group=model_parallel.initialize.get_model_parallel_group())
+    nn.utils.clip_grads_with_norm_(model.parameters(), limit, (split + whole).sqrt())
 
 
 def local_part(full: torch.Tensor, partition_dim: int | None) -> torch.Tensor:

@@ -19,7 +19,7 @@ from utils.metrics import summary
 from utils.run_log import RunLog
 from utils.seed import seed_everything
 from utils.stopping import Stopped, StopSignals
-from utils.training_state import Progress, load_state, run_folder, save_state
+from utils.training_state import STATE, Progress, load_state, run_folder, save_state
 
 FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "overwrite"}
 
@@ -106,7 +106,7 @@ class Fit:
 
     @property
     def state(self) -> Path:
-        return self.folder / "training_state.pt"
+        return self.folder / STATE
 
     @property
     def best(self) -> Path:

@@ -8,7 +8,7 @@ import torch
 from llama.checkpoint import load_base, save_adapter
 from llama.HeLLM import HeLLM
 from llama.model import ModelArgs, Transformer
-from llama.parallel import gather_parts, mp_rank, mp_size, partition_dims
+from llama.parallel import ensure_model_parallel, gather_parts, mp_rank, mp_size, partition_dims
 
 
 def build() -> HeLLM:
@@ -58,6 +58,7 @@ def read_base(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def main(folder: Path) -> None:
+    ensure_model_parallel(2)
     model = build()
     start = whole(model)
     losses = train(model)

@@ -3,9 +3,12 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from llama.parallel import ensure_model_parallel
 
 
 def pick_device(name: str) -> torch.device:
@@ -28,17 +31,56 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def join_processes(model_parallel: int, model_name: str) -> None:
+    """Arrange the processes that torchrun started, or the only one, into replicas of the model.
+
+    Args:
+        model_parallel: processes that share one model; 0: as many as there are Meta shards in the folder
+            `model_name`, one where there are none or no others were started.
+
+    Raises:
+        ValueError: the number of processes is no multiple of it.
+    """
+    processes, shards = int(os.environ.get("WORLD_SIZE", "1")), len(list(Path(model_name).glob("consolidated.*.pth")))
+    size = model_parallel or (max(shards, 1) if processes > 1 else 1)
+    if processes % size:
+        why = "" if model_parallel else f" ({model_name} has {size} consolidated.*.pth)"
+        raise ValueError(
+            f"--model_parallel {size}{why}: {processes} processes cannot share models {size} by {size}; "
+            f"torchrun --nproc_per_node takes a multiple of {size}, --model_parallel a number that divides {processes}"
+        )
+    ensure_model_parallel(size)
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
 def is_main() -> bool:
     """Whether this process writes the logs and files."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return not several() or dist.get_rank() == 0
+
+
+def largest(*numbers: float) -> list[float]:
+    """The largest that any process gives, number by number; all processes must call and go on together."""
+    if not several():
+        return list(numbers)
+    of_all = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(of_all, dist.ReduceOp.MAX)
+    return of_all.tolist()
+
+
+def wait_for_all() -> None:
+    """Go on once every process has come here."""
+    largest(0)
 
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """The first process does the work before the others, which find it done."""
-    several = dist.is_initialized() and dist.get_world_size() > 1
-    if several and not is_main():
-        dist.barrier()
+    if not is_main():
+        wait_for_all()
     yield
-    if several and is_main():
-        dist.barrier()
+    if is_main():
+        wait_for_all()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from llama.parallel import dp_rank, dp_size, sum_over_replicas
 from utils.data import Interactions, Samples, scoring_batches
+from utils.distributed import is_main, largest
 from utils.metrics import ranks, remove_seen
 
 
@@ -54,31 +56,50 @@ def rank_newest(
     device: torch.device | str = "cpu",
     title: str = "",
     check: Callable[[], None] = lambda: None,
+    shared: bool = False,
 ) -> list[Ranking]:
     """Rank the target of every sample, and the newest items of its history as targets of what comes before them.
 
     Args:
         score: (items, mask) to float (B, K, I), a row for each of the K newest positions, oldest first.
+        shared: each replica of the model scores every n-th batch; all processes must call, and get all ranks. They
+            also call `check` together.
         The others as in `rank_all`.
 
     Returns: K rankings, that of the samples' targets first; the k-th is of the samples with more than k items.
     """
-    parts, started = {}, time.perf_counter()
-    with tqdm(total=len(samples), desc=title, unit="users", disable=None, leave=False) as bar:
-        for rows in scoring_batches(samples.length, batch_size):
+    started, batches = time.perf_counter(), list(scoring_batches(samples.length, batch_size))
+    own, n = (dp_rank(), dp_size()) if shared else (0, 1)
+    parts, quiet = [], None if is_main() else True
+    with tqdm(total=len(samples), desc=title, unit="users", disable=quiet, leave=False) as bar:
+        for first in range(0, len(batches), n):
             check()
-            items, mask, targets = (
-                t if t is None else t.to(device, non_blocking=True) for t in data.batch(samples, rows)
-            )
-            for back, scores in enumerate(score(items, mask).unbind(1)[::-1]):
-                if back:
-                    targets, items, mask = items[:, -1], items[:, :-1], None if mask is None else mask[:, :-1]
-                removed = remove_seen(scores, items, mask, targets)
-                both = torch.stack([ranks(scores, targets), ranks(removed, targets)]).cpu().numpy()
-                parts.setdefault(back, np.empty((2, len(samples)), np.int64))[:, rows] = both
-            bar.update(len(rows))
+            together = batches[first : first + n]
+            for rows in together[own : own + 1]:
+                parts.append((torch.from_numpy(rows), _rank_batch(score, data, samples, rows, device)))
+            bar.update(sum(map(len, together)))
+    positions = max((len(of_batch) for _, of_batch in parts), default=0)  # 0: less batches than replicas
+    if shared:
+        positions = int(largest(positions)[0])
+    found = torch.zeros(positions, 2, len(samples), dtype=torch.int64)
+    for rows, of_batch in parts:
+        found[:, :, rows] = of_batch
+    if shared:
+        sum_over_replicas(found)
     speed = len(samples) / (time.perf_counter() - started)
-    return [Ranking(*both[:, samples.length > back], speed) for back, both in parts.items()]
+    return [Ranking(*both[:, samples.length > back], speed) for back, both in enumerate(found.numpy())]
+
+
+def _rank_batch(score: Callable, data: Interactions, samples: Samples, rows: np.ndarray, device) -> Tensor:
+    """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B)."""
+    items, mask, targets = (t if t is None else t.to(device, non_blocking=True) for t in data.batch(samples, rows))
+    of_all = []
+    for back, scores in enumerate(score(items, mask).unbind(1)[::-1]):
+        if back:
+            targets, items, mask = items[:, -1], items[:, :-1], None if mask is None else mask[:, :-1]
+        removed = remove_seen(scores, items, mask, targets)
+        of_all.append(torch.stack([ranks(scores, targets), ranks(removed, targets)]))
+    return torch.stack(of_all).cpu()
 
 
 @torch.no_grad()

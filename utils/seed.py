@@ -13,6 +13,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_step(*place: int) -> None:
+    """Seed torch from a place in a run (seed, epoch, step, …), so that what is drawn there depends on nothing else."""
+    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+
 def rng_state() -> dict:
     """The state of all of them, as plain numbers and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()

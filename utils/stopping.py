@@ -27,5 +27,10 @@ class StopSignals:
     def check(self, folder) -> None:
         """Raise Stopped if a signal has come; the state is in `folder`."""
         if self.number:
-            name = signal.Signals(self.number).name
-            raise Stopped(f"{name}: state saved in {folder}, go on with --resume", 128 + self.number)
+            raise stopped_by(self.number, folder)
+
+
+def stopped_by(number: int, folder) -> Stopped:
+    """How a run ends by a signal, its state in `folder`."""
+    name = signal.Signals(number).name
+    return Stopped(f"{name}: state saved in {folder}, go on with --resume", 128 + number)
