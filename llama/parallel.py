@@ -17,6 +17,7 @@ import torch.distributed as dist
 from fairscale.nn import model_parallel
 from fairscale.nn.model_parallel import layers as fairscale_layers
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 INIT_STD = 0.02  # of a base that is trained from scratch
 BUCKET_ELEMENTS = 2**24  # gradients that are summed together, at least: 64 MiB
@@ -31,12 +32,23 @@ def ensure_model_parallel(size: int = 1) -> None:
     if model_parallel.initialize.model_parallel_is_initialized():
         return
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # numbers on the CPU are exchanged on GPUs as well
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _join_started()
         else:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with contextlib.redirect_stdout(io.StringIO()):  # fairscale announces itself
         model_parallel.initialize.initialize_model_parallel(size)
+
+
+def _join_started() -> None:
+    """Join the processes that torchrun has started, or started again."""
+    store, rank, size = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # one machine
+        # torchrun keeps the store through restarts: what the processes before left in it must not be found.
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    # Where there are GPUs, numbers on the CPU are exchanged as well.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def mp_size() -> int:
