@@ -15,6 +15,7 @@ import train_HeLLM
 from tests import replica_worker
 from tests.small_data import command, write_dataset
 from utils.distributed import join_processes
+from utils.seed import seed_step
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = {"replicas": (2, 1), "shards": (2, 2), "both": (4, 2)}  # processes, of which so many share a model
@@ -141,6 +142,15 @@ def test_a_run_that_was_asked_to_stop_goes_on_in_one_process(place, processes, s
     assert (state["progress"]["epoch"], state["progress"]["step"]) == (1, replica_worker.PLACE[1] + 1)
     assert train_HeLLM.main(run(place, target, "--resume")) == 0
     assert_same_figures(place, "whole", target)
+
+
+def test_what_is_drawn_depends_on_the_place_alone():
+    drawn = {}
+    for place in [(2024, 0, 3, 0), (2024, 0, 3, 1), (2024, 0, 4, 0), (2024, 1, 3, 0), (2025, 0, 3, 0)] * 2:
+        seed_step(*place)
+        number = torch.rand(1).item()
+        assert drawn.setdefault(place, number) == number
+    assert len(set(drawn.values())) == 5
 
 
 def test_the_checkpoint_or_a_flag_says_how_many_share_a_model(tmp_path, monkeypatch, capsys):
