@@ -144,6 +144,17 @@ def test_a_run_that_was_asked_to_stop_goes_on_in_one_process(place, processes, s
     assert_same_figures(place, "whole", target)
 
 
+def test_a_mistake_is_one_line_of_all_processes(place):
+    done = torchrun(3, "train_HeLLM.py", *run(place, "mistaken", "--model_parallel", "2"))
+    assert done.returncode == 1
+    assert re.findall(r"^error: .*", done.stderr, re.MULTILINE) == [
+        "error: --model_parallel 2: 3 processes cannot share models 2 by 2; torchrun --nproc_per_node takes a multiple "
+        "of 2, --model_parallel a number that divides 3"
+    ]
+    assert "exitcode  : 2" in done.stderr
+    assert not (place / "output" / "Small" / "MMHCL" / "mistaken").exists()
+
+
 def test_what_is_drawn_depends_on_the_place_alone():
     drawn = {}
     for place in [(2024, 0, 3, 0), (2024, 0, 3, 1), (2024, 0, 4, 0), (2024, 1, 3, 0), (2025, 0, 3, 0)] * 2:

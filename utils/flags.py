@@ -2,18 +2,23 @@
 
 import argparse
 import inspect
+import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn, TypeVar, get_origin
 
 S = TypeVar("S")
+ALONE_AFTER = 3.0  # seconds after which a mistake must be this process's alone
 
 
 def complain(problem: object) -> int:
     """Print a user's mistake as one line on standard error and return the exit status for it, 2."""
+    if os.environ.get("RANK", "0") != "0":  # the first of several processes says the same and ends the job
+        time.sleep(ALONE_AFTER)
     print("error:", " ".join(str(problem).split()), file=sys.stderr)
     return 2
 
