@@ -85,6 +85,20 @@ PRESETS = {
         "target": "tiny",
     },
 }
+# What ranks best at this size, one pass a user; the same settings carry to larger bases
+PRESETS["best"] = PRESETS["tiny"] | {
+    "objective": "causal",
+    "standardize": True,
+    "prompt": "none",
+    "warm_head": True,
+    "dropout": 0.3,
+    "graph_mean": True,
+    "label_smoothing": 0.1,
+    "lr": 5e-4,
+    "batch_size": 128,
+    "num_epochs": 8,
+    "target": "best",
+}
 PRESETS["demo"] = PRESETS["tiny"] | {
     "dataset": "Demo",
     "batch_size": 64,
