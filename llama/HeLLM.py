@@ -180,13 +180,13 @@ class HeLLM(nn.Module):
                 hidden, targets = hidden[place], targets[mask]
         else:
             hidden = self.hidden(items, mask)[:, 0]
-        hidden, weight = self._head(hidden)
+        (hidden, weight), smoothing = self._head(hidden), self.args.label_smoothing
         if self.args.n_negatives and self.training:
             drawn = torch.randperm(self.n_items, device=hidden.device)[: self.args.n_negatives]
-            return sampled_cross_entropy(hidden, weight, targets, drawn)
+            return sampled_cross_entropy(hidden, weight, targets, drawn, smoothing)
         if self.args.objective == "causal":
-            return linear_cross_entropy(hidden, weight, targets, self.args.label_smoothing)
-        return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=self.args.label_smoothing)
+            return linear_cross_entropy(hidden, weight, targets, smoothing)
+        return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=smoothing)
 
 
 def set_trainable(model: HeLLM) -> None:

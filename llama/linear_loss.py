@@ -20,20 +20,24 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smooth
     return _LinearCrossEntropy.apply(hidden, weight, targets, smoothing)
 
 
-def sampled_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+def sampled_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, negatives: Tensor, smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy against classes drawn evenly for the whole batch, counted for all that they stand for.
 
     Its expectation of Σ exp(logit) is the full one's; a drawn class that is a row's target is left out there.
 
     Args:
         hidden: float32 (N, d); weight: float32 (I, d); targets: int64 (N,); negatives: int64 (K,), distinct.
+        smoothing: share of the target's probability that is spread evenly over all classes, exactly.
     """
     own = (hidden * weight[targets]).sum(1, keepdim=True)
     others = hidden @ weight[negatives].T
     is_target = negatives == targets[:, None]
     stand_for = math.log(len(weight) - 1) - (~is_target).sum(1, keepdim=True).log()
     logits = torch.cat([own, (others + stand_for).masked_fill(is_target, -torch.inf)], 1)
-    return (logits.logsumexp(1, keepdim=True) - own).mean()
+    wanted = own[:, 0] * (1 - smoothing) + hidden @ weight.mean(0) * smoothing
+    return (logits.logsumexp(1) - wanted).mean()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -183,19 +183,22 @@ def test_blocked_cross_entropy_and_its_gradients(smoothing, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
-def test_sampled_cross_entropy():
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_sampled_cross_entropy(smoothing):
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator)
     targets = torch.tensor([0, 3, 9, 9, 29, 17])
-    full = F.cross_entropy(hidden @ weight.T, targets)
-    torch.testing.assert_close(sampled_cross_entropy(hidden, weight, targets, torch.arange(N_ITEMS)), full)
+    full = F.cross_entropy(hidden @ weight.T, targets, label_smoothing=smoothing)
+    every = torch.arange(N_ITEMS)
+    torch.testing.assert_close(sampled_cross_entropy(hidden, weight, targets, every, smoothing), full)
     drawn = torch.tensor([3, 5, 9, 20])
     by_hand = []
     for h, target in zip(hidden, targets.tolist(), strict=True):
         others = [i for i in drawn.tolist() if i != target]
         total = (h @ weight[target]).exp() + (h @ weight[others].T).exp().mean() * (N_ITEMS - 1)
-        by_hand.append(total.log() - h @ weight[target])
-    torch.testing.assert_close(sampled_cross_entropy(hidden, weight, targets, drawn), torch.stack(by_hand).mean())
+        by_hand.append(total.log() - (1 - smoothing) * h @ weight[target] - smoothing * (weight @ h).mean())
+    found = sampled_cross_entropy(hidden, weight, targets, drawn, smoothing)
+    torch.testing.assert_close(found, torch.stack(by_hand).mean())
 
 
 def test_sampled_softmax_trains_and_scores_with_all_items():
