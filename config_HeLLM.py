@@ -96,7 +96,7 @@ PRESETS["best"] = PRESETS["tiny"] | {
     "label_smoothing": 0.1,
     "lr": 5e-4,
     "batch_size": 128,
-    "num_epochs": 8,
+    "num_epochs": 6,
     "target": "best",
 }
 PRESETS["demo"] = PRESETS["tiny"] | {
