@@ -40,21 +40,35 @@ def causal_pass(
     end = args.prefix_len + n_prompt + length
     if end > args.max_seq_len:
         raise ValueError(f"{end} adapter, prompt and item positions exceed max_seq_len {args.max_seq_len}")
-    freqs_prompt, freqs = transformer.freqs_cis[None, args.prefix_len : end].split([n_prompt, length], 1)
-    place = torch.arange(length, device=items.device)[None]  # of each query
+    freqs = transformer.freqs_cis[None, args.prefix_len : end].split([n_prompt, length], 1)
     h, nothing = items, [None] * args.n_layers
     for layer, own, shared in zip(transformer.layers, adapter or nothing, learned or nothing, strict=True):
-        attention, last = layer.attention, layer is transformer.layers[-1]
-        prompt, before = _prompt_layer(layer, prompt, freqs_prompt, shared, last)
-        x = layer.attention_norm(h)
-        keys_values = attention.keys_values(x, freqs)
-        if last and at is not None:  # nobody reads the other positions
-            h, x, place, own = take(h, at), take(x, at), at, own and tuple(_take_rows(p, at) for p in own)
-        q = attention.queries(x, freqs[0][place])
-        if own is not None:
-            own = tuple(p.project(w) for w, p in zip((attention.wk, attention.wv), own, strict=True))
-        h = layer.add(h, _attend(attention, q, keys_values, before, own, place))
+        last = layer is transformer.layers[-1]
+        prompt, h = transformer.run(_layer_pass, layer, prompt, h, freqs, own, shared, last, at if last else None)
     return transformer.norm(h if args.n_layers or at is None else take(h, at))
+
+
+def _layer_pass(
+    layer: TransformerBlock,
+    prompt: Tensor,
+    h: Tensor,
+    freqs: tuple[Tensor, Tensor],
+    own: Pair | None,
+    learned: Pair | None,
+    last: bool,
+    at: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One layer over prompt and items, whose rotations are `freqs`; of the items the positions `at` or all."""
+    attention = layer.attention
+    prompt, before = _prompt_layer(layer, prompt, freqs[0], learned, last)
+    x, place = layer.attention_norm(h), torch.arange(h.shape[1], device=h.device)[None]
+    keys_values = attention.keys_values(x, freqs[1])
+    if at is not None:  # nobody reads the other positions
+        h, x, place, own = take(h, at), take(x, at), at, own and tuple(_take_rows(p, at) for p in own)
+    q = attention.queries(x, freqs[1][0][place])
+    if own is not None:
+        own = tuple(p.project(w) for w, p in zip((attention.wk, attention.wv), own, strict=True))
+    return prompt, layer.add(h, _attend(attention, q, keys_values, before, own, place))
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Graph-enhanced adapter: bimap pooling of a history's graph embeddings, key/value bridge, learned prefix."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -68,38 +66,43 @@ class GraphAdapter(nn.Module):
         for prefix in self.parameters(recurse=False):
             nn.init.normal_(prefix)
 
-    def forward(self, embeddings: Tensor, running: bool = False) -> Iterator[tuple[Prefix, Prefix]]:
-        """Yield each layer's key and value inputs, computed when asked for.
+    def forward(self, embeddings: Tensor, running: bool = False) -> list[tuple[Prefix, Prefix]]:
+        """Each layer's key and value inputs.
 
         Args:
             embeddings: graph embeddings of the histories (B, T, d_g), padded rows zero.
             running: pool every beginning of the histories instead of whole ones.
 
-        Yields: two Prefix of B rows, (B, T) rows where running, none without graph_adapter.
+        Returns: two Prefix a layer, of B rows, of (B, T) rows where running, of none without graph_adapter.
         """
         rows = {}
         if self.args.graph_adapter:
             pool = running_bimap_pool if running else bimap_pool
             pooled = pool(self.bimap(embeddings), self.args.graph_mean)
-            # Normalised once a history; only then added to every layer's slots.
             rows = {side: self.norm_pre[side](bridge(pooled).float()) for side, bridge in self.bridge.items()}
-        yield from self.layers(rows)
+        return self.layers(rows)
 
-    def layers(self, rows: dict[str, Tensor]) -> Iterator[tuple[Prefix, Prefix]]:
+    def layers(self, rows: dict[str, Tensor]) -> list[tuple[Prefix, Prefix]]:
         """Each layer's key and value inputs from the graph vectors `rows` (…, D) a side, or from none."""
-        for layer in range(self.args.n_layers):
-            yield tuple(self._side(side, rows.get(side), layer) for side in ("key", "value"))
+        return [*zip(*(self._side(side, rows.get(side)) for side in self.norm), strict=True)]
 
-    def _side(self, side: str, row: Tensor | None, layer: int) -> Prefix:
-        """norm(slot + row) as scale · (γ·slot + γ·row), the scale from |slot|², slot·row and |row|²."""
-        norm, slot, square = self.norm[side], None, 0.0
+    def _side(self, side: str, row: Tensor | None) -> list[Prefix]:
+        """norm(slot + row) in each layer as scale · (γ·slot + γ·row).
+
+        The scales come from |slot|², slot·row and |row|²: what a row needs by itself is computed once for all layers.
+        """
+        norm, slots, square = self.norm[side], [None] * self.args.n_layers, 0.0
         with torch.autocast(norm.weight.device.type, enabled=False):
-            if self.args.prefix_adapter:
-                slot = getattr(self, f"prefix_{side}")[layer]
-                square = slot.square().mean(-1)
             if row is not None:
-                square = square + row.square().mean(-1, keepdim=True)
-            if slot is not None and row is not None:
-                square = square + row @ slot.T * (2 / slot.shape[-1])
-            slot, row = (part if part is None else part * norm.weight for part in (slot, row))
-        return Prefix(slot, row, (square + norm.eps).rsqrt())
+                square = row.square().mean(-1)[..., None, None]
+            if self.args.prefix_adapter:
+                prefix = getattr(self, f"prefix_{side}")
+                square = square + prefix.square().mean(-1)  # (…, L, A)
+                if row is not None:
+                    both = row @ prefix.flatten(0, 1).T
+                    square = square + both.unflatten(-1, prefix.shape[:2]) * (2 / prefix.shape[-1])
+                slots = (prefix * norm.weight).unbind(0)
+            scales = (square + norm.eps).rsqrt()
+            row = None if row is None else row * norm.weight
+            scales = scales.expand(*scales.shape[:-2], len(slots), -1).unbind(-2)
+        return [Prefix(slot, row, scale) for slot, scale in zip(slots, scales, strict=True)]

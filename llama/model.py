@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from fairscale.nn.model_parallel.mappings import copy_to_model_parallel_region
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llama.parallel import ColumnParallelLinear, ParallelEmbedding, RowParallelLinear, ensure_model_parallel, mp_size
 
@@ -53,6 +54,7 @@ class ModelArgs:
 
     objective: str = "prefix"  # prefix: one pass a history, as published; causal: one pass a user
     label_smoothing: float = 0.0
+    recompute: bool = False  # keep only what enters each block, make the rest again for the backward pass
     n_negatives: int = 0  # items drawn each step for a sampled softmax; 0: all items
 
     def __post_init__(self) -> None:
@@ -277,8 +279,14 @@ class Transformer(nn.Module):
             only = last_only and layer is last_layer
             if only:  # without padding the last position sees everything, which needs no mask
                 allowed = None if mask is None else allowed[:, :, -1:]
-            h = layer(h, freqs_cis, allowed, layer_prefix, only)
+            h = self.run(layer, h, freqs_cis, allowed, layer_prefix, only)
         return self.norm(h)
+
+    def run(self, function, *inputs):
+        """function(*inputs); with args.recompute what it makes is made again for the backward pass, not kept."""
+        if self.args.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
 
     def _allowed(self, length: int, mask: Tensor | None, device) -> Tensor:
         """bool (B or 1, 1, S, A + S): the prefix, and earlier real positions; itself, so that no row is empty."""

@@ -319,3 +319,28 @@ def test_feed_forward_width_follows_metas_rule():
     seventy = ModelArgs(dim=8192, n_heads=64, n_kv_heads=8, n_layers=80, multiple_of=4096, ffn_dim_multiplier=1.3)
     assert seventy.ffn_width == 28_672
     assert ModelArgs(ffn_dim=100).ffn_width == 100
+
+
+@pytest.mark.parametrize("objective", ["prefix", "causal"])
+def test_recomputing_blocks_changes_no_gradient_and_keeps_less(objective):
+    items, mask = padded([5, 2, 1])
+    results = []
+    for recompute in (False, True):
+        model = wake(small_hellm(objective=objective, recompute=recompute, lora_dropout=0.3, dropout=0.2, n_layers=4))
+        kept = {}
+
+        def pack(tensor, kept=kept):
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model.loss(items, mask, items if objective == "causal" else items[:, 0])
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        results.append((loss.detach(), gradients, sum(kept.values())))
+    (loss, gradients, kept), (loss_again, again, kept_again) = results
+    assert torch.equal(loss, loss_again)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7)
+    assert kept_again < 0.7 * kept
