@@ -48,6 +48,7 @@ class Settings:
     label_smoothing: float = 0.0  # share of the target's probability that is spread over all items
     n_negatives: int = 0  # items drawn each step for a sampled softmax, for large catalogues; 0: all items
     batch_size: int = 7  # samples a forward pass; under causal: users
+    tokens_per_batch: int = 0  # positions a forward pass, padding and prompt among them; 0: count batch_size instead
     grad_steps: int = 1  # forward passes an optimiser step
     num_epochs: int = 25  # epochs at most (published: 25; Sports_and_Outdoors 20)
     warmup_epochs: int = 1  # epochs of linear warm-up
@@ -129,7 +130,7 @@ def check(settings: Settings) -> list[str]:
         at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size"),
         positive=("lr", "lora_alpha"),
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
-        + ("n_negatives", "model_parallel"),
+        + ("n_negatives", "tokens_per_batch", "model_parallel"),
         share=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
     )
     choices = {

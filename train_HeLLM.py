@@ -32,7 +32,7 @@ from llama.parallel import (
 from llama.weight_files import load_file
 from utils import plan
 from utils.build import build_model, model_args, number_format, read_inputs
-from utils.data import Interactions, check_files, required_files, training_batches
+from utils.data import Interactions, check_files, cut, required_files, training_batches
 from utils.distributed import is_main, join_processes, largest, main_first, pick_device, wait_for_all
 from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.flags import complain, fingerprint
@@ -59,6 +59,7 @@ class Trainer:
         self.device = model.score.weight.device
         self.causal = settings.objective == "causal"
         self.train_samples, self.progress = data.train_users() if self.causal else data.train(), Progress()
+        self.constant = 0 if self.causal else sum(LENGTHS[settings.prompt])  # positions of each row's own prompt
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
@@ -112,8 +113,8 @@ class Trainer:
     def train_epoch(self) -> None:
         """The rest of the current epoch's optimiser steps."""
         s, progress = self.settings, self.progress
-        size = s.batch_size * s.grad_steps
-        batches = training_batches(self.train_samples.length, size, s.seed, progress.epoch)
+        size, tokens = s.batch_size * s.grad_steps, s.tokens_per_batch * s.grad_steps
+        batches = training_batches(self.train_samples.length, size, s.seed, progress.epoch, tokens, self.constant)
         self.model.train()
         started = time.perf_counter() - progress.seconds
         title, total = f"epoch {progress.epoch}", self.targets(np.concatenate(batches))
@@ -152,8 +153,7 @@ class Trainer:
         seed_step(s.seed, self.progress.epoch, self.progress.step, dp_rank())
         idle = dp_rank() >= len(rows)  # then any row, counted for nothing, gives the gradients that others have
         own = rows[:1] if idle else rows[dp_rank() :: dp_size()]
-        for first in range(0, len(own), s.batch_size):
-            part = own[first : first + s.batch_size]
+        for part in cut(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
             batch = self.data.batch(self.train_samples, part, every=self.causal)
             batch = (t if t is None else t.to(self.device) for t in batch)
             loss = self.model.loss(*batch) * (0 if idle else self.targets(part) / targets)
