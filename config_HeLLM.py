@@ -63,6 +63,7 @@ class Settings:
     target: str = "HeLLM"  # name of this run's files
     output_dir: str = "output"  # best adapter and training state
     logging_dir: str = "log"  # log, metrics and curves
+    log_every: int = 10  # steps between two readings of the loss, for which a GPU has to be waited for
     save_every_minutes: float = 30.0  # minutes between training states within an epoch
     resume: bool = False  # go on from this run's last training state
     plan: bool = False  # print sizes and costs and stop; needs no weights
@@ -111,7 +112,7 @@ PRESETS["demo"] = PRESETS["tiny"] | {
 
 # What a resumed run may change: where things lie and are computed and when they are saved, not what is computed.
 FREE_TO_CHANGE = {"data_dir", "device", "model_parallel", "output_dir", "logging_dir"}
-FREE_TO_CHANGE |= {"save_every_minutes", "resume", "plan"}
+FREE_TO_CHANGE |= {"log_every", "save_every_minutes", "resume", "plan"}
 
 
 def parse_args(argv: list[str] | None = None) -> Settings:
@@ -127,7 +128,7 @@ def check(settings: Settings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_numbers(
         settings,
-        at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size"),
+        at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size", "log_every"),
         positive=("lr", "lora_alpha"),
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
         + ("n_negatives", "tokens_per_batch", "model_parallel"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from config_HeLLM import FREE_TO_CHANGE, Settings, parse_args
@@ -33,7 +34,7 @@ from llama.weight_files import load_file
 from utils import plan
 from utils.build import build_model, model_args, number_format, read_inputs
 from utils.data import Interactions, check_files, cut, required_files, training_batches
-from utils.distributed import is_main, join_processes, largest, main_first, pick_device, wait_for_all
+from utils.distributed import is_main, join_processes, largest, main_first, pick_device, to_device, wait_for_all
 from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.flags import complain, fingerprint
 from utils.lr_sched import learning_rate
@@ -117,23 +118,42 @@ class Trainer:
         batches = training_batches(self.train_samples.length, size, s.seed, progress.epoch, tokens, self.constant)
         self.model.train()
         started = time.perf_counter() - progress.seconds
-        title, total = f"epoch {progress.epoch}", self.targets(np.concatenate(batches))
+        title, total, unread = f"epoch {progress.epoch}", self.targets(np.concatenate(batches)), []
         quiet = None if is_main() else True
         with tqdm(total=total, initial=progress.samples, desc=title, unit="samples", disable=quiet) as bar:
             for rows in batches[progress.step :]:
                 rate = learning_rate(
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
                 )
-                progress.loss_sum += self.step(rows, rate)
+                unread.append((rows, rate, self.step(rows, rate)))
                 progress.step, progress.samples = progress.step + 1, progress.samples + self.targets(rows)
-                progress.seconds = time.perf_counter() - started
-                bar.update(self.targets(rows))
-                bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
                 number, minutes = largest(self.signals.number, (time.monotonic() - self.saved_at) / 60)
-                if number or minutes > s.save_every_minutes:
+                due = number or minutes > s.save_every_minutes
+                if due or len(unread) == s.log_every or progress.step == len(batches):
+                    self.read_losses(unread)
+                    progress.seconds = time.perf_counter() - started
+                    bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
+                bar.update(self.targets(rows))
+                if due:
                     self.save()
                 if number:
                     raise stopped_by(int(number), self.folder)
+
+    def read_losses(self, unread: list) -> None:
+        """Take the newest steps' (rows, rate, loss) into the mean loss and empty the list: the device is waited for.
+
+        Raises:
+            Stopped: a loss that is not finite; the last saved state is from before it.
+        """
+        progress, first = self.progress, self.progress.step - len(unread)
+        for number, loss in enumerate(torch.stack([loss for *_, loss in unread]).tolist()):
+            if not math.isfinite(loss):
+                rows, rate, _ = unread[number]
+                users = ", ".join(map(str, self.train_samples.user[rows].tolist()))
+                where = f"epoch {progress.epoch}, step {first + number}"
+                raise Stopped(f"loss {loss} at {where}, learning rate {rate:.2e}, users {users}; try a lower --lr", 1)
+            progress.loss_sum += loss
+        unread.clear()
 
     def check_signals(self) -> None:
         """Raise Stopped on all processes if a signal has come to one of them, the state being saved."""
@@ -141,12 +161,13 @@ class Trainer:
         if number:
             raise stopped_by(int(number), self.folder)
 
-    def step(self, rows, rate: float) -> float:
-        """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss in nats.
+    def step(self, rows, rate: float) -> Tensor:
+        """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss, nats, unread.
 
         Each replica takes its share of the rows; losses and gradients are those of all rows.
         """
-        s, total, targets = self.settings, 0.0, self.targets(rows)
+        s, targets = self.settings, self.targets(rows)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # A state says nothing about what a replica draws, so that it serves any number of them.
@@ -155,16 +176,12 @@ class Trainer:
         own = rows[:1] if idle else rows[dp_rank() :: dp_size()]
         for part in cut(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
             batch = self.data.batch(self.train_samples, part, every=self.causal)
-            batch = (t if t is None else t.to(self.device) for t in batch)
+            batch = (t if t is None else to_device(t, self.device) for t in batch)
             loss = self.model.loss(*batch) * (0 if idle else self.targets(part) / targets)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
         sum_gradients(self.trained)
-        total = sum_over_replicas(torch.tensor(total, dtype=torch.float64)).item()
-        if not math.isfinite(total):
-            users = ", ".join(map(str, self.train_samples.user[rows].tolist()))
-            where = f"epoch {self.progress.epoch}, step {self.progress.step}"
-            raise Stopped(f"loss {total} at {where}, learning rate {rate:.2e}, users {users}; try a lower --lr", 1)
+        sum_over_replicas(total)
         if s.max_grad_norm:
             clip_gradients(self.model, s.max_grad_norm)
         self.optimizer.step()

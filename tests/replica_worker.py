@@ -39,7 +39,7 @@ def watched_run(argv: list[str]) -> list[float]:
     train_HeLLM.Trainer.step = noted
     assert train_HeLLM.main(argv) == 0
     train_HeLLM.Trainer.step = step
-    return losses
+    return [loss.item() for loss in losses]
 
 
 def uneven_steps(argv: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -47,7 +47,7 @@ def uneven_steps(argv: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]
     run = train_HeLLM.prepare(parse_args(argv))
     run.model.train()
     run.optimizer = torch.optim.SGD(run.trained)  # Adam blows rounding up where gradients vanish
-    losses = [run.step(np.arange(size) * 7, 0.1) for size in UNEVEN]
+    losses = [run.step(np.arange(size) * 7, 0.1).item() for size in UNEVEN]
     dims = partition_dims(run.model)
     return losses, {name: gather_parts(p.detach(), dims[name]) for name, p in run.model.named_parameters()}
 

@@ -42,7 +42,7 @@ def test_flags_override_the_preset():
         (["--batch", "3"], "unknown argument --batch"),
         (["--batch_size", "0"], "--batch_size 0: at least 1"),
         (["--batch_size", "many"], "--batch_size: invalid int value: 'many'"),
-        (["--preset", "huge"], "unknown preset huge: one of paper, tiny, demo"),
+        (["--preset", "huge"], "unknown preset huge: one of paper, tiny, best, demo"),
         (["--lr", "-1", "--wd", "-2"], "--lr -1.0: above 0; --wd -2.0: 0 or above"),
         (["--graph_dropout", "1"], "--graph_dropout 1.0: from 0 to below 1"),
         (["--dtype", "fp8"], "--dtype fp8: one of"),

@@ -18,7 +18,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from tests.small_data import command, write_dataset
 from tests.small_model import SHAPE, small_hellm, write_meta
-from utils.data import Interactions
+from utils.data import Interactions, training_batches
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,7 +124,7 @@ def test_accumulation_equals_one_large_batch(place, objective):
         sizes = ("--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
         run = trainer(place, *sizes, "--objective", objective)
         run.optimizer = torch.optim.SGD(run.model.parameters())  # Adam blows rounding up where gradients vanish
-        losses = [run.step(rows + shift, 0.1) for shift in range(3)]
+        losses = [run.step(rows + shift, 0.1).item() for shift in range(3)]
         states.append((losses, {name: p.detach().clone() for name, p in run.model.named_parameters()}))
     for losses, parameters in states[1:]:
         assert losses == pytest.approx(states[0][0], rel=1e-5)
@@ -144,15 +144,24 @@ def test_clipping_bounds_the_step(place):
     assert torch.stack(seen[0]).norm() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_non_finite_loss_names_step_and_users(place):
-    run = trainer(place)
-    with torch.no_grad():
-        run.model.score.weight[3, 0] = torch.inf
-    rows = np.array([0, 5, 9])
-    with pytest.raises(train_HeLLM.Stopped, match="epoch 0, step 0, .*users " + ", ".join(
-        str(user) for user in run.train_samples.user[rows]
-    )):  # fmt: skip
-        run.step(rows, 1e-3)
+def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
+    run = trainer(place, "--log_every", "4", "--save_every_minutes", "0")
+    steps = training_batches(run.train_samples.length, 8, 2024, 0)
+    original = run.step
+
+    def step(rows, rate):
+        if run.progress.step == 6:
+            with torch.no_grad():
+                run.model.score.weight[3, 0] = torch.inf
+        return original(rows, rate)
+
+    run.step = step
+    users = ", ".join(str(user) for user in run.train_samples.user[steps[6]])
+    with pytest.raises(train_HeLLM.Stopped, match=f"loss (nan|inf) at epoch 0, step 6, .*users {users};"):
+        run.train_epoch()
+    state = torch.load(run.folder / "training_state.pt", weights_only=True)
+    assert state["progress"]["step"] == 6
+    assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
 
 
 def test_learning_rate_of_the_first_step_is_zero(place):

@@ -57,6 +57,13 @@ def several() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; to a GPU the copy is only queued, so that the program runs ahead of it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def is_main() -> bool:
     """Whether this process writes the logs and files."""
     return not several() or dist.get_rank() == 0

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from llama.parallel import dp_rank, dp_size, sum_over_replicas
 from utils.data import Interactions, Samples, scoring_batches
-from utils.distributed import is_main, largest
+from utils.distributed import is_main, largest, to_device
 from utils.metrics import ranks, remove_seen
 
 
@@ -83,7 +83,7 @@ def rank_newest(
         positions = int(largest(positions)[0])
     found = torch.zeros(positions, 2, len(samples), dtype=torch.int64)
     for rows, of_batch in parts:
-        found[:, :, rows] = of_batch
+        found[:, :, rows] = of_batch.cpu()
     if shared:
         sum_over_replicas(found)
     speed = len(samples) / (time.perf_counter() - started)
@@ -92,14 +92,14 @@ def rank_newest(
 
 def _rank_batch(score: Callable, data: Interactions, samples: Samples, rows: np.ndarray, device) -> Tensor:
     """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B)."""
-    items, mask, targets = (t if t is None else t.to(device, non_blocking=True) for t in data.batch(samples, rows))
+    items, mask, targets = (t if t is None else to_device(t, torch.device(device)) for t in data.batch(samples, rows))
     of_all = []
     for back, scores in enumerate(score(items, mask).unbind(1)[::-1]):
         if back:
             targets, items, mask = items[:, -1], items[:, :-1], None if mask is None else mask[:, :-1]
         removed = remove_seen(scores, items, mask, targets)
         of_all.append(torch.stack([ranks(scores, targets), ranks(removed, targets)]))
-    return torch.stack(of_all).cpu()
+    return torch.stack(of_all)
 
 
 @torch.no_grad()
