@@ -73,7 +73,7 @@ def load_base(
 def adapter_settings(model: HeLLM) -> dict:
     """What an adapter depends on: sizes, switches, prompt; what shapes training alone and token room do not matter."""
     settings = asdict(model.args)
-    training = ("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives", "recompute")
+    training = ("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives", "compile", "recompute")
     for free in (*training, "max_seq_len", "multiple_of", "ffn_dim_multiplier"):
         del settings[free]
     # As numbers, because Meta's and Hugging Face's files state them differently for the same model.

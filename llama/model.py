@@ -54,6 +54,7 @@ class ModelArgs:
 
     objective: str = "prefix"  # prefix: one pass a history, as published; causal: one pass a user
     label_smoothing: float = 0.0
+    compile: bool = False  # torch.compile each block
     recompute: bool = False  # keep only what enters each block, make the rest again for the backward pass
     n_negatives: int = 0  # items drawn each step for a sampled softmax; 0: all items
 
@@ -279,11 +280,13 @@ class Transformer(nn.Module):
             only = last_only and layer is last_layer
             if only:  # without padding the last position sees everything, which needs no mask
                 allowed = None if mask is None else allowed[:, :, -1:]
-            h = self.run(layer, h, freqs_cis, allowed, layer_prefix, only)
+            h = self.run(TransformerBlock.forward, layer, h, freqs_cis, allowed, layer_prefix, only)
         return self.norm(h)
 
     def run(self, function, *inputs):
-        """function(*inputs); with args.recompute what it makes is made again for the backward pass, not kept."""
+        """function(*inputs) by args.compile and args.recompute; one compilation serves all layers and lengths."""
+        if self.args.compile:
+            function = torch.compile(function, dynamic=True)
         if self.args.recompute and torch.is_grad_enabled():
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
