@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from utils.flags import check_numbers, check_words, parse_settings
+from utils.flags import check_numbers, check_words, fingerprint, parse_settings
+from utils.memory import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Settings:
     max_grad_norm: float = 0.0  # clip gradients to this norm; 0: never
     patience: int = 5  # stop after so many epochs without a better validation NDCG@10; 0: never
     eval_batch_size: int = 64  # users a forward pass when scoring
+    max_memory: str = ""  # 24GiB, 20GB or bytes: takes smaller batches a pass where needed, the same a step; empty: no
     seed: int = 2024  # of every random generator
     dtype: str = "auto"  # fp32 or bf16 matrix products; auto: bf16 on CUDA, fp32 on the CPU
     device: str = "auto"  # cuda, cpu, …; auto: CUDA where there is one
@@ -112,9 +114,17 @@ PRESETS["demo"] = PRESETS["tiny"] | {
     "target": "demo",
 }
 
-# What a resumed run may change: where things lie and are computed and when they are saved, not what is computed.
+# What a resumed run may change: where things lie and are computed, in what portions and when they are saved, not what
+# is computed. Of batch_size and grad_steps their product stays (see `state_settings`).
 FREE_TO_CHANGE = {"data_dir", "device", "model_parallel", "output_dir", "logging_dir"}
-FREE_TO_CHANGE |= {"log_every", "save_every_minutes", "resume", "plan"}
+FREE_TO_CHANGE |= {"batch_size", "grad_steps", "eval_batch_size", "max_memory", "log_every"}
+FREE_TO_CHANGE |= {"save_every_minutes", "resume", "plan"}
+
+
+def state_settings(settings: Settings) -> dict:
+    """What a resumed run must agree with, by name."""
+    kept = fingerprint(settings, FREE_TO_CHANGE)
+    return kept | {"batch_size x grad_steps": settings.batch_size * settings.grad_steps}
 
 
 def parse_args(argv: list[str] | None = None) -> Settings:
@@ -147,4 +157,9 @@ def check(settings: Settings) -> list[str]:
         problems.append("--warm_head needs --head trained")
     if settings.max_len < 3:
         problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
+    if settings.max_memory:
+        try:
+            parse_bytes(settings.max_memory)
+        except ValueError as mistake:
+            problems.append(f"--max_memory {mistake}")
     return problems

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config_HeLLM import FREE_TO_CHANGE, Settings, parse_args
+from config_HeLLM import Settings, parse_args, state_settings
 from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
 from llama.HeLLM import HeLLM
 from llama.parallel import (
@@ -30,14 +30,24 @@ from llama.parallel import (
     sum_gradients,
     sum_over_replicas,
 )
-from llama.weight_files import load_file
 from utils import plan
-from utils.build import build_model, model_args, number_format, read_inputs
-from utils.data import Interactions, check_files, cut, required_files, training_batches
-from utils.distributed import is_main, join_processes, largest, main_first, pick_device, to_device, wait_for_all
+from utils.build import build_model, read_inputs
+from utils.data import Interactions, cut, training_batches
+from utils.distributed import (
+    is_main,
+    join_processes,
+    largest,
+    main_first,
+    pick_device,
+    several,
+    to_device,
+    wait_for_all,
+)
 from utils.evaluate import Ranking, rank_by_popularity, rank_newest
-from utils.flags import complain, fingerprint
+from utils.fit import announce, fitted, simulate, what_would_fit
+from utils.flags import complain
 from utils.lr_sched import learning_rate
+from utils.memory import device_memory, is_out_of_memory
 from utils.metrics import metrics, summary
 from utils.prompter import LENGTHS
 from utils.run_log import RunLog
@@ -66,6 +76,8 @@ class Trainer:
             self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
         )
         self.signals, self.saved_at = StopSignals(), time.monotonic()
+        self.unread = []  # rows, learning rate and loss of the newest steps
+        self.savable = False  # whether an epoch is on its way and its weights and optimiser are those of self.progress
 
     @property
     def best_adapter(self) -> Path:
@@ -73,8 +85,9 @@ class Trainer:
 
     def save(self) -> None:
         """Save the state of all; nobody goes on, or leaves, before it is there."""
+        self.read_losses()
         tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
-        settings = fingerprint(self.settings, FREE_TO_CHANGE)
+        settings = state_settings(self.settings)
         if dp_rank() == 0:  # all replicas are the same
             save_state(self.folder / STATE, tensors, self.optimizer, self.progress, settings, dims)
         wait_for_all()
@@ -93,7 +106,7 @@ class Trainer:
             self.log.say(f"no training state in {self.folder}: starting from the beginning")
             return
         tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
-        settings = fingerprint(self.settings, FREE_TO_CHANGE)
+        settings = state_settings(self.settings)
         self.progress = load_state(path, tensors, self.optimizer, settings, dims)
         self.log.say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
 
@@ -117,20 +130,22 @@ class Trainer:
         size, tokens = s.batch_size * s.grad_steps, s.tokens_per_batch * s.grad_steps
         batches = training_batches(self.train_samples.length, size, s.seed, progress.epoch, tokens, self.constant)
         self.model.train()
+        self.savable = True
         started = time.perf_counter() - progress.seconds
-        title, total, unread = f"epoch {progress.epoch}", self.targets(np.concatenate(batches)), []
+        title, total = f"epoch {progress.epoch}", self.targets(np.concatenate(batches))
         quiet = None if is_main() else True
         with tqdm(total=total, initial=progress.samples, desc=title, unit="samples", disable=quiet) as bar:
             for rows in batches[progress.step :]:
                 rate = learning_rate(
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
                 )
-                unread.append((rows, rate, self.step(rows, rate)))
+                self.unread.append((rows, rate, self.step(rows, rate)))
                 progress.step, progress.samples = progress.step + 1, progress.samples + self.targets(rows)
+                self.savable = True
                 number, minutes = largest(self.signals.number, (time.monotonic() - self.saved_at) / 60)
                 due = number or minutes > s.save_every_minutes
-                if due or len(unread) == s.log_every or progress.step == len(batches):
-                    self.read_losses(unread)
+                if due or len(self.unread) == s.log_every or progress.step == len(batches):
+                    self.read_losses()
                     progress.seconds = time.perf_counter() - started
                     bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
                 bar.update(self.targets(rows))
@@ -138,22 +153,24 @@ class Trainer:
                     self.save()
                 if number:
                     raise stopped_by(int(number), self.folder)
+        self.savable = False
 
-    def read_losses(self, unread: list) -> None:
-        """Take the newest steps' (rows, rate, loss) into the mean loss and empty the list: the device is waited for.
+    def read_losses(self) -> None:
+        """Take the newest steps' losses into the epoch's mean: the device is waited for.
 
         Raises:
             Stopped: a loss that is not finite; the last saved state is from before it.
         """
-        progress, first = self.progress, self.progress.step - len(unread)
-        for number, loss in enumerate(torch.stack([loss for *_, loss in unread]).tolist()):
+        progress, first = self.progress, self.progress.step - len(self.unread)
+        losses = torch.stack([loss for *_, loss in self.unread]).tolist() if self.unread else []
+        for number, loss in enumerate(losses):
             if not math.isfinite(loss):
-                rows, rate, _ = unread[number]
+                rows, rate, _ = self.unread[number]
                 users = ", ".join(map(str, self.train_samples.user[rows].tolist()))
                 where = f"epoch {progress.epoch}, step {first + number}"
                 raise Stopped(f"loss {loss} at {where}, learning rate {rate:.2e}, users {users}; try a lower --lr", 1)
             progress.loss_sum += loss
-        unread.clear()
+        self.unread.clear()
 
     def check_signals(self) -> None:
         """Raise Stopped on all processes if a signal has come to one of them, the state being saved."""
@@ -184,6 +201,7 @@ class Trainer:
         sum_over_replicas(total)
         if s.max_grad_norm:
             clip_gradients(self.model, s.max_grad_norm)
+        self.savable = False
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
@@ -252,6 +270,25 @@ class Trainer:
             self.log.say(f"  test {name} {value:.6f}")
         self.log.write([*progress.records, record])
 
+    def out_of_memory(self) -> int:
+        """End the run after memory ran out, saving what is whole; returns the exit status.
+
+        Nobody may hold what the failed pass has computed any more.
+        """
+        self.optimizer.zero_grad()
+        saved = self.savable and not several()  # others do not know, and wait for this process elsewhere
+        if saved:
+            self.save()
+        else:
+            saved = (self.folder / STATE).is_file()
+        tables = self.model.graph_item_embedding, self.model.seq_item_embedding
+        simulation, limit = simulate(self.settings, self.data, tables, self.device), device_memory(self.device)
+        advice = what_would_fit(self.settings, simulation, self.model.training, limit)
+        what, state = "training" if self.model.training else "scoring", f"state saved in {self.folder}"
+        go_on = f"{state}, go on with --resume" if saved else "nothing to go on from"
+        self.log.say(f"out of memory in {what}: {go_on}; {advice}")
+        return 1
+
 
 def prepare(settings: Settings) -> Trainer:
     """Read everything that a run needs; whatever is wrong with it shows here, before anything is written."""
@@ -263,6 +300,8 @@ def prepare(settings: Settings) -> Trainer:
         with main_first():
             ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
     data, tables = read_inputs(settings)
+    if settings.max_memory:
+        settings = fitted(settings, simulate(settings, data, tables, device))
     seed_everything(settings.seed)
     model = build_model(settings, tables, device)
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
@@ -274,28 +313,12 @@ def prepare(settings: Settings) -> Trainer:
     return trainer
 
 
-def print_plan(settings: Settings) -> None:
-    """Sizes and costs from the interaction file and the model's shape alone."""
-    names = required_files(settings.dataset, settings.GNNModel)
-    folder = check_files(settings.data_dir, settings.dataset, names[:1])
-    widths = [
-        load_file(folder / name, mapped=True).shape[1] if (folder / name).is_file() else plan.PUBLISHED_WIDTH
-        for name in names[1:]
-    ]
-    join_processes(settings.model_parallel, settings.model_name)
-    dtype = number_format(settings, torch.device("cuda"))  # the plan is for a GPU, wherever it is printed
-    data = Interactions(folder / names[0], settings.max_len)
-    sizes = (settings.batch_size, settings.grad_steps, settings.num_epochs)
-    if is_main():
-        print(plan.describe(model_args(settings), data, widths, LENGTHS[settings.prompt], *sizes, dtype))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     settings = parse_args(argv)
     try:
         if settings.plan:
-            print_plan(settings)
+            plan.show(settings)
             return 0
         trainer = prepare(settings)
     except (ValueError, OSError) as mistake:
@@ -305,6 +328,8 @@ def main(argv: list[str] | None = None) -> int:
     if not settings.resume:
         trainer.log.clear()
     trainer.log.say(f"settings beside the published ones: {shown}")
+    if settings.max_memory:
+        trainer.log.say(announce(trainer.settings))
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     each = f" (each of {mp_size()} processes)" if mp_size() > 1 else ""
@@ -314,10 +339,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         trainer.fit()
         trainer.test()
+        return 0
     except Stopped as stop:
         trainer.log.say(str(stop))
         return stop.status
-    return 0
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return trainer.out_of_memory()  # not before the error has let go of the failed pass's tensors
 
 
 if __name__ == "__main__":

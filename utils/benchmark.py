@@ -3,6 +3,8 @@
 python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py]
 python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
+python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]
+python -m utils.benchmark full --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark ablation --dataset Beauty [any flag of preprocess.pretrain_graph]
 """
 
@@ -14,6 +16,7 @@ import torch
 from config_HeLLM import parse_args
 from llama.checkpoint import load_adapter
 from utils.ablation import ablation
+from utils.benchmark_memory import full, memory
 from utils.benchmark_pretrain import pretrain
 from utils.benchmark_train import train
 from utils.build import build_model, read_inputs
@@ -57,6 +60,7 @@ def score(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Run one benchmark; returns the exit status."""
     benchmarks = {"train": train, "score": score, "pretrain": pretrain, "ablation": ablation}
+    benchmarks |= {"memory": memory, "full": full}
     if not argv or argv[0] not in benchmarks:
         return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from config_HeLLM import Settings
 from llama.checkpoint import load_base
-from llama.HeLLM import HeLLM, fill
+from llama.HeLLM import HeLLM, base_parameters, fill
 from llama.model import SIZES, ModelArgs
 from llama.weight_files import WHERE_FROM, open_folder
 from utils.data import Interactions, check_files, load_tables, required_files
@@ -82,14 +82,28 @@ def number_format(settings: Settings, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
 
 
+def empty_model(args: ModelArgs, tables: tuple[Tensor, Tensor], prompt: tuple, dtype: torch.dtype) -> HeLLM:
+    """The model without memory for its parameters, each of them in the number format that it is to have.
+
+    Args:
+        prompt: token ids before and after the items.
+        dtype: of matrix products, and of the matrices of a base that is not trained.
+    """
+    with torch.device("meta"):
+        model = HeLLM(args, *tables, *prompt, dtype=dtype)
+    if not args.train_base:
+        for p in base_parameters(model).values():
+            p.data = p.data.to(dtype if p.ndim > 1 else p.dtype)
+    return model
+
+
 def build_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
     """The model on its device, base weights read from their files where there are any, the rest initialised."""
     args, dtype = model_args(settings), number_format(settings, device)
     weights = Path(settings.model_name)
     prompt = prompt_ids(settings.prompt, (weights.parent if weights.is_file() else weights) / "tokenizer.model")
     tables = [table.to(device) for table in tables]
-    with torch.device("meta"):
-        model = HeLLM(args, *tables, *prompt, dtype=dtype)
+    model = empty_model(args, tables, prompt, dtype)
     if weights.exists() and not settings.random_base:
         load_base(model.llama, weights, torch.float32 if settings.train_base else dtype, device)
     fill(model, device)

@@ -93,12 +93,24 @@ def rank_newest(
 def _rank_batch(score: Callable, data: Interactions, samples: Samples, rows: np.ndarray, device) -> Tensor:
     """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B)."""
     items, mask, targets = (t if t is None else to_device(t, torch.device(device)) for t in data.batch(samples, rows))
+    return rank_scores(score(items, mask), items, mask, targets)
+
+
+def rank_scores(scores: Tensor, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
+    """Ranks with seen items kept and removed, for each of the newest positions, the last first.
+
+    Args:
+        scores: (B, K, I), oldest position first; items, mask: the histories, as in `HeLLM.forward`.
+        targets: int64 (B,), of the last position; those before it have the newest items as targets.
+
+    Returns: int64 (K, 2, B).
+    """
     of_all = []
-    for back, scores in enumerate(score(items, mask).unbind(1)[::-1]):
+    for back, of_one in enumerate(scores.unbind(1)[::-1]):
         if back:
             targets, items, mask = items[:, -1], items[:, :-1], None if mask is None else mask[:, :-1]
-        removed = remove_seen(scores, items, mask, targets)
-        of_all.append(torch.stack([ranks(scores, targets), ranks(removed, targets)]))
+        removed = remove_seen(of_one, items, mask, targets)
+        of_all.append(torch.stack([ranks(of_one, targets), ranks(removed, targets)]))
     return torch.stack(of_all)
 
 

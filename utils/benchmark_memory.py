@@ -1,0 +1,158 @@
+"""Memory predicted and measured: the parts `memory` and `full` of utils.benchmark."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from config_HeLLM import Settings, parse_args
+from llama.HeLLM import HeLLM, fill
+from llama.parallel import clip_gradients
+from utils.build import empty_model
+from utils.data import Interactions, Samples, check_files, required_files
+from utils.evaluate import rank_scores
+from utils.fit import Job, Simulation, job_of
+from utils.memory import reset_resident_peak, resident
+from utils.plan import PUBLISHED_WIDTH
+from utils.seed import seed_everything
+
+SIZES = {  # name to flags: a frozen base with LoRA, and two that are trained from scratch
+    "S, prefix": ("--model_name", "S"),
+    "S, causal": ("--model_name", "S", "--objective", "causal", "--prompt", "none"),
+    "tiny, prefix": ("--preset", "tiny"),
+    "tiny, causal": ("--preset", "best"),
+}
+WIDTHS = (PUBLISHED_WIDTH, PUBLISHED_WIDTH)
+# So that what is released goes back to the system: one pool, and pages of its own for everything from 64 KiB
+ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+
+
+@dataclass
+class Measured:
+    """Bytes and seconds of one run in a process of its own."""
+
+    built: float  # seconds
+    step: float  # seconds
+    training: int  # most resident bytes in a training step, and in scoring, beyond those before the model
+    scoring: int
+    process: int  # most resident bytes of the whole process
+
+
+def memory(argv: list[str]) -> None:
+    """Print predicted and measured memory of several sizes, each in a process of its own, on the CPU.
+
+    Measured are the longest histories of the data: two optimiser steps and a scored batch, random weights and tables.
+    """
+    print("| size | batch x passes | training, GB | predicted | ratio | users | scoring, GB | predicted | ratio |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, flags in SIZES.items():
+        settings = _settings([*flags, *argv])
+        found, simulation = _apart(settings), Simulation(_job(settings))
+        expected = (
+            simulation.training_peak(settings.batch_size, settings.grad_steps),
+            simulation.scoring_peak(settings.eval_batch_size),
+        )
+        cells = [name, f"{settings.batch_size} x {settings.grad_steps}"]
+        for here, there in zip((found.training, found.scoring), expected, strict=True):
+            cells += [f"{here / 1e9:.3f}", f"{there / 1e9:.3f}", f"{there / here:.3f}", str(settings.eval_batch_size)]
+        print(f"| {' | '.join(cells[:-1])} |", flush=True)
+
+
+def full(argv: list[str]) -> None:
+    """Print the most memory of a whole process that builds a model, trains one step at batch 1 and scores one user.
+
+    LLaMA-2-7B with random bfloat16 weights unless flags say otherwise.
+    """
+    settings = _settings(["--dtype", "bf16", "--batch_size", "1", "--eval_batch_size", "1", *argv])
+    found, simulation = _apart(settings, steps=1, warm=False), Simulation(_job(settings))
+    expected = max(simulation.step_peak(1, 1), simulation.scoring_peak(1))
+    print(f"{settings.model_name}, {settings.dtype}, {torch.get_num_threads()} threads")
+    print(f"built in {found.built:.1f} s, a training step in {found.step:.1f} s")
+    print(
+        f"peak memory of the whole process {found.process / 1e9:.2f} GB; predicted for tensors {expected / 1e9:.2f} GB"
+    )
+
+
+def _settings(argv: list[str]) -> Settings:
+    return replace(parse_args(argv), device="cpu", plan=True)  # plan: a built-in size may be frozen
+
+
+def _data(settings: Settings) -> Interactions:
+    name = required_files(settings.dataset, settings.GNNModel)[0]
+    return Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
+
+
+def _job(settings: Settings) -> Job:
+    return job_of(settings, _data(settings), WIDTHS, torch.device("cpu"))
+
+
+def _apart(settings: Settings, steps: int = 2, warm: bool = True) -> Measured:
+    """Measure in a new process."""
+    with _environment(ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (settings, steps, warm))
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _measure(settings: Settings, steps: int, warm: bool) -> Measured:
+    data, job = _data(settings), _job(settings)
+    seed_everything(settings.seed)
+    if warm:  # the libraries' code and their own stores are then in memory
+        small = replace(job.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
+        _run(_build(replace(job, args=small)), replace(settings, batch_size=2, eval_batch_size=2), data, 1)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before, started = resident(), time.perf_counter()
+    model = _build(job)
+    built, building = time.perf_counter() - started, resident("VmHWM")
+    training, scoring, step = _run(model, settings, data, steps)
+    return Measured(built, step, training - before, scoring - before, max(building, training, scoring))
+
+
+def _build(job: Job) -> HeLLM:
+    tables = [torch.randn(job.n_items + extra, width) for extra, width in zip((0, 1), job.widths, strict=True)]
+    model = empty_model(job.args, tables, [[0] * n for n in job.prompt], job.dtype)
+    fill(model, "cpu")
+    return model
+
+
+def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tuple[int, int, float]:
+    """Most resident bytes while training and while scoring, and seconds of the last optimiser step."""
+    causal = settings.objective == "causal"
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    samples = data.train_users() if causal else data.train()
+    batch = data.batch(samples, _longest(samples, settings.batch_size), every=causal)
+    reset_resident_peak()
+    for _ in range(steps):
+        started = time.perf_counter()
+        for _ in range(settings.grad_steps):
+            model.train().loss(*batch).backward()
+        if settings.max_grad_norm:
+            clip_gradients(model, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        step = time.perf_counter() - started
+    training = resident("VmHWM")
+    samples = data.test()
+    items, mask, targets = data.batch(samples, _longest(samples, settings.eval_batch_size))
+    reset_resident_peak()
+    with torch.no_grad():
+        rank_scores(model.eval().scores(items, mask, 1 + causal), items, mask, targets)
+    return training, resident("VmHWM"), step
+
+
+def _longest(samples: Samples, n: int):
+    return samples.length.argsort(kind="stable")[::-1][:n]
