@@ -115,17 +115,13 @@ def test_max_memory_is_announced_and_a_plan_respects_it(place, capsys):
 
 
 def test_a_run_goes_on_in_other_portions_of_the_same_step(place, capsys):
-    assert train_HeLLM.main(command(place, "--num_epochs", "1", "--patience", "0")) == 0
+    argv = command(place, "--num_epochs", "1")
+    assert train_HeLLM.main(argv) == 0
     assert (
-        train_HeLLM.main(
-            command(place, "--batch_size", "2", "--grad_steps", "4", "--num_epochs", "1", "--resume", "--patience", "0")
-        )
-        == 0
+        train_HeLLM.main([*argv, "--batch_size", "2", "--grad_steps", "4", "--eval_batch_size", "9", "--resume"]) == 0
     )
     capsys.readouterr()
-    assert (
-        train_HeLLM.main(command(place, "--batch_size", "4", "--num_epochs", "1", "--resume", "--patience", "0")) == 2
-    )
+    assert train_HeLLM.main([*argv, "--batch_size", "4", "--resume"]) == 2
     assert "batch_size x grad_steps was 8, is now 4" in capsys.readouterr().err
 
 

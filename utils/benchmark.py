@@ -5,6 +5,7 @@ python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of trai
 python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
 python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark full --dataset Beauty [any flag of train_HeLLM.py]
+python -m utils.benchmark load [--size 2GB]
 python -m utils.benchmark ablation --dataset Beauty [any flag of preprocess.pretrain_graph]
 """
 
@@ -16,6 +17,7 @@ import torch
 from config_HeLLM import parse_args
 from llama.checkpoint import load_adapter
 from utils.ablation import ablation
+from utils.benchmark_load import load
 from utils.benchmark_memory import full, memory
 from utils.benchmark_pretrain import pretrain
 from utils.benchmark_train import train
@@ -60,7 +62,7 @@ def score(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Run one benchmark; returns the exit status."""
     benchmarks = {"train": train, "score": score, "pretrain": pretrain, "ablation": ablation}
-    benchmarks |= {"memory": memory, "full": full}
+    benchmarks |= {"memory": memory, "full": full, "load": load}
     if not argv or argv[0] not in benchmarks:
         return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:
