@@ -48,6 +48,7 @@ def test_flags_override_the_preset():
         (["--dtype", "fp8"], "--dtype fp8: one of"),
         (["--target", "../x"], "a name without folders"),
         (["--max_len", "2"], "--max_len 2: at least 3"),
+        (["--max_memory", "24gigs"], "--max_memory '24gigs' is no amount of memory"),
         (["--lr", "nan"], "--lr nan: above 0"),
     ],
 )

@@ -14,11 +14,13 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from tests.small_data import command, write_dataset
 from tests.test_training import assert_same_run
+from utils.benchmark_memory import predicted_and_measured
 from utils.data import Interactions
 from utils.fit import Simulation, fitted, job_of, largest_that_fits
 from utils.memory import LiveBytes, parse_bytes
 
 ROOT = Path(__file__).parents[1]
+ONE = ("--n_layers", "1")
 
 
 @pytest.fixture
@@ -73,6 +75,14 @@ def test_the_largest_size_that_fits():
     assert largest_that_fits([], lambda size: size, 5) == 0
 
 
+def test_predicted_is_measured_within_a_tenth(place):
+    """At a size where the process's own comings and goings do not count, 170 MB of weights and what belongs to them."""
+    flags = ("--graph_rank", "48", "--batch_size", "120", "--eval_batch_size", "120", "--max_grad_norm", "1")
+    found, training, scoring = predicted_and_measured(parse_args(command(place, *flags)))
+    assert found.training == pytest.approx(training, rel=0.1)
+    assert found.scoring == pytest.approx(scoring, rel=0.1)
+
+
 @pytest.mark.parametrize("more", [(), ("--objective", "causal", "--prompt", "none")])
 def test_a_simulated_step_is_a_real_ones_allocations(place, more):
     """The same operations on real tensors, followed the same way, allocate the same."""
@@ -88,27 +98,27 @@ def test_a_simulated_step_is_a_real_ones_allocations(place, more):
 
 
 def test_max_memory_takes_the_largest_batches_that_fit_and_keeps_the_step(place):
-    settings, simulated = simulation(place, "--batch_size", "3", "--grad_steps", "2", "--eval_batch_size", "300")
-    limit = simulated.training_peak(2, 3)
-    assert simulated.training_peak(3, 2) > limit > simulated.training_peak(1, 6)
+    settings, simulated = simulation(place, "--batch_size", "60", "--grad_steps", "2", "--eval_batch_size", "300", *ONE)
+    limit = simulated.training_peak(40, 3)
+    assert simulated.training_peak(60, 2) > limit > simulated.training_peak(30, 4)
     chosen = fitted(replace(settings, max_memory=str(limit)), simulated)
-    assert (chosen.batch_size, chosen.grad_steps) == (2, 3)
+    assert (chosen.batch_size, chosen.grad_steps) == (40, 3)
     users = chosen.eval_batch_size
     assert users < 300 and simulated.scoring_peak(users) <= limit < simulated.scoring_peak(users + 1)
     chosen = fitted(replace(settings, max_memory="1GB"), simulated)
-    assert (chosen.batch_size, chosen.grad_steps, chosen.eval_batch_size) == (6, 1, 300)
+    assert (chosen.batch_size, chosen.grad_steps, chosen.eval_batch_size) == (120, 1, 300)
     with pytest.raises(ValueError, match=r"--max_memory 99999: training one at a time needs 0\.\d+ GiB"):
         fitted(replace(settings, max_memory="99999"), simulated)
 
 
 def test_max_memory_is_announced_and_a_plan_respects_it(place, capsys):
-    _, simulated = simulation(place)
-    limit = str(simulated.training_peak(4, 2))
-    assert train_HeLLM.main(command(place, "--plan", "--max_memory", limit)) == 0
-    planned = capsys.readouterr().out
-    line = f"--max_memory {limit}: --batch_size 4 --grad_steps 2 --eval_batch_size "
-    assert planned.startswith(line)
-    assert train_HeLLM.main(command(place, "--num_epochs", "1", "--max_memory", limit)) == 0
+    sizes = ("--batch_size", "60", "--num_epochs", "1", *ONE)
+    _, simulated = simulation(place, *sizes)
+    limit = str(simulated.training_peak(20, 3))
+    assert train_HeLLM.main(command(place, *sizes, "--plan", "--max_memory", limit)) == 0
+    line = f"--max_memory {limit}: --batch_size 20 --grad_steps 3 --eval_batch_size "
+    assert capsys.readouterr().out.startswith(line)
+    assert train_HeLLM.main(command(place, *sizes, "--max_memory", limit)) == 0
     assert line in (place / "log" / "Small" / "MMHCL" / "tiny_log.txt").read_text()
     assert train_HeLLM.main(command(place, "--max_memory", "1000", "--target", "none")) == 2
     assert re.fullmatch(r"error: --max_memory 1000: training one at a time needs .*\n", capsys.readouterr().err)

@@ -53,15 +53,23 @@ def memory(argv: list[str]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, flags in SIZES.items():
         settings = _settings([*flags, *argv])
-        found, simulation = _apart(settings), Simulation(_job(settings))
-        expected = (
-            simulation.training_peak(settings.batch_size, settings.grad_steps),
-            simulation.scoring_peak(settings.eval_batch_size),
-        )
-        cells = [name, f"{settings.batch_size} x {settings.grad_steps}"]
-        for here, there in zip((found.training, found.scoring), expected, strict=True):
-            cells += [f"{here / 1e9:.3f}", f"{there / 1e9:.3f}", f"{there / here:.3f}", str(settings.eval_batch_size)]
-        print(f"| {' | '.join(cells[:-1])} |", flush=True)
+        found, training, scoring = predicted_and_measured(settings)
+        cells = [name, f"{settings.batch_size} x {settings.grad_steps}", f"{found.training / 1e9:.3f}"]
+        cells += [f"{training / 1e9:.3f}", f"{training / found.training:.3f}", str(settings.eval_batch_size)]
+        cells += [f"{found.scoring / 1e9:.3f}", f"{scoring / 1e9:.3f}", f"{scoring / found.scoring:.3f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def predicted_and_measured(settings: Settings, steps: int = 2, whole: bool = False) -> tuple[Measured, int, int]:
+    """What a new process measures, and the predicted bytes of training and of scoring.
+
+    Args:
+        steps: of the optimiser; whole: do nothing beforehand, so that the process's peak is the run's.
+    """
+    with _environment(ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(_measure, (settings, steps, not whole))
+    simulation, size = Simulation(_job(settings)), settings.batch_size * settings.grad_steps
+    return found, simulation.step_peak(size, settings.batch_size), simulation.scoring_peak(settings.eval_batch_size)
 
 
 def full(argv: list[str]) -> None:
@@ -70,12 +78,11 @@ def full(argv: list[str]) -> None:
     LLaMA-2-7B with random bfloat16 weights unless flags say otherwise.
     """
     settings = _settings(["--dtype", "bf16", "--batch_size", "1", "--eval_batch_size", "1", *argv])
-    found, simulation = _apart(settings, steps=1, warm=False), Simulation(_job(settings))
-    expected = max(simulation.step_peak(1, 1), simulation.scoring_peak(1))
+    found, *expected = predicted_and_measured(settings, steps=1, whole=True)
     print(f"{settings.model_name}, {settings.dtype}, {torch.get_num_threads()} threads")
     print(f"built in {found.built:.1f} s, a training step in {found.step:.1f} s")
     print(
-        f"peak memory of the whole process {found.process / 1e9:.2f} GB; predicted for tensors {expected / 1e9:.2f} GB"
+        f"peak memory of the whole process {found.process / 1e9:.2f} GB, predicted for tensors {max(expected) / 1e9:.2f}"
     )
 
 
@@ -90,12 +97,6 @@ def _data(settings: Settings) -> Interactions:
 
 def _job(settings: Settings) -> Job:
     return job_of(settings, _data(settings), WIDTHS, torch.device("cpu"))
-
-
-def _apart(settings: Settings, steps: int = 2, warm: bool = True) -> Measured:
-    """Measure in a new process."""
-    with _environment(ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (settings, steps, warm))
 
 
 @contextmanager
