@@ -81,9 +81,8 @@ def full(argv: list[str]) -> None:
     found, *expected = predicted_and_measured(settings, steps=1, whole=True)
     print(f"{settings.model_name}, {settings.dtype}, {torch.get_num_threads()} threads")
     print(f"built in {found.built:.1f} s, a training step in {found.step:.1f} s")
-    print(
-        f"peak memory of the whole process {found.process / 1e9:.2f} GB, predicted for tensors {max(expected) / 1e9:.2f}"
-    )
+    predicted = max(expected) / 1e9
+    print(f"peak memory of the whole process {found.process / 1e9:.2f} GB, predicted for tensors {predicted:.2f} GB")
 
 
 def _settings(argv: list[str]) -> Settings:
