@@ -157,6 +157,8 @@ def check(settings: Settings) -> list[str]:
         problems.append("--warm_head needs --head trained")
     if settings.max_len < 3:
         problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
+    if settings.max_memory and settings.tokens_per_batch:
+        problems.append("--max_memory fits --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:
         try:
             parse_bytes(settings.max_memory)

@@ -47,9 +47,9 @@ from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.fit import announce, fitted, simulate, what_would_fit
 from utils.flags import complain
 from utils.lr_sched import learning_rate
-from utils.memory import device_memory, is_out_of_memory
+from utils.memory import is_out_of_memory
 from utils.metrics import metrics, summary
-from utils.prompter import LENGTHS
+from utils.prompter import own_positions
 from utils.run_log import RunLog
 from utils.seed import seed_everything, seed_step
 from utils.stopping import Stopped, StopSignals, stopped_by
@@ -70,7 +70,7 @@ class Trainer:
         self.device = model.score.weight.device
         self.causal = settings.objective == "causal"
         self.train_samples, self.progress = data.train_users() if self.causal else data.train(), Progress()
-        self.constant = 0 if self.causal else sum(LENGTHS[settings.prompt])  # positions of each row's own prompt
+        self.constant = own_positions(settings.objective, settings.prompt)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
@@ -257,17 +257,7 @@ class Trainer:
         }
         if validation:  # of the tested weights, from the same passes
             record["val"] = metrics(validation[0].seen_kept)
-        self.log.say(
-            f"best epoch {progress.best_epoch}, tested on {len(samples):,} users, {ranking.users_per_s:.0f} users/s"
-        )
-        for name, title in (
-            ("test", "test (all items ranked)"),
-            ("test_unseen", "test (history removed)"),
-            ("popularity", "popularity baseline"),
-        ):
-            self.log.say(f"{title:<24} {summary(record[name])}")
-        for name, value in record["test"].items():
-            self.log.say(f"  test {name} {value:.6f}")
+        self.log.say_test(record)
         self.log.write([*progress.records, record])
 
     def out_of_memory(self) -> int:
@@ -281,9 +271,7 @@ class Trainer:
             self.save()
         else:
             saved = (self.folder / STATE).is_file()
-        tables = self.model.graph_item_embedding, self.model.seq_item_embedding
-        simulation, limit = simulate(self.settings, self.data, tables, self.device), device_memory(self.device)
-        advice = what_would_fit(self.settings, simulation, self.model.training, limit)
+        advice = what_would_fit(self.settings, self.data, self.model, self.device)
         what, state = "training" if self.model.training else "scoring", f"state saved in {self.folder}"
         go_on = f"{state}, go on with --resume" if saved else "nothing to go on from"
         self.log.say(f"out of memory in {what}: {go_on}; {advice}")

@@ -34,6 +34,7 @@ def test_flags_override_the_preset():
     ("argv", "message"),
     [
         (["--foo", "3"], "unknown argument --foo 3"),
+        (["--max_memory", "3GB", "--tokens_per_batch", "9"], "--max_memory fits --batch_size"),
         (["--head", "tide"], "--head tide: one of frozen, trained, tied"),
         (["--objective", "both"], "--objective both: one of prefix, causal"),
         (["--preset", "tiny", "--head", "tied", "--warm_head"], "--warm_head needs --head trained"),

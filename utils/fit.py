@@ -11,12 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from config_HeLLM import Settings
 from llama.checkpoint import assign
+from llama.HeLLM import HeLLM
 from llama.model import ModelArgs
 from llama.parallel import clip_gradients, dp_size, ensure_model_parallel
 from utils.build import empty_model, model_args, number_format
 from utils.data import Interactions
 from utils.evaluate import rank_scores
-from utils.memory import GIB, LiveBytes, parse_bytes
+from utils.memory import GIB, LiveBytes, device_memory, parse_bytes
 from utils.prompter import LENGTHS
 
 
@@ -150,11 +151,13 @@ def announce(settings: Settings) -> str:
     return f"--max_memory {settings.max_memory}: {sizes} --eval_batch_size {settings.eval_batch_size}"
 
 
-def what_would_fit(settings: Settings, simulation: Simulation, training: bool, limit: int) -> str:
-    """The setting to go on with after memory ran out in training or in scoring.
+def what_would_fit(settings: Settings, data: Interactions, model: HeLLM, device: torch.device) -> str:
+    """The setting to go on with after memory ran out, in training or in scoring, whichever the model is at.
 
-    At most half the batch, and predicted to need no more than `limit` bytes.
+    At most half the batch, and predicted to need no more than the device has.
     """
+    simulation = simulate(settings, data, (model.graph_item_embedding, model.seq_item_embedding), device)
+    training, limit = model.training, device_memory(device)
     effective = settings.batch_size * settings.grad_steps
     if training:
         peak, flag = partial(simulation.step_peak, effective), "--batch_size"

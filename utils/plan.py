@@ -6,14 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from config_HeLLM import Settings
 from llama.HeLLM import HeLLM
 from llama.weight_files import load_file
-from utils.data import Interactions, check_files, required_files
+from utils.data import Interactions, check_files, required_files, training_batches
 from utils.distributed import is_main, join_processes
 from utils.fit import Simulation, announce, fitted, job_of
 from utils.memory import GIB
+from utils.prompter import own_positions
 
 PUBLISHED_WIDTH = 64  # of both tables, assumed where they are not there to be read
 # The published run on a 24 GB card: 0.23 s a step of 7 samples of 92 positions (SPEC.md section 6), each
-# 2.35 TFLOP by this module's count at LLaMA-2-7B; that is 71 TFLOP/s.
+# 2.35 TFLOP by this module's count at LLaMA-2-7B; that is 72 TFLOP/s.
 PUBLISHED_FLOPS_PER_S = 7 * 2.35e12 / 0.23
 
 
@@ -78,8 +79,10 @@ def describe(settings: Settings, simulation: Simulation, data: Interactions) -> 
         mean = round(samples.length.mean())
         flops = training_flops(simulation.model.train(), mean, settings.batch_size if causal else 1)
     lines.append(f"users {data.n_users:,}  items {data.n_items:,}  interactions {data.n_interactions:,}")
-    users, steps = f" of {len(samples):,} users" if causal else "", max(len(samples) // size, 1)
-    sizes = f"{settings.batch_size} x {settings.grad_steps}"
+    users, tokens = f" of {len(samples):,} users" if causal else "", settings.tokens_per_batch
+    constant = own_positions(settings.objective, settings.prompt)
+    steps = len(training_batches(samples.length, size, 0, 0, tokens * settings.grad_steps, constant))
+    sizes = f"{f'{tokens} positions' if tokens else settings.batch_size} x {settings.grad_steps}"
     lines.append(f"training samples {n_samples:,}{users}: {steps:,} steps an epoch of {sizes}")
     lines.append(f"{flops / 1e9:,.2f} GFLOP a training sample (history of {mean} items, forward and backward)")
     return [*lines, hours(flops, n_samples, settings.num_epochs)]
@@ -91,7 +94,11 @@ def describe_memory(settings: Settings, simulation: Simulation) -> list[str]:
     total, trained = (sum(part[i] for part in parts.values()) for i in (0, 1))
     lines = [f"trainable params: {trained:,} || all params: {total:,}"]
     lines += [f"  {name:<18} {n:>15,} params, {t:,} trained" for name, (n, t) in parts.items()]
-    training = simulation.step_peak(settings.batch_size * settings.grad_steps, settings.batch_size)
+    rows = settings.batch_size
+    if settings.tokens_per_batch:
+        width = simulation.job.longest[0] + own_positions(settings.objective, settings.prompt)
+        rows = max(settings.tokens_per_batch // width, 1)
+    training = simulation.step_peak(rows * settings.grad_steps, rows)
     scoring = simulation.scoring_peak(settings.eval_batch_size)
     lines.append(
         f"estimated peak on the device: {max(training, scoring) / GIB:.2f} GiB (longest histories; training "

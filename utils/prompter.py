@@ -14,6 +14,11 @@ BOS = 1  # LLaMA-2's begin-of-sequence token
 LENGTHS = {"alpaca": (63, 8), "bos": (1, 1), "none": (0, 0)}
 
 
+def own_positions(objective: str, prompt: str) -> int:
+    """Prompt positions of every row of a batch; under the causal objective all rows share one prompt."""
+    return 0 if objective == "causal" else sum(LENGTHS[prompt])
+
+
 def prompt_ids(prompt: str, tokenizer_path) -> tuple[list[int], list[int]]:
     """Token ids before and after the items.
 

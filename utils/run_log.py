@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from utils.files import replacing
+from utils.metrics import summary
 
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
@@ -41,6 +42,19 @@ class RunLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._path("log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+    def say_test(self, record: dict) -> None:
+        """Tell the last record of a run: best epoch, speed, every test metric, the popularity baseline."""
+        speed = f"{record['users_per_s']:.0f} users/s"
+        self.say(f"best epoch {record['best_epoch']}, tested on {record['users']:,} users, {speed}")
+        for name, title in (
+            ("test", "test (all items ranked)"),
+            ("test_unseen", "test (history removed)"),
+            ("popularity", "popularity baseline"),
+        ):
+            self.say(f"{title:<24} {summary(record[name])}")
+        for name, value in record["test"].items():
+            self.say(f"  test {name} {value:.6f}")
 
     def write(self, records: list[dict]) -> None:
         """Write all records so far, one JSON object a line, and draw the curves of the epochs among them.
