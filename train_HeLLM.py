@@ -194,7 +194,7 @@ class Trainer:
         for part in cut(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
             batch = self.data.batch(self.train_samples, part, every=self.causal)
             batch = (t if t is None else to_device(t, self.device) for t in batch)
-            loss = self.model.loss(*batch) * (0 if idle else self.targets(part) / targets)
+            loss = self.model.loss(*batch, self.targets(part)) * (0 if idle else self.targets(part) / targets)
             loss.backward()
             total += loss.detach()
         sum_gradients(self.trained)

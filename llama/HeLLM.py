@@ -163,21 +163,21 @@ class HeLLM(nn.Module):
             vectors = self._inputs(every)
         return F.linear(hidden, self.score.weight.float()), vectors
 
-    def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
+    def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor, n_targets: int | None = None) -> Tensor:
         """Mean cross-entropy (nats) over all items, or a sample of them; a float32 scalar.
 
         Args:
             items, mask: as in `forward`.
             targets: int64 (B,), or (B, T) under the causal objective: the item that follows each position.
+            n_targets: how many positions are real, where the caller knows it: a GPU need not be asked then.
         """
         if self.args.objective == "causal":
             right, lengths = align_left(items, mask)
-            hidden = self._causal(right)
-            if mask is None:
-                hidden, targets = hidden.flatten(0, 1), targets.flatten()
-            else:
+            hidden, targets = self._causal(right).flatten(0, 1), targets.flatten()
+            if mask is not None:
                 place = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
-                hidden, targets = hidden[place], targets[mask]
+                n = int(mask.sum()) if n_targets is None else n_targets
+                hidden, targets = hidden[true_places(place, n)], targets[true_places(mask, n)]
         else:
             hidden = self.hidden(items, mask)[:, 0]
         (hidden, weight), smoothing = self._head(hidden), self.args.label_smoothing
@@ -187,6 +187,11 @@ class HeLLM(nn.Module):
         if self.args.objective == "causal":
             return linear_cross_entropy(hidden, weight, targets, smoothing)
         return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=smoothing)
+
+
+def true_places(flags: Tensor, n: int) -> Tensor:
+    """Where the n true ones of some flags are, in order, without waiting for the device: int64 (n,)."""
+    return (~flags).flatten().byte().argsort(stable=True)[:n]
 
 
 def set_trainable(model: HeLLM) -> None:

@@ -133,6 +133,7 @@ def test_loss_is_the_mean_over_all_real_positions():
     ]
     assert len(losses) == sum(LENGTHS)
     torch.testing.assert_close(model.loss(items, mask, targets), torch.stack(losses).mean(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.loss(items, mask, targets, sum(LENGTHS)), model.loss(items, mask, targets))
     noise = torch.where(mask, items, 5), torch.where(mask, targets, 9)
     assert torch.equal(model.loss(noise[0], mask, noise[1]), model.loss(items, mask, targets))
 

@@ -78,10 +78,9 @@ class Simulation:
         with self.fake, self.memory:
             self.memory.peak = self.memory.live
             items = torch.zeros(batch_size, self.job.longest[0], dtype=torch.int64)
-            # Under the causal objective a mask decides about sizes, which tensors without content cannot.
-            mask, targets = (None, items) if self.causal else (torch.ones_like(items, dtype=torch.bool), items[:, 0])
+            mask, targets = torch.ones_like(items, dtype=torch.bool), items if self.causal else items[:, 0]
             for _ in range(min(passes, 2)):  # from the second on there are gradients beside the activations
-                self.model.loss(items, mask, targets).backward()
+                self.model.loss(items, mask, targets, targets.numel()).backward()
             if self.job.clip:
                 clip_gradients(self.model, self.job.clip)
             self.optimizer.step()
