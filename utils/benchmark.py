@@ -1,6 +1,6 @@
 """Measurements that take long.
 
-python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py]
+python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py] [--vs --model_name S …]
 python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
 python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]

@@ -1,6 +1,7 @@
 """Cost of a training step, counted and measured: the part `train` of utils.benchmark."""
 
 import resource
+import statistics
 import time
 from dataclasses import replace
 
@@ -12,52 +13,104 @@ from llama.HeLLM import HeLLM
 from llama.model import SIZES
 from utils.build import model_args, number_format
 from utils.data import Interactions, check_files, required_files, training_batches
-from utils.distributed import pick_device
+from utils.distributed import pick_device, to_device
 from utils.plan import PUBLISHED_WIDTH
-from utils.prompter import LENGTHS
+from utils.prompter import LENGTHS, own_positions
 from utils.seed import seed_everything
 
-COUNTED, WARM_UP, STEPS = 20, 2, 20  # batches
+COUNTED, STEPS, ROUNDS = 20, 10, 3  # batches whose operations are counted, that are timed in a round; rounds
+VERSUS = "--vs"  # between the flags of two settings that are measured in turn
+SIDE = 2048  # of the matrices whose product tells the device's peak
 
 
 def train(argv: list[str]) -> None:
-    """Print GFLOP a sample over random batches of the real training data, samples/s and peak memory.
+    """Print GFLOP a sample over random batches of the real training data, samples/s, share of peak and memory.
 
-    Weights and tables are random, so that only the interaction file is needed.
+    Weights and tables are random, so that only the interaction file is needed. With `--vs` and more flags, two
+    settings are measured in turn.
     """
-    settings = parse_args(argv)
-    device, causal = pick_device(settings.device), settings.objective == "causal"
-    name = required_files(settings.dataset, settings.GNNModel)[0]
-    data = Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
-    samples = data.train_users() if causal else data.train()
-    seed_everything(settings.seed)
-    model = _random_model(settings, data.n_items, device).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    batches = training_batches(samples.length, settings.batch_size, settings.seed, 0)
+    of_each = [argv[: argv.index(VERSUS)], argv[argv.index(VERSUS) + 1 :]] if VERSUS in argv else [argv]
+    training = [Training(parse_args(flags)) for flags in of_each]
+    speeds = [[one.samples_per_s() for one in training] for _ in range(ROUNDS)]
+    for number, one in enumerate(training):
+        one.report(statistics.median(round_[number] for round_ in speeds))
+    if len(training) == 2:
+        ratios = [second / first for first, second in speeds]
+        print(f"samples/s, second to first: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"peak memory {peak_memory(training[0].device) / 1e9:.2f} GB")
 
-    def step(rows) -> int:
-        batch = data.batch(samples, rows, every=causal)
-        model.loss(*(t if t is None else t.to(device) for t in batch)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return int(samples.length[rows].sum()) if causal else len(rows)
 
-    with FlopCounterMode(display=False) as counter:
-        counted = sum(step(rows) for rows in batches[:COUNTED])
-    for rows in batches[:WARM_UP]:
-        step(rows)
-    started = time.perf_counter()
-    done = sum(step(rows) for rows in batches[WARM_UP : WARM_UP + STEPS])
+class Training:
+    """Steps of one setting on random weights."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.device = settings, pick_device(settings.device)
+        self.causal = settings.objective == "causal"
+        name = required_files(settings.dataset, settings.GNNModel)[0]
+        self.data = Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
+        self.samples = self.data.train_users() if self.causal else self.data.train()
+        seed_everything(settings.seed)
+        self.model = _random_model(settings, self.data.n_items, self.device).train()
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
+        length, constant = self.samples.length, own_positions(settings.objective, settings.prompt)
+        self.batches = training_batches(
+            length, settings.batch_size, settings.seed, 0, settings.tokens_per_batch, constant
+        )
+        with FlopCounterMode(display=False) as counter:  # which warms up as well
+            done = sum(map(self.step, self.batches[:COUNTED]))
+        self.flops, self.at = counter.get_total_flops() / done, 0
+
+    def step(self, rows) -> int:
+        """One optimiser step; returns its number of samples."""
+        batch = self.data.batch(self.samples, rows, every=self.causal)
+        n_targets = int(self.samples.length[rows].sum()) if self.causal else len(rows)
+        self.model.loss(*(t if t is None else to_device(t, self.device) for t in batch), n_targets).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return n_targets
+
+    def samples_per_s(self) -> float:
+        """Of the next batches; the last of an epoch are followed by its first."""
+        rows = [self.batches[(self.at + i) % len(self.batches)] for i in range(STEPS)]
+        self.at += STEPS
+        synchronize(self.device)
+        started = time.perf_counter()
+        done = sum(map(self.step, rows))
+        synchronize(self.device)
+        return done / (time.perf_counter() - started)
+
+    def report(self, speed: float) -> None:
+        s, total = self.settings, int(self.samples.length.sum()) if self.causal else len(self.samples)
+        size = f"{s.tokens_per_batch} positions" if s.tokens_per_batch else f"{s.batch_size} rows"
+        print(f"{s.model_name}, {s.objective}, {size} a batch, {torch.get_num_threads()} threads, {self.device}")
+        share = self.flops * speed / peak_flops(self.device, number_format(s, self.device))
+        print(f"  {self.flops / 1e9:.3f} GFLOP a training sample; {share:.0%} of the device's matrix products")
+        print(f"  {speed:,.1f} samples/s, {total / speed:,.1f} s an epoch of {total:,} samples")
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of one large matrix product, the best of a few."""
+    a, best = torch.randn(SIDE, SIDE, device=device, dtype=dtype), 0.0
+    for _ in range(5):
+        synchronize(device)
+        started = time.perf_counter()
+        a @ a
+        synchronize(device)
+        best = max(best, 2 * SIDE**3 / (time.perf_counter() - started))
+    return best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what is queued on a GPU."""
     if device.type == "cuda":
-        torch.cuda.synchronize()
-    speed, total = done / (time.perf_counter() - started), int(samples.length.sum()) if causal else len(samples)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that was allocated on a GPU, or that was resident in this process."""
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    print(f"{settings.objective}, {settings.batch_size} a batch, {torch.get_num_threads()} threads, {device}")
-    print(f"{counter.get_total_flops() / counted / 1e9:.3f} GFLOP a training sample")
-    print(f"{speed:,.1f} samples/s, {total / speed:,.1f} s an epoch of {total:,} samples")
-    print(f"peak memory {peak / 1e9:.2f} GB")
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _random_model(settings: Settings, n_items: int, device: torch.device) -> HeLLM:
