@@ -68,8 +68,7 @@ class Trainer:
     def __init__(self, settings: Settings, model: HeLLM, data: Interactions, log: RunLog, folder: Path) -> None:
         self.settings, self.model, self.data, self.log, self.folder = settings, model, data, log, folder
         self.device = model.score.weight.device
-        self.causal = settings.objective == "causal"
-        self.train_samples, self.progress = data.train_users() if self.causal else data.train(), Progress()
+        self.train_samples, self.progress = data.training(settings.objective), Progress()
         self.constant = own_positions(settings.objective, settings.prompt)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -132,7 +131,7 @@ class Trainer:
         self.model.train()
         self.savable = True
         started = time.perf_counter() - progress.seconds
-        title, total = f"epoch {progress.epoch}", self.targets(np.concatenate(batches))
+        title, total = f"epoch {progress.epoch}", self.train_samples.n_targets(np.concatenate(batches))
         quiet = None if is_main() else True
         with tqdm(total=total, initial=progress.samples, desc=title, unit="samples", disable=quiet) as bar:
             for rows in batches[progress.step :]:
@@ -140,7 +139,8 @@ class Trainer:
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
                 )
                 self.unread.append((rows, rate, self.step(rows, rate)))
-                progress.step, progress.samples = progress.step + 1, progress.samples + self.targets(rows)
+                n_targets = self.train_samples.n_targets(rows)
+                progress.step, progress.samples = progress.step + 1, progress.samples + n_targets
                 self.savable = True
                 number, minutes = largest(self.signals.number, (time.monotonic() - self.saved_at) / 60)
                 due = number or minutes > s.save_every_minutes
@@ -148,7 +148,7 @@ class Trainer:
                     self.read_losses()
                     progress.seconds = time.perf_counter() - started
                     bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.3f}", refresh=False)
-                bar.update(self.targets(rows))
+                bar.update(n_targets)
                 if due:
                     self.save()
                 if number:
@@ -183,7 +183,7 @@ class Trainer:
 
         Each replica takes its share of the rows; losses and gradients are those of all rows.
         """
-        s, targets = self.settings, self.targets(rows)
+        s, targets = self.settings, self.train_samples.n_targets(rows)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -192,9 +192,10 @@ class Trainer:
         idle = dp_rank() >= len(rows)  # then any row, counted for nothing, gives the gradients that others have
         own = rows[:1] if idle else rows[dp_rank() :: dp_size()]
         for part in cut(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
-            batch = self.data.batch(self.train_samples, part, every=self.causal)
+            batch = self.data.batch(self.train_samples, part)
             batch = (t if t is None else to_device(t, self.device) for t in batch)
-            loss = self.model.loss(*batch, self.targets(part)) * (0 if idle else self.targets(part) / targets)
+            n_targets = self.train_samples.n_targets(part)
+            loss = self.model.loss(*batch, n_targets) * (0 if idle else n_targets / targets)
             loss.backward()
             total += loss.detach()
         sum_gradients(self.trained)
@@ -205,10 +206,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
-
-    def targets(self, rows) -> int:
-        """Number of items that some samples predict."""
-        return int(self.train_samples.length[rows].sum()) if self.causal else len(rows)
 
     def rank(self, samples, title: str, last: int = 1) -> list[Ranking]:
         """Rank the samples' targets and, with `last` 2, the items before them from the same passes."""
@@ -245,7 +242,7 @@ class Trainer:
         """Test the adapter that validated best, once, and log every figure."""
         progress, samples = self.progress, self.data.test()
         load_adapter(self.model, self.best_adapter)
-        ranking, *validation = self.rank(samples, "test", last=2 if self.causal else 1)
+        ranking, *validation = self.rank(samples, "test", last=2 if self.settings.objective == "causal" else 1)
         popularity = rank_by_popularity(self.data, samples)
         record = {
             "best_epoch": progress.best_epoch,

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.small_data import write_dataset
+from utils.data import Interactions
 from utils.evaluate import rank_all, rank_by_popularity, rank_newest
 from utils.metrics import metrics, ranks, remove_seen
 
@@ -49,17 +51,15 @@ def test_remove_seen_keeps_target_and_ignores_padding():
     assert scores.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
-def test_rank_all_is_independent_of_the_batch_size(tmp_path):
-    from tests.small_data import write_dataset
-    from utils.data import Interactions
-
-    data = Interactions(write_dataset(tmp_path) / "Small.txt", 50)
+def score(items, mask):
+    """Sums of what random weights say of the history's items."""
     weights = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
+    real = torch.ones(items.shape) if mask is None else mask.float()
+    return (weights[items] * real[..., None]).sum(1)
 
-    def score(items, mask):
-        real = torch.ones(items.shape) if mask is None else mask.float()
-        return (weights[items] * real[..., None]).sum(1)
 
+def test_rank_all_is_independent_of_the_batch_size(tmp_path):
+    data = Interactions(write_dataset(tmp_path) / "Small.txt", 50)
     samples = data.test()
     single, batched = (rank_all(score, data, samples, size) for size in (1, 32))
     assert np.array_equal(single.seen_kept, batched.seen_kept)
@@ -69,15 +69,7 @@ def test_rank_all_is_independent_of_the_batch_size(tmp_path):
 
 
 def test_newest_positions_are_ranked_as_splits_of_their_own(tmp_path):
-    from tests.small_data import write_dataset
-    from utils.data import Interactions
-
     data = Interactions(write_dataset(tmp_path) / "Small.txt", 6)
-    weights = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
-
-    def score(items, mask):
-        real = torch.ones(items.shape) if mask is None else mask.float()
-        return (weights[items] * real[..., None]).sum(1)
 
     def newest_two(items, mask):
         return torch.stack([score(items[:, :-1], None if mask is None else mask[:, :-1]), score(items, mask)], 1)
@@ -90,8 +82,6 @@ def test_newest_positions_are_ranked_as_splits_of_their_own(tmp_path):
 
 
 def test_popularity_ranks_the_most_bought_first(tmp_path):
-    from utils.data import Interactions
-
     path = tmp_path / "x.txt"
     path.write_text("0 2 1 2 1 0\n1 2 3 3 2\n2 2 2 0 1\n")
     data = Interactions(path, 50)

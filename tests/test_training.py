@@ -317,7 +317,7 @@ def test_both_objectives_train_on_the_same_samples(place):
     expected = {
         (tuple(row[real].tolist()), target) for row, real, target in zip(items, mask, targets.tolist(), strict=True)
     }
-    items, mask, targets = data.batch(causal, np.arange(len(causal)), every=True)
+    items, mask, targets = data.batch(causal, np.arange(len(causal)))
     found = [
         (tuple(row[real][: t + 1].tolist()), target)
         for row, real, following in zip(items, mask, targets, strict=True)

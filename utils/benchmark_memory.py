@@ -14,8 +14,8 @@ import torch
 from config_HeLLM import Settings, parse_args
 from llama.HeLLM import HeLLM, fill
 from llama.parallel import clip_gradients
-from utils.build import empty_model
-from utils.data import Interactions, Samples, check_files, required_files
+from utils.build import empty_model, read_interactions
+from utils.data import Interactions, Samples
 from utils.evaluate import rank_scores
 from utils.fit import Job, Simulation, job_of
 from utils.memory import reset_resident_peak, resident
@@ -89,13 +89,8 @@ def _settings(argv: list[str]) -> Settings:
     return replace(parse_args(argv), device="cpu", plan=True)  # plan: a built-in size may be frozen
 
 
-def _data(settings: Settings) -> Interactions:
-    name = required_files(settings.dataset, settings.GNNModel)[0]
-    return Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
-
-
 def _job(settings: Settings) -> Job:
-    return job_of(settings, _data(settings), WIDTHS, torch.device("cpu"))
+    return job_of(settings, read_interactions(settings), WIDTHS, torch.device("cpu"))
 
 
 @contextmanager
@@ -108,7 +103,7 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
 
 
 def _measure(settings: Settings, steps: int, warm: bool) -> Measured:
-    data, job = _data(settings), _job(settings)
+    data, job = read_interactions(settings), _job(settings)
     seed_everything(settings.seed)
     if warm:  # the libraries' code and their own stores are then in memory
         small = replace(job.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
@@ -133,8 +128,8 @@ def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tu
     """Most resident bytes while training and while scoring, and seconds of the last optimiser step."""
     causal = settings.objective == "causal"
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    samples = data.train_users() if causal else data.train()
-    batch = data.batch(samples, _longest(samples, settings.batch_size), every=causal)
+    samples = data.training(settings.objective)
+    batch = data.batch(samples, _longest(samples, settings.batch_size))
     reset_resident_peak()
     for _ in range(steps):
         started = time.perf_counter()

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from config_HeLLM import Settings, parse_args
 from llama.HeLLM import HeLLM
 from llama.model import SIZES
-from utils.build import model_args, number_format
-from utils.data import Interactions, check_files, required_files, training_batches
+from utils.build import model_args, number_format, read_interactions
+from utils.data import training_batches
 from utils.distributed import pick_device, to_device
 from utils.plan import PUBLISHED_WIDTH
 from utils.prompter import LENGTHS, own_positions
@@ -45,10 +45,8 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.device = settings, pick_device(settings.device)
-        self.causal = settings.objective == "causal"
-        name = required_files(settings.dataset, settings.GNNModel)[0]
-        self.data = Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
-        self.samples = self.data.train_users() if self.causal else self.data.train()
+        self.data = read_interactions(settings)
+        self.samples = self.data.training(settings.objective)
         seed_everything(settings.seed)
         self.model = _random_model(settings, self.data.n_items, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
@@ -62,8 +60,7 @@ class Training:
 
     def step(self, rows) -> int:
         """One optimiser step; returns its number of samples."""
-        batch = self.data.batch(self.samples, rows, every=self.causal)
-        n_targets = int(self.samples.length[rows].sum()) if self.causal else len(rows)
+        batch, n_targets = self.data.batch(self.samples, rows), self.samples.n_targets(rows)
         self.model.loss(*(t if t is None else to_device(t, self.device) for t in batch), n_targets).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -80,7 +77,7 @@ class Training:
         return done / (time.perf_counter() - started)
 
     def report(self, speed: float) -> None:
-        s, total = self.settings, int(self.samples.length.sum()) if self.causal else len(self.samples)
+        s, total = self.settings, self.samples.n_targets()
         size = f"{s.tokens_per_batch} positions" if s.tokens_per_batch else f"{s.batch_size} rows"
         print(f"{s.model_name}, {s.objective}, {size} a batch, {torch.get_num_threads()} threads, {self.device}")
         share = self.flops * speed / peak_flops(self.device, number_format(s, self.device))

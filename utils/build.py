@@ -17,6 +17,16 @@ from utils.prompter import prompt_ids
 HEAD_STD = 0.1  # of a head that starts from the tables
 
 
+def read_interactions(settings: Settings) -> Interactions:
+    """The interaction file alone.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+    name = required_files(settings.dataset, settings.GNNModel)[0]
+    return Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
+
+
 def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
     """Interactions, and the graph and sequence tables, checked against each other.
 

@@ -46,9 +46,15 @@ class Samples:
     user: np.ndarray  # int64 (N,)
     begin: np.ndarray  # int64 (N,), positions in Interactions.items
     length: np.ndarray  # int64 (N,), at least 1
+    every: bool = False  # each item but the first of history and target is a target, not the last alone
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def n_targets(self, rows: np.ndarray | slice = slice(None)) -> int:
+        """Number of items that some of the histories, or all, predict."""
+        length = self.length[rows]
+        return int(length.sum()) if self.every else len(length)
 
 
 class Interactions:
@@ -85,7 +91,11 @@ class Interactions:
     def train_users(self) -> Samples:
         """The same samples a user at a time: each item of a history but its first is a target."""
         user = np.flatnonzero(self.count > 3)
-        return Samples(user, self.begin[user], self.count[user] - 3)
+        return Samples(user, self.begin[user], self.count[user] - 3, every=True)
+
+    def training(self, objective: str) -> Samples:
+        """What an objective, prefix or causal, is trained on."""
+        return self.train_users() if objective == "causal" else self.train()
 
     def validation(self) -> Samples:
         """Users with at least three items: all but the last two, and the last but one as target."""
@@ -111,21 +121,18 @@ class Interactions:
         """How often each item occurs outside the two held-out positions: int64 (n_items,)."""
         return np.bincount(self.training_pairs()[1], minlength=self.n_items)
 
-    def batch(self, samples: Samples, rows: np.ndarray, every: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
+    def batch(self, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
         """Some samples as tensors.
 
-        Args:
-            every: give the item that follows each position, not only the last.
-
         Returns: items int64 (B, T), left-padded with 0; mask bool (B, T), False at padding, None without any;
-            targets int64 (B,), or (B, T) with `every`, padded like items.
+            targets int64 (B,), or (B, T), padded like items, of samples with `every`.
         """
         begin, length = samples.begin[rows], samples.length[rows]
         offset = np.arange(length.max()) - (length.max() - length)[:, None]  # (B, T), negative at padding
         real = offset >= 0
         place = begin[:, None] + np.maximum(offset, 0)
         mask = None if real.all() else torch.from_numpy(real)
-        targets = self.items[place + 1] * real if every else self.items[begin + length]
+        targets = self.items[place + 1] * real if samples.every else self.items[begin + length]
         return torch.from_numpy(self.items[place] * real), mask, torch.from_numpy(targets)
 
 

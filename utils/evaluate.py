@@ -32,19 +32,9 @@ def rank_all(
     samples: Samples,
     batch_size: int,
     device: torch.device | str = "cpu",
-    title: str = "",
-    check: Callable[[], None] = lambda: None,
 ) -> Ranking:
-    """Score every sample's history against all items.
-
-    Args:
-        score: a model in evaluation mode, (items, mask) to float (B, I).
-        data, samples: the split to rank; batch_size: users a forward pass.
-        title: of the progress bar; check: called between batches, may raise to stop.
-    """
-    return rank_newest(
-        lambda items, mask: score(items, mask)[:, None], data, samples, batch_size, device, title, check
-    )[0]
+    """Score every sample's history against all items; `score` gives float (B, I), the others as in `rank_newest`."""
+    return rank_newest(lambda items, mask: score(items, mask)[:, None], data, samples, batch_size, device)[0]
 
 
 @torch.no_grad()
@@ -61,10 +51,12 @@ def rank_newest(
     """Rank the target of every sample, and the newest items of its history as targets of what comes before them.
 
     Args:
-        score: (items, mask) to float (B, K, I), a row for each of the K newest positions, oldest first.
+        score: a model in evaluation mode, (items, mask) to float (B, K, I), a row for each of the K newest
+            positions, oldest first.
+        data, samples: the split to rank; batch_size: users a forward pass.
+        title: of the progress bar; check: called between batches, may raise to stop.
         shared: each replica of the model scores every n-th batch; all processes must call, and get all ranks. They
             also call `check` together.
-        The others as in `rank_all`.
 
     Returns: K rankings, that of the samples' targets first; the k-th is of the samples with more than k items.
     """

@@ -37,7 +37,7 @@ class Job:
 def job_of(settings: Settings, data: Interactions, widths: tuple[int, int], device: torch.device) -> Job:
     """What a run with these settings on this device is."""
     args = model_args(settings)
-    samples = data.train_users() if args.objective == "causal" else data.train()
+    samples = data.training(args.objective)
     return Job(
         args,
         data.n_items,

@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from config_HeLLM import Settings
 from llama.HeLLM import HeLLM
 from llama.weight_files import load_file
-from utils.data import Interactions, check_files, required_files, training_batches
+from utils.build import read_interactions
+from utils.data import Interactions, required_files, training_batches
 from utils.distributed import is_main, join_processes
 from utils.fit import Simulation, announce, fitted, job_of
 from utils.memory import GIB
@@ -50,14 +51,10 @@ def training_flops(model: HeLLM, length: int, batch_size: int) -> float:
 
 def show(settings: Settings) -> None:
     """Print sizes and costs, from the interaction file and the model's shape alone."""
-    names = required_files(settings.dataset, settings.GNNModel)
-    folder = check_files(settings.data_dir, settings.dataset, names[:1])
-    widths = tuple(
-        load_file(folder / name, mapped=True).shape[1] if (folder / name).is_file() else PUBLISHED_WIDTH
-        for name in names[1:]
-    )
+    data = read_interactions(settings)
+    paths = [data.path.parent / name for name in required_files(settings.dataset, settings.GNNModel)[1:]]
+    widths = tuple(load_file(p, mapped=True).shape[1] if p.is_file() else PUBLISHED_WIDTH for p in paths)
     join_processes(settings.model_parallel, settings.model_name)
-    data = Interactions(folder / names[0], settings.max_len)
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")  # wherever the plan is printed
     simulation = Simulation(job_of(settings, data, widths, device))
     lines = []
@@ -71,8 +68,8 @@ def show(settings: Settings) -> None:
 
 def describe(settings: Settings, simulation: Simulation, data: Interactions) -> list[str]:
     """The lines that `--plan` prints."""
-    causal, n_samples = settings.objective == "causal", len(data.train())
-    samples = data.train_users() if causal else data.train()
+    causal, samples = settings.objective == "causal", data.training(settings.objective)
+    n_samples = samples.n_targets()
     size = settings.batch_size * settings.grad_steps
     lines = describe_memory(settings, simulation)
     with simulation.fake:
