@@ -159,7 +159,7 @@ def test_a_run_that_memory_runs_out_for_ends_with_a_state_and_advice(place, phas
     """The allocator refuses: in the second epoch the process may hardly grow any more."""
     sizes = ("--batch_size", "120", "--eval_batch_size", "120", "--graph_dropout", "0.2")
     assert train_HeLLM.main(command(place, *sizes, "--target", "whole")) == 0
-    environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     argv = [sys.executable, "-c", RUN_WITH_A_LIMIT, phase, str(2**21), *command(place, *sizes, "--target", "short")]
     done = subprocess.run(argv, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     for n_shards in (1, 2):
         write_meta(folder / f"base{n_shards}", base, params, n_shards)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, "tests/parallel_worker.py", str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -24,7 +24,7 @@ N_USERS = 22_363  # of Beauty
 
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     """Run a program in several processes; `arguments` may begin with torchrun's own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return subprocess.run([*launcher, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
