@@ -3,9 +3,12 @@
 import re
 
 import pytest
+import torch
 
 from tests.small_data import command, write_dataset
+from tests.small_model import histories, small_hellm
 from utils import benchmark
+from utils.count import REST, PartCounter
 
 
 @pytest.fixture
@@ -31,3 +34,33 @@ def test_training_cost_needs_a_built_in_size(place, capsys):
     (place / "weights").mkdir()
     assert benchmark.main(["train", *command(place), "--model_name", str(place / "weights")]) == 2
     assert "a built-in size, Llama-2-7b" in capsys.readouterr().err
+
+
+def test_operations_by_part():
+    """By hand: all linear maps of all positions, but in the last layer only keys and values of all."""
+    model = small_hellm()
+    (dim, layers, rank), items = (32, 2, 2), histories(3, 5)
+    with PartCounter(model) as scoring, torch.no_grad():
+        model(items)
+    with PartCounter(model) as training:
+        model.loss(items, None, items[:, 0]).backward()
+    ffn, every, last = model.args.ffn_width, 3 * (3 + 5 + 2), 3  # positions: prompt, items, response
+    through = every * (layers - 1) + last  # layers and positions whose feed-forward is computed
+    lora = 2 * through * 3 * rank * (dim + ffn)
+    forward = {
+        "feed-forward": 2 * through * 3 * dim * ffn,
+        "projections of attention": 2 * dim**2 * (2 * through + 2 * every * layers),
+        "LoRA": lora,
+    }
+    assert {part: scoring.parts()[part] for part in forward} == forward
+    # the base is frozen, so its weights have no gradients; low-rank updates have
+    backward = {part: 2 * flops for part, flops in forward.items()} | {"LoRA": 3 * lora}
+    assert {part: training.parts()[part] for part in backward} == backward
+    assert sum(training.parts().values()) == training.get_total_flops()
+    assert 0 < training.parts()[REST] < training.get_total_flops() / 2
+
+
+def test_scoring_computes_the_last_layer_where_it_is_read(place, capsys):
+    assert benchmark.main(["train", *command(place), "--n_layers", "1"]) == 0
+    share = re.search(r"GFLOP a scored user, ([\d.]+) of all positions through all layers", capsys.readouterr().out)
+    assert float(share[1]) < 0.9

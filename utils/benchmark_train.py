@@ -6,19 +6,20 @@ import time
 from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from config_HeLLM import Settings, parse_args
 from llama.HeLLM import HeLLM
 from llama.model import SIZES
 from utils.build import model_args, number_format, read_interactions
-from utils.data import training_batches
+from utils.count import PartCounter
+from utils.data import scoring_batches, training_batches
 from utils.distributed import pick_device, to_device
 from utils.plan import PUBLISHED_WIDTH
 from utils.prompter import LENGTHS, own_positions
 from utils.seed import seed_everything
 
 COUNTED, STEPS, ROUNDS = 20, 10, 3  # batches whose operations are counted, that are timed in a round; rounds
+SCORED = 20  # of so many scoring batches one is counted
 VERSUS = "--vs"  # between the flags of two settings that are measured in turn
 SIDE = 2048  # of the matrices whose product tells the device's peak
 
@@ -54,9 +55,9 @@ class Training:
         self.batches = training_batches(
             length, settings.batch_size, settings.seed, 0, settings.tokens_per_batch, constant
         )
-        with FlopCounterMode(display=False) as counter:  # which warms up as well
+        with PartCounter(self.model) as counter:  # which warms up as well
             done = sum(map(self.step, self.batches[:COUNTED]))
-        self.flops, self.at = counter.get_total_flops() / done, 0
+        self.parts, self.at = {part: flops / done for part, flops in counter.parts().items()}, 0
 
     def step(self, rows) -> int:
         """One optimiser step; returns its number of samples."""
@@ -80,9 +81,29 @@ class Training:
         s, total = self.settings, self.samples.n_targets()
         size = f"{s.tokens_per_batch} positions" if s.tokens_per_batch else f"{s.batch_size} rows"
         print(f"{s.model_name}, {s.objective}, {size} a batch, {torch.get_num_threads()} threads, {self.device}")
-        share = self.flops * speed / peak_flops(self.device, number_format(s, self.device))
-        print(f"  {self.flops / 1e9:.3f} GFLOP a training sample; {share:.0%} of the device's matrix products")
+        flops = sum(self.parts.values())
+        share = flops * speed / peak_flops(self.device, number_format(s, self.device))
+        print(f"  {flops / 1e9:.3f} GFLOP a training sample; {share:.0%} of the device's matrix products")
         print(f"  {speed:,.1f} samples/s, {total / speed:,.1f} s an epoch of {total:,} samples")
+        for part, flops_of_part in self.parts.items():
+            print(f"  {flops_of_part / 1e9:>8.3f} GFLOP {flops_of_part / flops:>6.1%}  {part}")
+        self.report_scoring()
+
+    @torch.no_grad()
+    def report_scoring(self) -> None:
+        """Print operations a user, and how they compare with all positions going through all layers."""
+        llama, samples, counts = self.model.eval().llama, self.data.test(), []
+        batches = list(scoring_batches(samples.length, self.settings.eval_batch_size))[::SCORED]
+        for _ in range(2):
+            with PartCounter(self.model) as counter:
+                for rows in batches:
+                    items, mask, _ = self.data.batch(samples, rows)
+                    self.model.scores(*(t if t is None else to_device(t, self.device) for t in (items, mask)))
+            counts.append(sum(counter.parts().values()) / sum(map(len, batches)))
+            llama.register_forward_pre_hook(lambda _, args, more: (args, more | {"last_only": False}), with_kwargs=True)
+            llama.register_forward_hook(lambda _, args, output: output[:, -1:])
+        note = f", {counts[0] / counts[1]:.3f} of all positions through all layers" * (counts[0] != counts[1])
+        print(f"  {counts[0] / 1e9:.3f} GFLOP a scored user{note}")
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
