@@ -8,6 +8,7 @@ import torch
 from tests.small_data import command, write_dataset
 from tests.small_model import histories, small_hellm
 from utils import benchmark
+from utils.benchmark_gpu import Elsewhere
 from utils.count import REST, PartCounter
 
 
@@ -30,10 +31,21 @@ def test_training_cost_of_two_settings(place, capsys):
     assert ratio > 0
 
 
-def test_training_cost_needs_a_built_in_size(place, capsys):
-    (place / "weights").mkdir()
-    assert benchmark.main(["train", *command(place), "--model_name", str(place / "weights")]) == 2
-    assert "a built-in size, Llama-2-7b" in capsys.readouterr().err
+def test_one_command_for_a_gpu_here_on_the_cpu(place, capsys, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)  # compiling takes longer than all the rest
+    assert benchmark.main(["gpu", *command(place), "--max_memory", "15MB", "--batch_size", "64"]) == 0
+    shown = capsys.readouterr().out
+    assert "--max_memory 15MB: --batch_size" in shown and "--batch_size 64" not in shown
+    assert "results elsewhere than on cpu: none" in shown
+    steps = re.findall(r"(--no-compile|--compile): ([\d.]+) s a step, ([\d,.]+) samples/s, ([\d,.]+) users/s", shown)
+    assert [name for name, *_ in steps] == ["--no-compile", "--compile"]
+    assert all(float(value.replace(",", "")) > 0 for _, *values in steps for value in values)
+
+
+def test_results_elsewhere_are_found():
+    with Elsewhere(torch.device("cuda")) as mode:
+        torch.ones(3) @ torch.ones(3)  # one number, as a learning rate is
+    assert mode.found == {"aten.ones.default": 2}
 
 
 def test_operations_by_part():

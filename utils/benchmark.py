@@ -1,6 +1,7 @@
 """Measurements that take long.
 
 python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py] [--vs --model_name S …]
+python -m utils.benchmark gpu --dataset Beauty --max_memory 22GiB [any flag of train_HeLLM.py]
 python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
 python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]
@@ -17,6 +18,7 @@ import torch
 from config_HeLLM import parse_args
 from llama.checkpoint import load_adapter
 from utils.ablation import ablation
+from utils.benchmark_gpu import gpu
 from utils.benchmark_load import load
 from utils.benchmark_memory import full, memory
 from utils.benchmark_pretrain import pretrain
@@ -62,7 +64,7 @@ def score(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Run one benchmark; returns the exit status."""
     benchmarks = {"train": train, "score": score, "pretrain": pretrain, "ablation": ablation}
-    benchmarks |= {"memory": memory, "full": full, "load": load}
+    benchmarks |= {"gpu": gpu, "memory": memory, "full": full, "load": load}
     if not argv or argv[0] not in benchmarks:
         return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from config_HeLLM import Settings, parse_args
-from llama.HeLLM import HeLLM, fill
+from llama.HeLLM import HeLLM
 from llama.parallel import clip_gradients
-from utils.build import empty_model, read_interactions
+from utils.build import read_interactions
 from utils.data import Interactions, Samples
 from utils.evaluate import rank_scores
-from utils.fit import Job, Simulation, job_of
+from utils.fit import Job, Simulation, job_of, random_model
 from utils.memory import reset_resident_peak, resident
 from utils.plan import PUBLISHED_WIDTH
 from utils.seed import seed_everything
@@ -107,21 +107,14 @@ def _measure(settings: Settings, steps: int, warm: bool) -> Measured:
     seed_everything(settings.seed)
     if warm:  # the libraries' code and their own stores are then in memory
         small = replace(job.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
-        _run(_build(replace(job, args=small)), replace(settings, batch_size=2, eval_batch_size=2), data, 1)
+        _run(random_model(replace(job, args=small)), replace(settings, batch_size=2, eval_batch_size=2), data, 1)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before, started = resident(), time.perf_counter()
-    model = _build(job)
+    model = random_model(job)
     built, building = time.perf_counter() - started, resident("VmHWM")
     training, scoring, step = _run(model, settings, data, steps)
     return Measured(built, step, training - before, scoring - before, max(building, training, scoring))
-
-
-def _build(job: Job) -> HeLLM:
-    tables = [torch.randn(job.n_items + extra, width) for extra, width in zip((0, 1), job.widths, strict=True)]
-    model = empty_model(job.args, tables, [[0] * n for n in job.prompt], job.dtype)
-    fill(model, "cpu")
-    return model
 
 
 def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tuple[int, int, float]:

@@ -6,16 +6,16 @@ import time
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from config_HeLLM import Settings, parse_args
-from llama.HeLLM import HeLLM
-from llama.model import SIZES
-from utils.build import model_args, number_format, read_interactions
+from utils.build import read_interactions
 from utils.count import PartCounter
-from utils.data import scoring_batches, training_batches
+from utils.data import Samples, cut, scoring_batches, training_batches
 from utils.distributed import pick_device, to_device
+from utils.fit import job_of, random_model
 from utils.plan import PUBLISHED_WIDTH
-from utils.prompter import LENGTHS, own_positions
+from utils.prompter import own_positions
 from utils.seed import seed_everything
 
 COUNTED, STEPS, ROUNDS = 20, 10, 3  # batches whose operations are counted, that are timed in a round; rounds
@@ -32,6 +32,8 @@ def train(argv: list[str]) -> None:
     """
     of_each = [argv[: argv.index(VERSUS)], argv[argv.index(VERSUS) + 1 :]] if VERSUS in argv else [argv]
     training = [Training(parse_args(flags)) for flags in of_each]
+    for one in training:
+        one.count()
     speeds = [[one.samples_per_s() for one in training] for _ in range(ROUNDS)]
     for number, one in enumerate(training):
         one.report(statistics.median(round_[number] for round_ in speeds))
@@ -45,27 +47,38 @@ class Training:
     """Steps of one setting on random weights."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.device = settings, pick_device(settings.device)
+        self.settings, self.device = replace(settings, plan=True), pick_device(settings.device)  # no weights needed
         self.data = read_interactions(settings)
+        self.job = job_of(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
         self.samples = self.data.training(settings.objective)
         seed_everything(settings.seed)
-        self.model = _random_model(settings, self.data.n_items, self.device).train()
+        self.model = random_model(self.job, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
-        length, constant = self.samples.length, own_positions(settings.objective, settings.prompt)
-        self.batches = training_batches(
-            length, settings.batch_size, settings.seed, 0, settings.tokens_per_batch, constant
-        )
-        with PartCounter(self.model) as counter:  # which warms up as well
+        size, tokens = (n * settings.grad_steps for n in (settings.batch_size, settings.tokens_per_batch))
+        self.constant = own_positions(settings.objective, settings.prompt)
+        self.batches = training_batches(self.samples.length, size, settings.seed, 0, tokens, self.constant)
+        self.parts, self.at = {}, 0
+
+    def count(self) -> None:
+        """Operations a sample by part, which warms up as well."""
+        with PartCounter(self.model) as counter:
             done = sum(map(self.step, self.batches[:COUNTED]))
-        self.parts, self.at = {part: flops / done for part, flops in counter.parts().items()}, 0
+        self.parts = {part: flops / done for part, flops in counter.parts().items()}
 
     def step(self, rows) -> int:
         """One optimiser step; returns its number of samples."""
-        batch, n_targets = self.data.batch(self.samples, rows), self.samples.n_targets(rows)
-        self.model.loss(*(t if t is None else to_device(t, self.device) for t in batch), n_targets).backward()
+        s, n_targets = self.settings, self.samples.n_targets(rows)
+        for part in cut(rows, self.samples.length, s.batch_size, s.tokens_per_batch, self.constant):
+            n = self.samples.n_targets(part)
+            loss = self.model.loss(*self.batch(self.samples, part), n) * (n / n_targets)
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return n_targets
+
+    def batch(self, samples: Samples, rows) -> list[Tensor | None]:
+        """Items, mask and targets on the device."""
+        return [t if t is None else to_device(t, self.device) for t in self.data.batch(samples, rows)]
 
     def samples_per_s(self) -> float:
         """Of the next batches; the last of an epoch are followed by its first."""
@@ -82,7 +95,7 @@ class Training:
         size = f"{s.tokens_per_batch} positions" if s.tokens_per_batch else f"{s.batch_size} rows"
         print(f"{s.model_name}, {s.objective}, {size} a batch, {torch.get_num_threads()} threads, {self.device}")
         flops = sum(self.parts.values())
-        share = flops * speed / peak_flops(self.device, number_format(s, self.device))
+        share = flops * speed / peak_flops(self.device, self.job.dtype)
         print(f"  {flops / 1e9:.3f} GFLOP a training sample; {share:.0%} of the device's matrix products")
         print(f"  {speed:,.1f} samples/s, {total / speed:,.1f} s an epoch of {total:,} samples")
         for part, flops_of_part in self.parts.items():
@@ -97,8 +110,7 @@ class Training:
         for _ in range(2):
             with PartCounter(self.model) as counter:
                 for rows in batches:
-                    items, mask, _ = self.data.batch(samples, rows)
-                    self.model.scores(*(t if t is None else to_device(t, self.device) for t in (items, mask)))
+                    self.model.scores(*self.batch(samples, rows)[:2])
             counts.append(sum(counter.parts().values()) / sum(map(len, batches)))
             llama.register_forward_pre_hook(lambda _, args, more: (args, more | {"last_only": False}), with_kwargs=True)
             llama.register_forward_hook(lambda _, args, output: output[:, -1:])
@@ -129,12 +141,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _random_model(settings: Settings, n_items: int, device: torch.device) -> HeLLM:
-    if settings.model_name not in SIZES:
-        raise ValueError(f"--model_name {settings.model_name}: a built-in size, {', '.join(SIZES)}")
-    tables = [torch.randn(n_items + extra, PUBLISHED_WIDTH, device=device) for extra in (0, 1)]
-    prompt = ([0] * n for n in LENGTHS[settings.prompt])
-    with device:  # plan: a built-in size may be frozen
-        return HeLLM(model_args(replace(settings, plan=True)), *tables, *prompt, number_format(settings, device))

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from config_HeLLM import Settings
 from llama.checkpoint import assign
-from llama.HeLLM import HeLLM
+from llama.HeLLM import HeLLM, fill
 from llama.model import ModelArgs
 from llama.parallel import clip_gradients, dp_size, ensure_model_parallel
 from utils.build import empty_model, model_args, number_format
@@ -47,6 +47,15 @@ def job_of(settings: Settings, data: Interactions, widths: tuple[int, int], devi
         (int(samples.length.max()), int(data.test().length.max())),
         settings.max_grad_norm,
     )
+
+
+def random_model(job: Job, device: torch.device | str = "cpu") -> HeLLM:
+    """The model of a run with random weights and tables."""
+    sizes = zip((0, 1), job.widths, strict=True)
+    tables = [torch.randn(job.n_items + extra, width, device=device) for extra, width in sizes]
+    model = empty_model(job.args, tables, [[0] * n for n in job.prompt], job.dtype)
+    fill(model, device)
+    return model.to(device)
 
 
 class Simulation:
