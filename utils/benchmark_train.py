@@ -19,7 +19,7 @@ from utils.prompter import own_positions
 from utils.seed import seed_everything
 
 COUNTED, STEPS, ROUNDS = 20, 10, 3  # batches whose operations are counted, that are timed in a round; rounds
-SCORED = 20  # of so many scoring batches one is counted
+SCORED = 100  # of so many scoring batches one is counted
 VERSUS = "--vs"  # between the flags of two settings that are measured in turn
 SIDE = 2048  # of the matrices whose product tells the device's peak
 
