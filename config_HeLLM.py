@@ -127,6 +127,11 @@ def state_settings(settings: Settings) -> dict:
     return kept | {"batch_size x grad_steps": settings.batch_size * settings.grad_steps}
 
 
+def beside_published(settings: Settings) -> dict:
+    """The settings that differ from the published ones, by name."""
+    return {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
+
+
 def parse_args(argv: list[str] | None = None) -> Settings:
     """Settings of a command line: the preset's, then whatever flags say.
 

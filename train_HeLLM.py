@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config_HeLLM import Settings, parse_args, state_settings
+from config_HeLLM import Settings, beside_published, parse_args, state_settings
 from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
 from llama.HeLLM import HeLLM
 from llama.parallel import (
@@ -47,7 +47,7 @@ from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.fit import announce, fitted, simulate, what_would_fit
 from utils.flags import complain
 from utils.lr_sched import learning_rate
-from utils.memory import is_out_of_memory
+from utils.memory import is_out_of_memory, peak_memory
 from utils.metrics import metrics, summary
 from utils.prompter import own_positions
 from utils.run_log import RunLog
@@ -251,11 +251,13 @@ class Trainer:
             "popularity": metrics(popularity.seen_kept),
             "users": len(samples),
             "users_per_s": ranking.users_per_s,
+            "settings": beside_published(self.settings),
+            "peak_memory_bytes": peak_memory(self.device),
         }
         if validation:  # of the tested weights, from the same passes
             record["val"] = metrics(validation[0].seen_kept)
         self.log.say_test(record)
-        self.log.write([*progress.records, record])
+        self.log.finish(progress.records, record, ranking)
 
     def out_of_memory(self) -> int:
         """End the run after memory ran out, saving what is whole; returns the exit status.
@@ -309,10 +311,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as mistake:
         return complain(mistake)
     trainer.signals.listen()
-    shown = {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
     if not settings.resume:
         trainer.log.clear()
-    trainer.log.say(f"settings beside the published ones: {shown}")
+    trainer.log.say(f"settings beside the published ones: {beside_published(settings)}")
     if settings.max_memory:
         trainer.log.say(announce(trainer.settings))
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

@@ -14,13 +14,16 @@ from llama.checkpoint import compare_names, save_atomically
 from llama.weight_files import load_file
 from utils.data import Interactions, check_files, dataset_folder
 from utils.distributed import pick_device
+from utils.evaluate import Ranking
 from utils.flags import check_numbers, check_words, complain, fingerprint
+from utils.memory import peak_memory
 from utils.metrics import summary
 from utils.run_log import RunLog
 from utils.seed import seed_everything
 from utils.stopping import Stopped, StopSignals
 from utils.training_state import STATE, Progress, load_state, run_folder, save_state
 
+BEST_MODEL = "best_model.pt"  # in the run's folder
 FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "overwrite"}
 
 
@@ -110,7 +113,7 @@ class Fit:
 
     @property
     def best(self) -> Path:
-        return self.folder / "best_model.pt"
+        return self.folder / BEST_MODEL
 
     def save(self) -> None:
         save_state(self.state, self.tensors, self.optimizer, self.progress, self.fingerprint)
@@ -208,11 +211,18 @@ class Fit:
             parameter.copy_(saved[name])
         self.model.eval()
 
-    def finish(self, tables: dict[str, torch.Tensor], test: dict[str, dict[str, float]], users: int) -> None:
+    def finish(
+        self,
+        tables: dict[str, torch.Tensor],
+        test: dict[str, dict[str, float]],
+        users: int,
+        ranking: Ranking | None = None,
+    ) -> None:
         """Write the tables into the dataset's folder and the test metrics into the log.
 
         Args:
             tables: file name to table; test: name in the metrics file to metrics; users: how many were tested.
+            ranking: theirs, by the protocols of fine-tuning.
         """
         folder = dataset_folder(self.settings.data_dir, self.settings.dataset)
         for name, table in tables.items():
@@ -220,7 +230,10 @@ class Fit:
         self.log.say(f"best epoch {self.progress.best_epoch}, tested on {users:,} users")
         for name, values in test.items():
             self.log.say(f"{name:<12} {summary(values)}")
-        self.log.write([*self.progress.records, {"best_epoch": self.progress.best_epoch, **test, "users": users}])
+        self.log.say_published()
+        last = {"best_epoch": self.progress.best_epoch, **test, "users": users, "settings": self.fingerprint}
+        device = next(self.model.parameters()).device
+        self.log.finish(self.progress.records, last | {"peak_memory_bytes": peak_memory(device)}, ranking)
         self.log.say("written: " + ", ".join(str(folder / name) for name in tables))
 
 

@@ -164,7 +164,7 @@ class SequenceTraining:
         self.fit.run(self.steps, self.step, lambda epoch: lr, lambda: metrics(self.rank(data.validation()).seen_kept))
         ranking = self.rank(data.test())
         test = {"test": metrics(ranking.seen_kept), "test_unseen": metrics(ranking.seen_removed)}
-        self.fit.finish({TABLE: self.model.item_embedding.weight}, test, len(data.test()))
+        self.fit.finish({TABLE: self.model.item_embedding.weight}, test, len(data.test()), ranking)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 N_USERS, N_ITEMS, WIDTH = 120, 40, 6
+# What the records of two equal runs may differ in; settings name the run
+OWN = {"seconds", "samples_per_s", "users_per_s", "peak_memory_bytes", "settings"}
 
 
 def sequences(seed: int = 0) -> list[list[int]]:

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 
 import train_HeLLM
 from config_HeLLM import parse_args
-from tests.small_data import command, write_dataset
+from tests.small_data import OWN, command, write_dataset
 from tests.small_model import SHAPE, small_hellm, write_meta
 from utils.data import Interactions, training_batches
+from utils.metrics import metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,11 +41,11 @@ def adapter(place, target="tiny"):
 
 
 def assert_same_run(place, one, other):
-    """Adapters equal to the bit, and every figure but the times."""
+    """Adapters equal to the bit, and every figure but the costs."""
     for (name, a), b in zip(adapter(place, one).items(), adapter(place, other).values(), strict=True):
         assert torch.equal(a, b), name
     for a, b in zip(records(place, one), records(place, other), strict=True):
-        for key in a.keys() - {"seconds", "samples_per_s", "users_per_s"}:
+        for key in a.keys() - OWN:
             assert a[key] == b[key], key
 
 
@@ -57,7 +58,13 @@ def test_a_run_learns_and_leaves_its_files(place, capsys):
     assert last["best_epoch"] == best["epoch"]
     assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
     assert last["users"] == 120
+    assert last["settings"]["num_epochs"] == 8 and "seed" not in last["settings"]
+    assert last["seconds"] == pytest.approx(sum(record["seconds"] for record in epochs))
+    assert 2**20 < last["peak_memory_bytes"] < 2**40
     folder = place / "log" / "Small" / "MMHCL"
+    with np.load(folder / "tiny_ranks.npz") as found:
+        assert {rank.dtype for rank in found.values()} == {np.dtype(np.int32)}
+        assert metrics(found["seen_kept"]) == last["test"] and metrics(found["seen_removed"]) == last["test_unseen"]
     assert (folder / "tiny_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "test Recall@10" in (folder / "tiny_log.txt").read_text()
     assert "trainable params:" in capsys.readouterr().out

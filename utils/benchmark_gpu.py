@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from config_HeLLM import Settings, parse_args
-from utils.benchmark_train import ROUNDS, Training, peak_memory, synchronize
+from utils.benchmark_train import ROUNDS, Training, synchronize
 from utils.build import read_interactions
 from utils.data import scoring_batches
 from utils.distributed import pick_device
 from utils.fit import Simulation, announce, fitted, job_of
+from utils.memory import peak_memory
 from utils.plan import PUBLISHED_WIDTH
 
 SCORED = 10  # scoring batches that are timed, from the shortest histories to the longest

@@ -1,6 +1,5 @@
 """Cost of a training step, counted and measured: the part `train` of utils.benchmark."""
 
-import resource
 import statistics
 import time
 from dataclasses import replace
@@ -14,6 +13,7 @@ from utils.count import PartCounter
 from utils.data import Samples, cut, scoring_batches, training_batches
 from utils.distributed import pick_device, to_device
 from utils.fit import job_of, random_model
+from utils.memory import peak_memory
 from utils.plan import PUBLISHED_WIDTH
 from utils.prompter import own_positions
 from utils.seed import seed_everything
@@ -134,10 +134,3 @@ def synchronize(device: torch.device) -> None:
     """Wait for what is queued on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that was allocated on a GPU, or that was resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

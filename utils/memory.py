@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 GIB = 2**30
 UNITS = {"": 1, "B": 1} | {f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}
 UNITS |= {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
+STATUS = Path("/proc/self/status")  # of Linux
 REFUSALS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "ALLOC_FAILED")
 
 
@@ -62,12 +63,19 @@ class LiveBytes(TorchDispatchMode):
 
 def resident(what: str = "VmRSS") -> int:
     """This process's resident memory in bytes; "VmHWM": the most there was since the start or the last reset."""
-    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) * 1024
+    return int(STATUS.read_text().split(f"{what}:")[1].split()[0]) * 1024
 
 
 def reset_resident_peak() -> None:
     """Start the count of the most resident memory anew."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most that was allocated on a GPU, or that was resident in this process; None where nobody counts."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resident("VmHWM") if STATUS.is_file() else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

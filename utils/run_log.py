@@ -4,15 +4,62 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
+
+from utils.evaluate import Ranking
 from utils.files import replacing
 from utils.metrics import summary
 
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
+FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
+
+
+def published_log(name: str) -> dict:
+    """What the released log of program/dataset says, value lists by epoch; empty where there is none."""
+    return json.loads(PUBLISHED.read_text()).get(name, {}) if PUBLISHED.is_file() else {}
+
+
+def published_tests(published: dict) -> dict[str, dict[str, float]]:
+    """The published test figures that ours are put beside, by what they are, from `published_log`.
+
+    Of a log with test metrics in every epoch the one with the best Recall@20 of them, first, and the last.
+    """
+    if "test" in published:
+        return {"test": published["test"]}
+    if published.get("split") != "test":
+        return {}
+    best = int(np.argmax(published["Recall@20"]))
+    places = {f"best epoch on test ({published['epoch'][best]})": best, f"last epoch ({published['epoch'][-1]})": -1}
+    return {title: {name: published[name][place] for name in SHOWN} for title, place in places.items()}
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a metrics file.
+
+    Raises:
+        ValueError: naming path and line of what is none.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: line {number} is no JSON object; remove it, or the file")
+        records.append(record)
+    return records
+
+
+def training_seconds(epochs: list[dict]) -> float:
+    """Seconds of training in all; a record holds those of an epoch, and stands for all since the record before."""
+    numbers = [-1, *(record["epoch"] for record in epochs)]
+    return sum(record["seconds"] * n for record, n in zip(epochs, np.diff(numbers).tolist(), strict=True))
 
 
 class RunLog:
-    """Writes `{target}_log.txt`, `{target}_metrics.jsonl` and `{target}_curves.png` of one run.
+    """Writes `{target}_log.txt`, `_metrics.jsonl`, `_curves.png` and, of a test, `_ranks.npz` of one run.
 
     Args:
         folder: where they go; made when absent.
@@ -23,12 +70,12 @@ class RunLog:
 
     def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
         self.folder, self.target, self.quiet = Path(folder), target, quiet
-        self.published = json.loads(PUBLISHED.read_text()).get(published, {}) if PUBLISHED.is_file() else {}
+        self.published = published_log(published)
 
     def clear(self) -> None:
         """Remove what an earlier run of this name left; a resumed run adds to it instead."""
         if not self.quiet:
-            for name in ("log.txt", "metrics.jsonl", "curves.png"):
+            for name in FILES:
                 self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
@@ -53,8 +100,28 @@ class RunLog:
             ("popularity", "popularity baseline"),
         ):
             self.say(f"{title:<24} {summary(record[name])}")
+        self.say_published()
         for name, value in record["test"].items():
             self.say(f"  test {name} {value:.6f}")
+
+    def say_published(self) -> None:
+        """Tell the published test figures, if there are any, a line each."""
+        for title, values in published_tests(self.published).items():
+            self.say(f"published {title}: {summary(values)}")
+
+    def finish(self, epochs: list[dict], last: dict, ranking: Ranking | None = None) -> None:
+        """Write a finished run: the test ranks of all users, then `epochs` and `last` with the training's seconds.
+
+        The ranks, `seen_kept` and `seen_removed`, are int32 (N,), in the order of `Interactions.test`: ascending users.
+        """
+        if self.quiet:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if ranking:
+            both = {name: getattr(ranking, name).astype(np.int32) for name in ("seen_kept", "seen_removed")}
+            with replacing(self._path("ranks.npz")) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **both)
+        self.write([*epochs, last | {"seconds": training_seconds(epochs)}])
 
     def write(self, records: list[dict]) -> None:
         """Write all records so far, one JSON object a line, and draw the curves of the epochs among them.
@@ -67,9 +134,9 @@ class RunLog:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         epochs = [record for record in records if "epoch" in record]
         if epochs:
-            self._draw(epochs)
+            self._draw(epochs, records[-1])
 
-    def _draw(self, epochs: list[dict]) -> None:
+    def _draw(self, epochs: list[dict], last: dict) -> None:
         from matplotlib.figure import Figure  # slow to import, and not needed by every process
 
         figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -81,8 +148,12 @@ class RunLog:
                 axes.plot(number, ours, f"C{color}o-", markersize=3, label=name)
                 if self.published:
                     axes.plot(self.published["epoch"], self.published[name], f"C{color}:", linewidth=1)
+                if name in last.get("test", {}):
+                    axes.plot(last["best_epoch"], last["test"][name], f"C{color}D", markeredgecolor="k")
         loss.set(xlabel="epoch", ylabel="training loss (nats)", title=self.target)
-        title = f"validation (dotted: published {self.published['split']})" if self.published else "validation"
+        title = "validation" + ", diamonds: test" * ("test" in last)
+        if self.published:
+            title += f", dotted: published {self.published['split']}"
         quality.set(xlabel="epoch", title=title, ylim=(0, None))
         quality.legend(frameon=False)
         for axes in (loss, quality):

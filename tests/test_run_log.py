@@ -1,0 +1,78 @@
+"""What a run leaves to read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from utils.evaluate import Ranking
+from utils.metrics import metrics
+from utils.run_log import RunLog, published_log, published_tests, read_records, training_seconds
+
+RANK = np.array([1, 4, 11, 300])
+
+
+def epoch(number, seconds=2.0):
+    return {"epoch": number, "train_loss": 3.0, "seconds": seconds, "samples_per_s": 10.0, "val": metrics(RANK)}
+
+
+def last():
+    values = metrics(RANK)
+    tests = {"test": values, "test_unseen": values, "popularity": values}
+    return {"best_epoch": 1, **tests, "users": len(RANK), "users_per_s": 5.0}
+
+
+def test_published_figures_are_those_of_the_released_logs():
+    beauty = published_tests(published_log("HeLLM/Beauty"))
+    assert list(beauty) == ["best epoch on test (7)", "last epoch (24)"]
+    expected = [[0.0682, 0.0354, 0.1022, 0.0439], [0.0651, 0.0392, 0.0872, 0.0448]]  # SPEC.md section 5
+    assert np.array([list(values.values()) for values in beauty.values()]) == pytest.approx(
+        np.array(expected), abs=6e-5
+    )
+    sports = published_tests(published_log("HeLLM/Sports_and_Outdoors"))
+    assert list(sports) == ["best epoch on test (8)", "last epoch (19)"]
+    assert published_tests(published_log("MMHCL/Toys_and_Games"))["test"]["NDCG@20"] == pytest.approx(0.03188)
+    assert published_tests(published_log("SASRec/Beauty")) == {}
+
+
+def test_seconds_of_epochs_between_records_count():
+    assert training_seconds([epoch(4, 2.0), epoch(9, 3.0)]) == 5 * 2 + 5 * 3
+    assert training_seconds([]) == 0
+
+
+def test_the_log_tells_the_published_figures_behind_ours(tmp_path, capsys):
+    RunLog(tmp_path, "ours", "HeLLM/Beauty").say_test(last())
+    shown = capsys.readouterr().out
+    assert (
+        "published best epoch on test (7): Recall@10 0.0682  NDCG@10 0.0354  Recall@20 0.1022  NDCG@20 0.0439" in shown
+    )
+    RunLog(tmp_path, "other", "HeLLM/Small").say_test(last())
+    assert "published" not in capsys.readouterr().out
+
+
+def test_finished_files_and_their_removal(tmp_path):
+    log = RunLog(tmp_path / "log", "ours", "HeLLM/Beauty")
+    log.finish([epoch(0), epoch(1)], last(), Ranking(RANK, RANK - (RANK > 1), 1.0))
+    assert read_records(tmp_path / "log" / "ours_metrics.jsonl")[-1] == last() | {"seconds": 4.0}
+    with np.load(tmp_path / "log" / "ours_ranks.npz") as found:
+        assert found["seen_removed"].tolist() == [1, 3, 10, 299]
+    log.clear()
+    assert list((tmp_path / "log").iterdir()) == []
+    RunLog(tmp_path / "quiet", "ours", "", quiet=True).finish([epoch(0)], last(), Ranking(RANK, RANK, 1.0))
+    assert not (tmp_path / "quiet").exists()
+
+
+def test_the_picture_shows_the_test_once_there_is_one(tmp_path):
+    pictures = []
+    for records in ([epoch(0), epoch(1)], [epoch(0), epoch(1), last()]):
+        RunLog(tmp_path, "ours", "").write(records)
+        pictures.append((tmp_path / "ours_curves.png").read_bytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_a_damaged_metrics_file_is_named_with_its_line(tmp_path):
+    path = tmp_path / "x_metrics.jsonl"
+    for damage in ('{"epoch": 1, "tr', "7"):
+        path.write_text(json.dumps(epoch(0)) + f"\n{damage}\n")
+        with pytest.raises(ValueError, match="x_metrics.jsonl: line 2 is no JSON object"):
+            read_records(path)
