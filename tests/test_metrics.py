@@ -41,6 +41,38 @@ def test_metrics_by_hand():
     assert len(values) == 15
 
 
+def random_users(n_users=1000, n_items=200):
+    """Scores without ties (a permutation a user), one target each, and our metrics of them."""
+    rng = np.random.default_rng(0)
+    scores = rng.permuted(np.tile(np.arange(n_items), (n_users, 1)), axis=1)
+    targets = rng.integers(0, n_items, n_users)
+    ours = metrics(ranks(torch.from_numpy(scores), torch.from_numpy(targets)).numpy())
+    wanted = {str(user): {str(item): 1} for user, item in enumerate(targets)}
+    given = {str(user): {str(item): float(s) for item, s in enumerate(row)} for user, row in enumerate(scores)}
+    return ours, wanted, given
+
+
+def test_metrics_equal_trec_eval():
+    library = pytest.importorskip("pytrec_eval", reason="the package pytrec_eval-terrier is not installed")
+    ours, wanted, given = random_users()
+    theirs = {}
+    for k in (5, 10, 20):
+        top = {user: dict(sorted(row.items(), key=lambda pair: -pair[1])[:k]) for user, row in given.items()}
+        names = {"P": "Precision", "recall": "Recall", "map_cut": "MAP", "ndcg_cut": "NDCG"}
+        values = library.RelevanceEvaluator(wanted, {*(f"{name}.{k}" for name in names), "recip_rank"}).evaluate(top)
+        for name, title in {**{f"{name}_{k}": title for name, title in names.items()}, "recip_rank": "MRR"}.items():
+            theirs[f"{title}@{k}"] = np.mean([of_user[name] for of_user in values.values()])
+    assert len(theirs) == 15
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-9)
+
+
+def test_metrics_equal_ranx():
+    library = pytest.importorskip("ranx", reason="ranx is not installed; it compiles for a minute at its first use")
+    ours, wanted, given = random_users()
+    theirs = library.evaluate(library.Qrels(wanted), library.Run(given), [name.lower() for name in ours])
+    assert {name.lower(): value for name, value in ours.items()} == pytest.approx(theirs, rel=0, abs=1e-9)
+
+
 def test_remove_seen_keeps_target_and_ignores_padding():
     scores = torch.arange(6.0)[None].repeat(2, 1)
     items = torch.tensor([[0, 5, 3], [5, 4, 4]])
