@@ -1,0 +1,223 @@
+"""What needs no HeLLM: popularity, item-kNN, SASRec and graph embeddings alone, by the same splits and metrics.
+
+    python -m utils.baselines --dataset Beauty
+
+Prints a table and writes, of each, `log/{dataset}/baselines/{name}_metrics.jsonl` and `{name}_ranks.npz`.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from llama.weight_files import load_file
+from preprocess.fitting import BEST_MODEL
+from preprocess.hypergraph import interaction_matrix
+from preprocess.pretrain_graph import table_names
+from preprocess.pretrain_sasrec import SASRec, SequenceSettings
+from utils.data import Interactions, Samples, check_files, load_table
+from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
+from utils.flags import check_numbers, check_words, complain, parse_settings
+from utils.metrics import metrics
+from utils.run_log import SHOWN, RunLog, read_records
+from utils.training_state import STATE, run_folder
+
+CHOOSE_BY = "NDCG@10"  # of validation
+NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
+BATCH = 512  # users
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """Of all baselines; a comment a field, shown by --help."""
+
+    dataset: str = "Beauty"  # folder under DATA_DIR/sequential
+    data_dir: str = "datasets"  # holds sequential/DATASET/
+    GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
+    max_len: int = 50  # last items of a user that are used, both targets among them
+    neighbours: int = 0  # similar items that count for an item in item-kNN; 0: validation chooses
+    output_dir: str = "output"  # where preprocess.pretrain_sasrec has left its best model
+    logging_dir: str = "log"  # metrics and ranks go to LOGGING_DIR/DATASET/baselines
+
+
+def check(settings: BaselineSettings) -> list[str]:
+    """Everything wrong with the settings by themselves, a phrase each."""
+    problems = check_numbers(settings, at_least_0=("neighbours",))
+    problems += check_words(settings, {}, ("dataset", "GNNModel"))
+    if settings.max_len < 3:
+        problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
+    return problems
+
+
+@dataclass
+class Baseline:
+    """Rankings of the validation and the test targets, and the settings behind them."""
+
+    validation: Ranking
+    test: Ranking
+    settings: dict
+
+
+def popularity(settings: BaselineSettings, data: Interactions) -> Baseline:
+    """Everybody gets the most bought items."""
+    return Baseline(*(rank_by_popularity(data, samples) for samples in (data.validation(), data.test())), {})
+
+
+def cosines(data: Interactions) -> sp.csr_matrix:
+    """Of items by their training interactions: sparse float32 (I, I), without itself, every row the largest first.
+
+    Equal ones are in order of item id.
+    """
+    R = interaction_matrix(*data.training_pairs(), (data.n_users, data.n_items))
+    together = (R.T @ R).tocoo()  # users who bought both
+    row, column = together.row, together.col
+    bought = np.bincount(R.indices, minlength=data.n_items)
+    value = together.data / np.sqrt(bought[row] * bought[column].astype(float))
+    order = np.lexsort((column, -value, row))
+    order = order[row[order] != column[order]]
+    begin = np.searchsorted(row[order], np.arange(data.n_items + 1))
+    return sp.csr_matrix((value[order].astype(np.float32), column[order], begin), (data.n_items, data.n_items))
+
+
+def nearest(similar: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
+    """The first entries of every row of `cosines`, which are the most similar items."""
+    place = np.arange(similar.nnz) - np.repeat(similar.indptr[:-1], np.diff(similar.indptr))
+    kept = place < neighbours
+    begin = np.concatenate([[0], np.cumsum(kept)])[similar.indptr]
+    return sp.csr_matrix((similar.data[kept], similar.indices[kept], begin), similar.shape)
+
+
+def item_knn(settings: BaselineSettings, data: Interactions) -> Baseline:
+    """An item's score is the sum of its cosines with the history's items that have it among their neighbours."""
+    similar, tried = cosines(data), {}
+    for neighbours in [settings.neighbours] if settings.neighbours else NEIGHBOURS:
+        score = partial(_sum_over_history, nearest(similar, neighbours))
+        ranking = rank_all(score, data, data.validation(), BATCH)
+        tried[neighbours] = metrics(ranking.seen_kept)[CHOOSE_BY], ranking, score
+    best = max(tried, key=lambda neighbours: tried[neighbours][0])
+    _, validation, score = tried[best]
+    return Baseline(validation, rank_all(score, data, data.test(), BATCH), {"neighbours": best})
+
+
+def _sum_over_history(similar: sp.csr_matrix, items: Tensor, mask: Tensor | None) -> Tensor:
+    user, place = np.nonzero(np.ones(items.shape) if mask is None else mask.numpy())
+    history = (np.ones(len(user), np.float32), (user, items.numpy()[user, place]))
+    return torch.from_numpy((sp.csr_matrix(history, (len(items), similar.shape[0])) @ similar).toarray())
+
+
+def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
+    """SASRec as preprocess.pretrain_sasrec has left it, its encoder with it.
+
+    Raises:
+        FileNotFoundError: not left here; names what makes it.
+        ValueError: its items are not those of the data.
+    """
+    folder = run_folder(settings.output_dir, settings.dataset, "SASRec", SequenceSettings.target)
+    path = folder / BEST_MODEL
+    if not path.is_file() or not (folder / STATE).is_file():
+        raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
+    made_by, weights = SequenceSettings(**load_file(folder / STATE)["settings"]), load_file(path)
+    rows = len(weights["item_embedding.weight"])
+    if rows != data.n_items + 1:
+        raise ValueError(f"{path}: {rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")
+    if made_by.max_len < settings.max_len:
+        raise ValueError(f"{path}: trained with --max_len {made_by.max_len}, which is the most it can score")
+    model = SASRec(data.n_items, made_by).eval()
+    model.load_state_dict(weights)
+    return Baseline(*(rank_all(model, data, samples, BATCH) for samples in (data.validation(), data.test())), {})
+
+
+def graph(settings: BaselineSettings, data: Interactions) -> Baseline:
+    """Products of the user's and the item's graph embedding.
+
+    Raises:
+        FileNotFoundError, ValueError: a table is missing, or does not fit the data; names it.
+    """
+    folder = check_files(settings.data_dir, settings.dataset, table_names(settings.GNNModel))
+    tables = []
+    for name, rows in zip(table_names(settings.GNNModel), (data.n_users, data.n_items), strict=True):
+        table = load_table(folder / name)
+        if len(table) != rows:
+            raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {rows}; make both again")
+        tables.append(table)
+    return Baseline(*(_rank_products(*tables, data, samples) for samples in (data.validation(), data.test())), {})
+
+
+def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Samples) -> Ranking:
+    started, n = time.perf_counter(), len(samples)
+    within = np.arange(samples.length.sum()) - np.repeat(np.cumsum(samples.length) - samples.length, samples.length)
+    history = data.items[np.repeat(samples.begin, samples.length) + within]
+    shape = (data.n_users, data.n_items)
+    seen = interaction_matrix(np.repeat(samples.user, samples.length), history, shape)
+    targets = data.items[samples.begin + samples.length]
+    kept, removed = (rank_by_product(users, items, out, samples.user, targets) for out in (sp.csr_matrix(shape), seen))
+    return Ranking(kept, removed, 2 * n / (time.perf_counter() - started))
+
+
+def logged_sasrec(settings: BaselineSettings) -> list[dict]:
+    """The records of SASRec's own log, if it is there."""
+    path = Path(settings.logging_dir) / settings.dataset / "SASRec" / f"{SequenceSettings.target}_metrics.jsonl"
+    return read_records(path) if path.is_file() else []
+
+
+def row(name: str, record: dict) -> str:
+    """A line of the printed table, both protocols."""
+    cells = [f"{record[protocol][metric]:.4f}" for protocol in ("test", "test_unseen") for metric in SHOWN]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def run(settings: BaselineSettings) -> None:
+    """Rank with every baseline whose files are there, print the table and write metrics and ranks.
+
+    Raises:
+        FileNotFoundError: no interaction file.
+        ValueError: a file that is there does not fit.
+    """
+    folder = check_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
+    data = Interactions(folder / f"{settings.dataset}.txt", settings.max_len)
+    of_all, absent = {}, []
+    for name, rank in (("popularity", popularity), ("item-kNN", item_knn), ("SASRec", sasrec), ("graph", graph)):
+        try:
+            of_all[settings.GNNModel if name == "graph" else name] = rank(settings, data)
+        except FileNotFoundError as missing:
+            absent.append(f"{name}: {missing}")
+    print("| seen items kept, then removed | " + " | ".join(SHOWN * 2) + " |\n" + "| --- " * 9 + "|")
+    for name, found in of_all.items():
+        record = {
+            "val": metrics(found.validation.seen_kept),
+            "val_unseen": metrics(found.validation.seen_removed),
+            "test": metrics(found.test.seen_kept),
+            "test_unseen": metrics(found.test.seen_removed),
+            "users": len(found.test.seen_kept),
+            "users_per_s": found.test.users_per_s,
+            "settings": {"max_len": settings.max_len, **found.settings},
+        }
+        log = RunLog(Path(settings.logging_dir) / settings.dataset / "baselines", name, "")
+        log.clear()
+        log.finish([], record, found.test)
+        print(row(name, record))
+    if "SASRec" not in of_all:
+        for record in logged_sasrec(settings)[-1:]:
+            print(row("SASRec, by its log", record))
+    print("".join(f"left out: {reason}\n" for reason in absent), end="")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    what = "Rank without HeLLM: popularity, item-kNN, SASRec and graph embeddings alone."
+    settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", what, check)
+    try:
+        run(settings)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
