@@ -23,7 +23,7 @@ def complain(problem: object) -> int:
     return 2
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, exit status 2."""
 
     def error(self, message: str) -> NoReturn:
@@ -63,7 +63,7 @@ def parse_settings(
         presets: name to the fields that it changes; without any there is no --preset.
         preset_of: the flags given, to the preset that is meant without --preset.
     """
-    parser = _Parser(prog=program, description=description, allow_abbrev=False)
+    parser = Parser(prog=program, description=description, allow_abbrev=False)
     if presets:
         parser.add_argument("--preset", help=", ".join(presets))
     source = "".join(inspect.getsource(owner) for owner in kind.__mro__[:-1])

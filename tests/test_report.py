@@ -1,0 +1,190 @@
+"""The report of a log folder, and a comparison of two runs."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import report
+from utils.bootstrap import intervals
+from utils.evaluate import Ranking
+from utils.metrics import metrics
+from utils.report import describe, read_run, verdict
+from utils.report_page import Figure
+from utils.run_log import SHOWN, RunLog
+
+KEPT = Path(__file__).parents[1] / "log"  # the project's own runs
+VOID = {"meta", "link", "img"}  # elements without an end
+
+
+class Page(HTMLParser):
+    """Checks that elements end as they begin, and collects what a browser would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.fetched, self.cells = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [value for name, value in attrs if name in ("src", "href")]
+        assert tag != "script" and not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "li"):
+            self.cells.append(data)
+
+
+def write_run(folder, dataset, name, seed, settings=None, epochs=2):
+    """A finished run with random ranks of 300 users; returns them."""
+    rng = np.random.default_rng(seed)
+    kept = rng.geometric(0.03, 300)
+    ranking = Ranking(kept, np.maximum(kept - rng.integers(0, 3, 300), 1), 50.0)
+    values = metrics(ranking.seen_kept)
+    records = [
+        {
+            "epoch": n,
+            "train_loss": 3.0 - n,
+            "lr": 1e-3,
+            "seconds": 90.0,
+            "samples_per_s": 1000.0 * (n + 1),
+            "val": values,
+        }
+        for n in range(epochs)
+    ]
+    tests = {"test": values, "test_unseen": metrics(ranking.seen_removed), "popularity": values}
+    last = {"best_epoch": 1, **tests, "users": 300, "users_per_s": 50.0, "peak_memory_bytes": 1_250_000_000}
+    if settings is not None:
+        last["settings"] = settings
+    parent, target = name.split("/")
+    RunLog(folder / dataset / parent, target, f"HeLLM/{dataset}").finish(records, last, ranking)
+    return ranking
+
+
+def figures(values, half=0.0):
+    return {name: Figure(value, value - half, value + half) for name, value in zip(SHOWN, values, strict=True)}
+
+
+def test_verdict_is_that_of_the_worst_metric():
+    published = dict(zip(SHOWN, (0.10, 0.05, 0.20, 0.08), strict=True))
+    assert verdict(figures((0.12, 0.06, 0.25, 0.10), 0.005), published) == "better by 20.0 % (Recall@10)"
+    assert verdict(figures((0.12, 0.06, 0.25, 0.082), 0.005), published) == "reproduced"
+    assert verdict(figures((0.12, 0.06, 0.25, 0.070), 0.005), published) == "short by 12.5 % (NDCG@20)"
+    assert verdict(figures((0.098, 0.049, 0.199, 0.079), 0.005), published) == "reproduced"
+    assert verdict(figures((0.10, 0.05, 0.20, 0.08)), published) == "reproduced"
+    without = {name: Figure(value) for name, value in zip(SHOWN, (0.11, 0.06, 0.21, 0.09), strict=True)}
+    assert verdict(without, published) == "better by 5.0 % (Recall@20, no interval)"
+
+
+def test_every_run_with_its_figures_and_intervals(tmp_path):
+    ranking = write_run(tmp_path, "Beauty", "MMHCL/mine", 0, {"lr": 0.01})
+    write_run(tmp_path, "Small", "LightGCN/<other>", 1, {})
+    assert report.main([str(tmp_path)]) == 0
+    text, low_high = (tmp_path / "report.md").read_text(), intervals(ranking.seen_removed)["NDCG@10"]
+    value = metrics(ranking.seen_removed)["NDCG@10"]
+    assert f"| {value:.4f} [{low_high[0]:.4f}, {low_high[1]:.4f}] |" in text
+    (row,) = [line for line in text.splitlines() if "| MMHCL/mine |" in line and "better by" in line]
+    assert "| paper, lr 0.01 | 1 |" in row and row.endswith("| 3.0 | 1,500 | 1.25 |")
+    assert "| published log, best epoch on test (7) |  |  | 0.0682 | 0.0354 | 0.1022 | 0.0439 |" in text
+    assert "![Loss and metrics of mine_curves](Beauty/MMHCL/mine_curves.png)" in text
+    assert "**Small**, LightGCN/<other>: no published log of this dataset" in text
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path):
+    write_run(tmp_path, "Beauty", "MMHCL/mine", 0, {"prompt": "none", "target": "mine"})
+    write_run(tmp_path, "Small", "LightGCN/<other>", 1, {})
+    assert report.main([str(tmp_path)]) == 0
+    html, page = (tmp_path / "report.html").read_text(), Page()
+    page.feed(html)
+    assert page.open == [] and len(page.fetched) == 3
+    assert all(place.startswith("data:") for place in page.fetched)
+    assert "url(" not in html and "@import" not in html
+    assert {"MMHCL/mine", "LightGCN/<other>", "paper, prompt none"} <= set(page.cells)
+
+
+def test_the_nearest_preset_is_named(tmp_path):
+    write_run(tmp_path, "Small", "MMHCL/a", 0, dict(report.PRESETS["best"], seed=7, graph_adapter=False, target="a"))
+    write_run(tmp_path, "Small", "MMHCL/b", 0, {"lora_targets": ["w1", "w2", "w3"]})
+    write_run(tmp_path, "Small", "MMHCL/c", 0, dict(report.PRESETS["best"], of_the_past=True))
+    a, b, c = (describe(read_run(tmp_path / "Small" / "MMHCL" / name)) for name in "abc")
+    assert sorted(a.split(", ")) == ["best", "no graph_adapter", "seed 7"]
+    assert b == "paper"
+    assert c.startswith("paper, ") and "of_the_past" in c and "model_name tiny" in c
+
+
+def test_runs_without_ranks_settings_or_test(tmp_path):
+    write_run(tmp_path, "Beauty", "MMHCL/old", 0)
+    folder = tmp_path / "Beauty" / "MMHCL"
+    (folder / "old_ranks.npz").unlink()
+    line = "2026-01-01 00:00:00  settings beside the published ones: {'lr': 0.01, 'target': 'old'}\n"
+    (folder / "old_log.txt").write_text(line)
+    (folder / "new_log.txt").write_text(line)  # no epoch yet
+    assert report.main([str(tmp_path)]) == 0
+    rows = [row for row in (tmp_path / "report.md").read_text().splitlines() if row.startswith("| MMHCL/")]
+    value = read_run(folder / "old").last["test"]["Recall@10"]
+    assert rows[0].startswith(f"| MMHCL/old | paper, lr 0.01 | 1 | {value:.4f} |") and "no interval" in rows[0]
+    assert rows[1].startswith("| MMHCL/new | paper, lr 0.01 | 0 done, no test yet |  |")
+    assert len(rows) == 3  # without a test not in the second table
+
+
+def test_the_kept_runs(tmp_path):
+    shutil.copytree(KEPT, tmp_path / "log")
+    assert report.main([str(tmp_path / "log")]) == 0
+    text = (tmp_path / "log" / "report.md").read_text()
+    for path in KEPT.glob("*/*/*_metrics.jsonl"):
+        name = f"{path.parent.name}/{path.name.removesuffix('_metrics.jsonl')}"
+        assert f"| {name} |" in text
+        tests = json.loads(path.read_text().splitlines()[-1])
+        assert f"{tests['test']['NDCG@20']:.4f}" in text
+    assert text.count("training items removed from the ranking") == 3
+    assert "| published log, test |  |  | 0.0527 | 0.0269 | 0.0820 |" in text  # MMHCL on Beauty
+
+
+def test_two_runs_in_detail(tmp_path, capsys):
+    first = write_run(tmp_path, "Small", "MMHCL/a", 0)
+    second = write_run(tmp_path, "Small", "MMHCL/b", 1)
+    folder = tmp_path / "Small" / "MMHCL"
+    assert report.main(["--compare", str(folder / "a"), str(folder / "b_metrics.jsonl")]) == 0
+    shown = capsys.readouterr().out
+    difference = metrics(second.seen_removed)["Recall@20"] - metrics(first.seen_removed)["Recall@20"]
+    (row,) = [line for line in shown.split("seen removed")[1].splitlines() if line.startswith("| Recall@20 |")]
+    assert f"| {difference:+.4f} [" in row
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
+    write_run(tmp_path, "Small", "MMHCL/a", 0)
+    write_run(tmp_path, "Other", "MMHCL/a", 1)
+    a, other = tmp_path / "Small" / "MMHCL" / "a", tmp_path / "Other" / "MMHCL" / "a"
+
+    def told(*argv):
+        assert report.main([str(argument) for argument in argv]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        return captured.err
+
+    assert "no run; " in told(tmp_path / "empty")
+    assert "is on Small, " in told("--compare", a, other)
+    assert "none_ranks.npz: no test ranks of a finished run" in told("--compare", a, a.with_name("none"))
+    ranks_file = report.file_of(a, "ranks.npz")
+    np.savez(ranks_file, seen_kept=np.arange(5), seen_removed=np.arange(5))
+    assert "not the ranks of the 300 users" in told(tmp_path)
+    for damage in (b"PK\x03\x04 cut", b"", b"text"):
+        ranks_file.write_bytes(damage)
+        assert "a_ranks.npz: cut short or no file of ranks" in told(tmp_path)
+    ranks_file.unlink()
+    with report.file_of(a, "metrics.jsonl").open("a") as file:
+        file.write("{\n")
+    assert "a_metrics.jsonl: line 4 is no JSON object" in told(tmp_path)
+    assert not list(tmp_path.glob("report.*"))
+    for argv in ([], [str(tmp_path), "--compare", "x", "y"]):
+        with pytest.raises(SystemExit) as stop:
+            report.main(argv)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err == "error: a log folder, or --compare and two runs\n"
