@@ -75,8 +75,11 @@ class HeLLM(nn.Module):
         self.register_buffer("seq_item_embedding", seq_table.detach().float(), persistent=False)
         for name, ids in (("instruct_ids", instruct_ids), ("response_ids", response_ids)):
             ids = [int(token) for token in ids]
-            if not all(0 <= token < self.args.vocab_size for token in ids):
-                raise ValueError(f"{name} {ids} outside the vocabulary of {self.args.vocab_size}")
+            if outside := [token for token in ids if not 0 <= token < self.args.vocab_size]:
+                raise ValueError(
+                    f"{name} {outside[:5]} outside the vocabulary of {self.args.vocab_size}; "
+                    "take the tokenizer.model that comes with the weights"
+                )
             ids = torch.tensor(ids, dtype=torch.int64, device=graph_table.device)
             self.register_buffer(name, ids, persistent=False)
 

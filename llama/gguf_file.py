@@ -4,7 +4,6 @@ llama.cpp's converter has put the rows of queries and keys in pairs side by side
 reordered here. Header and number formats are read by the package gguf, which is needed for such files only.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from llama.sizes import wrong_sizes
 
 INSTALL = "pip install gguf"
 OTHER_FILE = "take a file of a plain LLaMA, such as LLaMA-2 or SmolLM2"
@@ -93,7 +94,7 @@ def read_header(path: Path) -> tuple[dict, dict[str, Entry]]:
     return fields, entries
 
 
-def model_shape(path: Path, fields: dict, entries: dict[str, Entry]) -> dict:
+def model_shape(path: Path, fields: dict) -> dict:
     """ModelArgs fields that the metadata state.
 
     Raises:
@@ -110,49 +111,33 @@ def model_shape(path: Path, fields: dict, entries: dict[str, Entry]) -> dict:
         "n_heads": "attention.head_count",
         "n_kv_heads": "attention.head_count_kv",
         "ffn_dim": "feed_forward_length",
+        "norm_eps": "attention.layer_norm_rms_epsilon",
+        "rope_theta": "rope.freq_base",
     }
-    of.setdefault("attention.head_count_kv", of.get("attention.head_count"))
+    of = {"attention.head_count_kv": of.get("attention.head_count"), "rope.freq_base": 10000.0} | of
     shape = {ours: of.get(theirs) for ours, theirs in names.items()}
-    wrong = [
-        f"llama.{names[ours]} is {value!r} (a whole number above 0 is read)"
-        for ours, value in shape.items()
-        if type(value) is not int or value < 1
-    ]
-    limits = {
-        "norm_eps": ("attention.layer_norm_rms_epsilon", None, 1.0),
-        "rope_theta": ("rope.freq_base", 10000.0, math.inf),
-    }
-    for ours, (theirs, default, limit) in limits.items():
-        shape[ours] = value = of.get(theirs, default)
-        if not isinstance(value, float) or not 0 < value < limit:
-            wrong.append(f"llama.{theirs} is {value!r} (a number between 0 and {limit} is read)")
-    wrong = wrong or unsupported(of, shape, len(entries))
+    wrong = wrong_sizes(shape, {ours: f"llama.{theirs}" for ours, theirs in names.items()}) or unsupported(of, shape)
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}; {OTHER_FILE}")
     shape["norm_eps"] = float(f"{shape['norm_eps']:.7g}")  # float32 there; 1e-05 again, as other files state it
     return shape
 
 
-def unsupported(of: dict, shape: dict, n_tensors: int) -> list[str]:
+def unsupported(of: dict, shape: dict) -> list[str]:
     """What the metadata ask for and the model does not do, a phrase each."""
-    dim, n_heads, n_kv_heads = shape["dim"], shape["n_heads"], shape["n_kv_heads"]
-    if dim % (2 * n_heads) or n_heads % n_kv_heads:
-        return [f"{dim} columns do not divide into {n_heads} heads of even width, shared by {n_kv_heads} keys"]
+    head_dim = shape["dim"] // shape["n_heads"]
     checks = {
         "rope.scaling.type": "none",
         "rope.scale_linear": 1.0,
-        "rope.dimension_count": dim // n_heads,
-        "attention.key_length": dim // n_heads,
-        "attention.value_length": dim // n_heads,
+        "rope.dimension_count": head_dim,
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
         "attention.sliding_window": 0,
         "attention.causal": True,
         "expert_count": 0,
     }
     odd = {key: read for key, read in checks.items() if of.get(key, read) != read}
-    wrong = [f"llama.{key} is {of[key]!r} ({read!r} is read)" for key, read in odd.items()]
-    if shape["n_layers"] > n_tensors:
-        wrong.append(f"llama.block_count is {shape['n_layers']}, the file has {n_tensors} tensors")
-    return wrong
+    return [f"llama.{key} is {of[key]!r:.60} ({read!r} is read)" for key, read in odd.items()]
 
 
 class GGUFFile:
@@ -164,7 +149,7 @@ class GGUFFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         fields, entries = read_header(path)
-        self.shape = model_shape(path, fields, entries)
+        self.shape = model_shape(path, fields)
         self.shape["vocab_size"] = entries["token_embd.weight"].shape[0] if "token_embd.weight" in entries else 0
         self.where = self._where(entries)
         self.names = set(self.where)

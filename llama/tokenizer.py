@@ -17,10 +17,11 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | Path) -> None:
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise FileNotFoundError(f"{path}: tokenizer missing; it comes with the base weights")
+        content = Path(path).read_bytes()
         try:
-            self.model = SentencePieceProcessor(model_file=str(path))
+            self.model = SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
             raise ValueError(f"{path}: not a SentencePiece model; fetch it again") from error
         if self.model.bos_id() < 0:

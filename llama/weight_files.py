@@ -7,6 +7,7 @@ copied are given back; what can be used as it lies is not copied at all.
 import json
 import math
 import mmap
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llama.gguf_file import GGUFFile
+from llama.sizes import wrong_sizes
 
 UNUSED = ("output.weight", "rope.freqs")  # LLaMA's own output head, and rotations that are computed
 WHERE_FROM = (
@@ -30,11 +32,22 @@ def load_file(path: Path, mapped: bool = False):
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to run whatever the file holds
+            reason = "it holds something else, which is never run"
         raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); fetch it again") from error
+
+
+def is_dense(content: object) -> bool:
+    """Whether something from a file is a tensor whose every number was in the file.
+
+    A few bytes can be stretched over as many rows as one likes.
+    """
+    plain = isinstance(content, Tensor) and content.layout is torch.strided and content.device.type == "cpu"
+    return plain and content.numel() * content.element_size() <= content.untyped_storage().nbytes()
 
 
 def read_json(path: Path) -> dict:
@@ -44,11 +57,11 @@ def read_json(path: Path) -> dict:
         ValueError: naming the line of what is no JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is expected, found {type(content).__name__}")
+        raise ValueError(f"{path}: a JSON object is expected, found {type(content).__name__}; fetch it again")
     return content
 
 
@@ -60,7 +73,7 @@ def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFil
         ValueError: a damaged or unsupported file; several GGUF files.
     """
     folder = Path(folder)
-    if (folder / "params.json").is_file():
+    if (folder / "params.json").exists():
         return MetaFolder(folder)
     files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
     if files and not any(folder.glob("*.safetensors")):  # a config.json may lie beside GGUF files
@@ -68,7 +81,7 @@ def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFil
             names = ", ".join(path.name for path in files)
             raise ValueError(f"{folder}: several GGUF files, {names}: give the path of one of them")
         return GGUFFile(files[0])
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").exists():
         return HuggingFaceFolder(folder)
     raise FileNotFoundError(
         f"{folder}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
@@ -91,6 +104,8 @@ class MetaFolder:
             raise ValueError(f"{folder / 'params.json'}: use_scaled_rope is true (false is read, as LLaMA-2 has it)")
         known = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps")
         self.shape = {key: params[key] for key in (*known, "rope_theta") if key in params}
+        if wrong := wrong_sizes(self.shape, {}):
+            raise ValueError(f"{folder / 'params.json'}: {'; '.join(wrong)}; fetch it again")
         shards = self._open()
         self.names = set(shards[0])
         for path, shard in zip(self.files, shards, strict=True):
@@ -98,10 +113,22 @@ class MetaFolder:
                 odd = sorted(set(shard) ^ self.names)[0]
                 raise ValueError(f"{path}: {odd} is not in all of the {len(shards)} shards; fetch them again")
         if "tok_embeddings.weight" in self.names:  # params.json may say -1
-            self.shape["vocab_size"] = shards[0]["tok_embeddings.weight"].shape[0]
+            self.shape["vocab_size"], columns = [*shards[0]["tok_embeddings.weight"].shape, 0, 0][:2]
+            if columns * len(shards) != params.get("dim"):
+                raise ValueError(
+                    f"{folder}: tok_embeddings.weight has {columns} columns in each of {len(shards)} shards, dim is "
+                    f"{params.get('dim')}: fetch the consolidated.*.pth that are missing, or all files again"
+                )
 
     def _open(self) -> list[dict[str, Tensor]]:
-        return [load_file(path, mapped=True) for path in self.files]
+        shards = [load_file(path, mapped=True) for path in self.files]
+        for path, shard in zip(self.files, shards, strict=True):
+            if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
+                raise ValueError(f"{path}: tensors by name are expected, found {type(shard).__name__}; fetch it again")
+            for name, tensor in shard.items():
+                if not is_dense(tensor) or not tensor.is_floating_point():
+                    raise ValueError(f"{path}: {name!r:.60} is not a whole tensor of numbers; fetch it again")
+        return shards
 
     def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
         """A function from name to the whole tensor; mapped where one file holds it all, merged otherwise."""
@@ -112,7 +139,7 @@ class MetaFolder:
             if len(shards) == 1 or dim is None:
                 return shards[0][name]
             parts = [shard[name] for shard in shards]
-            if len({part.shape for part in parts}) > 1:
+            if len({part.shape for part in parts}) > 1 or parts[0].ndim <= dim:
                 shapes = ", ".join(
                     f"{tuple(part.shape)} in {path}" for part, path in zip(parts, self.files, strict=True)
                 )
@@ -142,14 +169,14 @@ class HuggingFaceFolder:
         config = read_json(folder / "config.json")
         self.shape = self._shape(folder / "config.json", config)
         index = folder / "model.safetensors.index.json"
-        if index.is_file():
+        if index.exists():
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise ValueError(f"{index}: weight_map, from tensor to file, is missing; fetch it again")
-            self.files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
+            self.files = sorted({folder / Path(str(name)).name for name in weight_map.values()})  # in no other folder
         else:
             self.files = sorted(folder.glob("*.safetensors"))
-        missing = [str(path) for path in self.files if not path.is_file()]
+        missing = [str(path) for path in self.files if not path.exists()]
         if missing or not self.files:
             raise FileNotFoundError(f"{', '.join(missing) or folder}: safetensors file missing; {WHERE_FROM}")
         self.where = {}  # Meta's name -> (file, name in it)
@@ -162,6 +189,8 @@ class HuggingFaceFolder:
     @staticmethod
     def _shape(path: Path, config: dict) -> dict:
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise ValueError(f"{path}: the parameters of the rotations are {rope!r:.60} (an object is read)")
         kind = rope.get("rope_type", rope.get("type", "default"))
         checks = {
             "model_type": (config.get("model_type"), "llama"),
@@ -179,15 +208,14 @@ class HuggingFaceFolder:
             "ffn_dim": "intermediate_size",
             "norm_eps": "rms_norm_eps",
         }
-        wrong += [f"{theirs} is missing" for theirs in names.values() if theirs not in config]
-        if wrong:
-            raise ValueError(f"{path}: {'; '.join(wrong)}")
-        shape = {ours: config[theirs] for ours, theirs in names.items()}
-        shape["n_kv_heads"] = config.get("num_key_value_heads")
+        shape = {ours: config.get(theirs) for ours, theirs in names.items()}
+        shape["n_kv_heads"] = config.get("num_key_value_heads") or shape["n_heads"]
         shape["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-        head_dim = config.get("head_dim") or shape["dim"] // shape["n_heads"]
-        if head_dim * shape["n_heads"] != shape["dim"]:
-            raise ValueError(f"{path}: head_dim {head_dim} is not hidden_size / num_attention_heads")
+        wrong = wrong or wrong_sizes(shape, names | {"n_kv_heads": "num_key_value_heads"})
+        if not wrong and config.get("head_dim") not in (None, shape["dim"] // shape["n_heads"]):
+            wrong.append(f"head_dim {config['head_dim']} is not hidden_size / num_attention_heads")
+        if wrong:
+            raise ValueError(f"{path}: {'; '.join(wrong)}; fetch it again, or take LLaMA-2")
         return shape
 
     def _meta_name(self, path: Path, name: str) -> str:
@@ -197,19 +225,24 @@ class HuggingFaceFolder:
         parts = stem.split(".", 3)  # model.layers.N.rest
         if len(parts) == 4 and parts[:2] == ["model", "layers"] and parts[3] in self.LAYER:
             return f"layers.{parts[2]}.{self.LAYER[parts[3]]}.weight"
-        raise ValueError(f"{path}: parameter {name} does not belong to LLaMA")
+        raise ValueError(f"{path}: parameter {name!r:.90} does not belong to LLaMA; take the weights of a LLaMA")
 
     def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
         """A function from name to the whole tensor; mapped, but for query and key rows, which are reordered."""
         files = {path: SafetensorsFile(path) for path in self.files}
-        n_heads = self.shape["n_heads"]
-        heads = {"wq": n_heads, "wk": self.shape["n_kv_heads"] or n_heads}
+        heads = {"wq": self.shape["n_heads"], "wk": self.shape["n_kv_heads"]}
 
         def read(name: str) -> Tensor:
             path, theirs = self.where[name]
             tensor = files[path].tensor(theirs)
-            projection = name.split(".")[-2]
-            return interleave_pairs(tensor, heads[projection]) if projection in heads else tensor
+            n_heads = heads.get(name.split(".")[-2])
+            if n_heads is None:
+                return tensor
+            if tensor.ndim != 2 or len(tensor) % (2 * n_heads):
+                raise ValueError(
+                    f"{path}: {theirs} has shape {tuple(tensor.shape)} for {n_heads} heads; fetch it again"
+                )
+            return interleave_pairs(tensor, n_heads)
 
         return read
 
@@ -231,13 +264,13 @@ class SafetensorsFile:
             if size < 8 or length > size - 8:
                 raise ValueError(f"{path}: cut short: a header of {length} bytes in a file of {size}; fetch it again")
             try:
-                self.entries = dict(json.loads(file.read(length)))
+                self.entries = json.loads(file.read(length))
                 self.entries.pop("__metadata__", None)
                 self.begin = 8 + length
                 damaged = [
                     name for name, entry in self.entries.items() if not self._fits(name, entry, size - self.begin)
                 ]
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path}: header is not a table of tensors ({error}); fetch it again") from error
             if damaged:
                 raise ValueError(f"{path}: cut short or damaged at {damaged[0]}; fetch it again")
@@ -249,7 +282,8 @@ class SafetensorsFile:
             raise ValueError(f"{name} has number format {entry['dtype']}; {', '.join(self.DTYPES)} are read")
         first, last = entry["data_offsets"]
         size = math.prod(entry["shape"]) * self.DTYPES[entry["dtype"]].itemsize
-        return 0 <= first <= last <= room and last - first == size
+        whole = all(type(n) is int and n > 0 for n in (*entry["shape"], last))
+        return whole and type(first) is int and 0 <= first <= last <= room and last - first == size
 
     def tensor(self, name: str) -> Tensor:
         """The named tensor, a view of the file."""

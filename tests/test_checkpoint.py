@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
-from llama.weight_files import SafetensorsFile, open_folder
+from llama.weight_files import open_folder
 from tests.small_llama import load, reference, same_hidden
 from tests.small_model import histories, shards_of, small_hellm, wake, write_meta
 
@@ -125,13 +125,6 @@ def cut(path, share=0.5):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_truncated_pth(meta, share):
-    cut(meta / "consolidated.01.pth", share)
-    with pytest.raises(ValueError, match=r"consolidated\.01\.pth: cut short"):
-        load(meta)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])
 def test_truncated_safetensors(hugging_face, share):
     cut(hugging_face / "model.safetensors", share)
@@ -156,34 +149,6 @@ def test_safetensors_without_one_tensor(hugging_face):
 def test_safetensors_with_an_unknown_tensor(hugging_face):
     rewrite(hugging_face, lambda tensors: tensors.update({"model.layers.0.surprise.weight": torch.zeros(2)}))
     with pytest.raises(ValueError, match=r"model\.layers\.0\.surprise\.weight"):
-        load(hugging_face)
-
-
-ENTRY = '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
-
-
-@pytest.mark.parametrize(
-    ("header", "message"),
-    [
-        ("[1, 2]", "not a table of tensors"),
-        ('{"a": 3}', "not a table of tensors"),
-        ('{"a": {"dtype": "F32"}}', "not a table of tensors"),
-        (ENTRY.replace("F32", "I8"), "a has number format I8"),
-        (ENTRY.replace("[0, 8]", "[0, 9]"), "damaged at a"),
-        (ENTRY.replace("[0, 8]", "[-8, 0]"), "damaged at a"),
-        (ENTRY.replace("[2]", "[1000000000000]"), "damaged at a"),
-    ],
-)
-def test_damaged_safetensors_headers(tmp_path, header, message):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
-    with pytest.raises(ValueError, match=rf"model\.safetensors: .*{message}"):
-        SafetensorsFile(path)
-
-
-def test_index_without_a_weight_map(hugging_face):
-    (hugging_face / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"index\.json: weight_map"):
         load(hugging_face)
 
 
@@ -219,15 +184,6 @@ def test_unsupported_meta_rope_scaling(meta):
         load(meta)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{not json", "line 1"), ("[1]", "found list"), ("\xff", "not JSON")], ids=["a", "b", "c"]
-)
-def test_params_json_that_is_not_an_object(meta, text, message):
-    (meta / "params.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=rf"params\.json: .*{message}"):
-        load(meta)
-
-
 def test_shards_that_disagree(meta):
     path = meta / "consolidated.01.pth"
     shard = torch.load(path, weights_only=True)
@@ -239,7 +195,7 @@ def test_shards_that_disagree(meta):
     with pytest.raises(ValueError, match=rf"consolidated\.01\.pth: {name}"):
         load(meta)
     path.unlink()  # half of every split matrix is gone
-    with pytest.raises(ValueError, match="has shape"):
+    with pytest.raises(ValueError, match="has 16 columns in each of 1 shards, dim is 32: fetch"):
         load(meta)
 
 

@@ -166,7 +166,7 @@ def test_wrong_tables_and_prompts_are_refused():
     graph, sequence = tables()
     with pytest.raises(ValueError, match=f"sequence table has {N_ITEMS} rows, the graph table {N_ITEMS}"):
         HeLLM(small_args(), graph, sequence[1:], [], [])
-    with pytest.raises(ValueError, match=r"response_ids \[3, 20\] outside the vocabulary of 20"):
+    with pytest.raises(ValueError, match=r"response_ids \[20\] outside the vocabulary of 20"):
         HeLLM(small_args(), graph, sequence, [], [3, 20])
 
 
