@@ -55,7 +55,7 @@ def find_raw(settings: RawSettings, given: str, names: tuple[str, ...]) -> Path:
     plain = [folder / name.format(settings.dataset) for name in names]
     looked = [Path(given)] if given else [path for p in plain for path in (p.with_name(p.name + ".gz"), p)]
     for path in looked:
-        if path.is_file():
+        if path.exists():
             return path
     raise FileNotFoundError(
         f"{looked[0]} missing (so are its other names); datasets/README.md says where it comes from"
@@ -143,6 +143,8 @@ def load_items(path: Path, item_ids: list[str]) -> tuple[list[Item | None], list
             items[number_of[asin]] = item
         else:
             skipped.append(("a further line for the same item", line, asin))
+    if not any(items):
+        raise ValueError(f"{path}: none of the {len(items)} items is in it; take the metadata of the same category")
     skipped += [("no metadata", "", asin) for asin, item in zip(item_ids, items, strict=True) if item is None]
     return items, skipped
 

@@ -5,7 +5,6 @@
 Exit status 0 when fine-tuning can start, 1 when a file that it reads is missing or does not fit.
 """
 
-import csv
 import json
 import sys
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.features import read_texts
 from preprocess.hypergraph import find_features, load_features
+from preprocess.item_files import read_lines, read_texts
 from utils.data import Interactions, dataset_folder, load_table, required_files
 from utils.flags import check_words, complain, parse_settings
 
@@ -62,9 +61,7 @@ def table(rows: int) -> Callable[[Path], str]:
 
 def id_map(rows: int) -> Callable[[Path], str]:
     def look(path: Path) -> str:
-        with path.open(encoding="utf-8", newline="") as file:
-            ids = [line[:1] for line in csv.reader(file)][1:]
-        if ids != [[str(number)] for number in range(rows)]:
+        if [number for _, number, _ in read_lines(path, rows, ",")] != list(range(rows)):
             raise ValueError(f"{path}: ids 0 to {rows - 1} in order are expected; make it from the same raw files")
         return f"{rows:,} ids"
 
@@ -120,7 +117,7 @@ def report(settings: CheckSettings) -> bool:
             try:
                 state, said = "ok", look(path)
                 good.add(name)
-            except (ValueError, KeyError, OSError) as error:
+            except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
                 state, said = "wrong", " ".join(str(error).split())
         print(f"{state:<8} {'*' if name in needed else ' '} {name:<26} {said}")
 

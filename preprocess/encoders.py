@@ -1,6 +1,5 @@
 """What turns texts and pictures into features: word weights, colours, and models read from a local folder."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +10,8 @@ import scipy.sparse as sp
 import torch
 from PIL import Image
 from torch import nn
+
+from llama.weight_files import read_json
 
 BINS, SIDE = 4, 64  # of a colour histogram: bins a channel; pixels a side of the reduced picture that is counted
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
@@ -31,7 +32,9 @@ def tfidf(texts: list[str], width: int) -> np.ndarray:
     column = {word: i for i, word in enumerate(sorted(word for word, n in n_texts.items() if n > 1))}
     entries = [(row, column[w], 1 + np.log(n)) for row, c in enumerate(counts) for w, n in c.items() if w in column]
     if not entries:
-        raise ValueError("no word occurs in two texts, so there is nothing to compare them by")
+        raise ValueError(
+            "item_text.tsv: no word occurs in two texts to compare them by; put more there or take another --encoder"
+        )
     rows, columns, values = map(np.array, zip(*entries, strict=True))
     rarity = np.log(len(texts) / np.array([n_texts[word] for word in column])) + 1
     weights = sp.csr_matrix((values * rarity[columns], (rows, columns)), (len(texts), len(column)), np.float32)
@@ -138,11 +141,7 @@ def check_folder(folder: Path, kind: str, one_of: tuple[str, ...]) -> None:
         raise FileNotFoundError(f"--model_name {folder}: no such folder; {need}")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json; {need}")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: not JSON ({error}); fetch it again") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
+    found = read_json(folder / "config.json").get("model_type")
     if found != kind:
         raise ValueError(f"{folder / 'config.json'}: model_type is {found!r}; {need}")
     if not any((folder / name).is_file() for name in one_of):

@@ -100,7 +100,7 @@ class Fit:
         self.log = RunLog(log_folder, settings.target, f"{name}/{settings.dataset}")
         self.fingerprint = fingerprint(settings, FREE_TO_CHANGE)
         self.progress, self.signals, self.saved_at = Progress(), StopSignals(), time.monotonic()
-        if settings.resume and self.state.is_file():
+        if settings.resume and self.state.exists():
             self.progress = load_state(self.state, self.tensors, optimizer, self.fingerprint)
 
     @property

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.data import check_finite
+from llama.weight_files import load_file
+from utils.data import matrix
 
 BLOCK = 1024  # rows of similarities at a time
 
@@ -168,27 +169,29 @@ def find_features(folder: Path) -> list[Path]:
     return paths
 
 
+def load_array(path: Path) -> Tensor:
+    """A NumPy file's array; mapped, so that no more is taken into memory than there is.
+
+    Raises:
+        ValueError: cut short, or something else than numbers.
+    """
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # many kinds for a damaged file
+        raise ValueError(f"{path}: cut short or not an array of numbers; make it again") from error
+
+
 def load_features(path: Path, n_items: int) -> Tensor:
     """One modality's features: float32 (I, f).
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    try:
-        if path.suffix == ".npy":
-            table = torch.from_numpy(np.load(path, allow_pickle=False))
-        else:
-            table = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # both raise many kinds for a damaged file
-        raise ValueError(f"{path}: cut short or not an array of numbers; make it again") from error
-    if not isinstance(table, Tensor) or table.ndim != 2 or table.is_complex():
-        raise ValueError(f"{path}: a matrix (items, width) of numbers is expected")
+    table = matrix(path, load_array(path) if path.suffix == ".npy" else load_file(path), "make it again")
     if len(table) != n_items:
         raise ValueError(f"{path}: {len(table)} rows for {n_items} items; make it from the same interaction file")
-    table = table.float()
-    check_finite(path, table, "a missing feature is a row of zeros")
     if not table.any():
         raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or make it again")
     return table

@@ -25,17 +25,21 @@ def read_lines(path: Path, n_items: int, separator: str, header: str = "") -> It
         with path.open(encoding="utf-8-sig") as file:
             first = next(file, "").rstrip("\r\n")
             if header and first != header:
-                raise ValueError(f"{path}: line 1: {first[:60]!r} where the header {header!r} belongs")
+                raise ValueError(f"{path}: line 1: {first[:60]!r} where the header {header!r} belongs; write it there")
             for number, line in enumerate(file, 2):
                 where, (item, _, rest) = f"{path}: line {number}", line.rstrip("\r\n").partition(separator)
-                if not (item.isascii() and item.isdigit() and int(item) < n_items):
-                    raise ValueError(f"{where}: {item[:40]!r} is not an item from 0 to {n_items - 1}")
+                if not (item.isascii() and item.isdigit() and len(item) < 10 and int(item) < n_items):
+                    raise ValueError(
+                        f"{where}: {item[:40]!r} is not an id from 0 to {n_items - 1}; make it from the same raw files"
+                    )
                 if int(item) in seen:
-                    raise ValueError(f"{where}: item {item} is there twice")
+                    raise ValueError(f"{where}: id {item} is there twice; remove one of them")
                 seen.add(int(item))
                 yield where, int(item), rest
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+        raise ValueError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, or make it again"
+        ) from error
 
 
 def read_texts(path: Path, n_items: int) -> list[str]:
@@ -49,7 +53,9 @@ def read_texts(path: Path, n_items: int) -> list[str]:
     for _, item, rest in read_lines(path, n_items, "\t"):
         texts[item] = rest.partition("\t")[2].replace("\t", " ")
     if not any(text.strip() for text in texts):
-        raise ValueError(f"{path}: no text in it; lines are item id, ASIN and text, separated by tabs, below a header")
+        raise ValueError(
+            f"{path}: no text in it; expected are lines of item id, ASIN and text, separated by tabs, below a header"
+        )
     return texts
 
 
@@ -61,7 +67,7 @@ def read_asins(folder: Path, n_items: int) -> list[str]:
         ValueError: naming path and line of what is wrong.
     """
     asins, item_of = [""] * n_items, {}
-    names = [name for name in (ASINS, ADDRESSES) if (folder / name).is_file()]
+    names = [name for name in (ASINS, ADDRESSES) if (folder / name).exists()]
     if not names:
         raise FileNotFoundError(f"{folder}: neither {ASINS} nor {ADDRESSES}; python -m preprocess.amazon makes both")
     for name in names:
@@ -69,7 +75,7 @@ def read_asins(folder: Path, n_items: int) -> list[str]:
         for where, item, asin, *_ in pairs:
             if not ASIN.fullmatch(asin):
                 raise ValueError(
-                    f"{where}: {asin[:40]!r} is not an ASIN: it holds letters, digits, dots, colons, _ and - only"
+                    f"{where}: {asin[:40]!r} is not an ASIN: letters, digits, dots, colons, _ and - are read"
                 )
             if asins[item] not in ("", asin):
                 raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ASINS}; make both anew")
@@ -101,7 +107,7 @@ def read_addresses(folder: Path, n_items: int) -> dict[int, str]:
         ValueError: naming path and line of what is wrong.
     """
     path = folder / ADDRESSES
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path}: missing; --fetch reads addresses from it, python -m preprocess.amazon makes it"
         )

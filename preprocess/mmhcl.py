@@ -170,8 +170,6 @@ class BatchSampler:
         self.users = np.flatnonzero((self.count > 0) & (self.count < R.shape[1]))
         self.R, self.n_items = R, R.shape[1]
         self.bought = np.repeat(np.arange(R.shape[0]), self.count) * self.n_items + R.indices  # sorted pairs
-        if not len(self.users):
-            raise ValueError("no user has a training item, so there is nothing to train on")
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns: users, bought items, items not bought, int64 (min(size, users with items),)."""

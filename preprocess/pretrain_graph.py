@@ -117,6 +117,8 @@ class GraphTraining:
         self.data = read_interactions(s, 0, table_names(s.GNNModel))
         self.R = interaction_matrix(*self.data.training_pairs(), (self.data.n_users, self.data.n_items))
         self.sampler = BatchSampler(self.R)
+        if not len(self.sampler.users):
+            raise ValueError(f"{self.data.path}: no user has a training item; take data with longer histories")
         H = read_item_incidence(s, self.data) if self.item_ratio else None
         cf = Collaborative(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         self.model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)

@@ -131,7 +131,7 @@ class SequenceTraining:
         self.data = data = read_interactions(settings, settings.max_len, [TABLE])
         users = np.flatnonzero(data.count > 3)
         if not len(users):
-            raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
+            raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
         # Everything before the held-out items in one sample, the last of it as the last target.
         self.samples = Samples(users, data.begin[users], data.count[users] - 3)
         self.model = SASRec(data.n_items, settings).to(device)

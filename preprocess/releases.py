@@ -38,7 +38,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(LONGEST_LINE):
                 number += 1
                 if len(line) == LONGEST_LINE:
-                    raise ValueError(f"{path}: line {number}: longer than {LONGEST_LINE:,} bytes; not a release file")
+                    raise ValueError(f"{path}: line {number}: longer than {LONGEST_LINE:,} bytes; take a release file")
                 if line.strip():
                     yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -50,7 +50,7 @@ def _from_json(line: bytes) -> object:
 
 
 def _from_literal(line: bytes) -> object:
-    return ast.literal_eval(line.decode().strip())
+    return ast.literal_eval(line.decode("utf-8-sig").strip())
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
@@ -65,14 +65,16 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
         try:
             parse = parse or _parser_of(line)
             entry = parse(line)
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             kind = "JSON" if parse is _from_json else "a Python literal" if parse else "JSON or a Python literal"
             shown = line[:60].decode(errors="replace").strip()
             raise ValueError(
                 f"{path}: line {number}: not {kind}: {shown!r}; remove the line or fetch it again"
             ) from error
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: line {number}: a mapping of field names is expected, not {type(entry).__name__}")
+            raise ValueError(
+                f"{path}: line {number}: a mapping of field names is expected, not {type(entry).__name__}; remove it"
+            )
         yield number, entry
 
 
@@ -85,6 +87,14 @@ def _parser_of(line: bytes):
     return _from_json
 
 
+def _shown(value: object) -> str:
+    """The beginning of a value."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # Python does not write out numbers of thousands of digits
+        return "of thousands of digits"
+
+
 def _field(entry: dict, name: str, kind: type, where: str):
     """A field that must be there, of the kind it must have."""
     value = entry.get(name)
@@ -93,7 +103,9 @@ def _field(entry: dict, name: str, kind: type, where: str):
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{where}: {name} {value!r:.60} is not of type {kind.__name__}")
+        raise ValueError(
+            f"{where}: {name} {_shown(value)} is not of type {kind.__name__}; remove the line or correct it"
+        )
     return value
 
 
@@ -106,7 +118,9 @@ def read_reviews(path: Path) -> Iterator[tuple[int, str, str, int]]:
         where = f"{path}: line {number}"
         when = unit * _field(entry, time, int, where)
         if not 0 <= when < LAST_TIME:
-            raise ValueError(f"{where}: {time} {entry[time]} is no time since 1970; remove the line or correct it")
+            raise ValueError(
+                f"{where}: {time} {_shown(entry[time])} is no time since 1970; remove the line or correct it"
+            )
         yield number, _field(entry, user, str, where), _field(entry, item, str, where), when
 
 
@@ -126,10 +140,15 @@ def read_items(path: Path, wanted: Container[str]) -> Iterator[tuple[int, str, I
 
 
 def strings(value: object) -> list[str]:
-    """Every text in a field: one, a list of them, or lists of lists, in order."""
-    if isinstance(value, str):
-        return [value]
-    return [text for part in value for text in strings(part)] if isinstance(value, list | tuple) else []
+    """Every text in a field: one, a list of them, or lists of lists however deep, in order."""
+    found, rest = [], [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, str):
+            found.append(part)
+        elif isinstance(part, list | tuple):
+            rest += reversed(part)
+    return found
 
 
 def picture(entry: dict) -> str:
@@ -159,6 +178,10 @@ class _Plain(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         self.parts.append(" ")
         self.hidden = max(self.hidden - (tag in ("script", "style")), 0)
+
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """Skip `<![…>`, of whatever kind, as browsers do; the library refuses kinds that it does not know."""
+        return self.parse_bogus_comment(i)
 
     def handle_data(self, data: str) -> None:
         if not self.hidden:

@@ -37,7 +37,7 @@ def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]
     folder = check_files(settings.data_dir, settings.dataset, names)
     data = Interactions(folder / names[0], settings.max_len)
     if not len(data.train()):
-        raise ValueError(f"{data.path}: no user has four items, so there is nothing to train on")
+        raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
     tables = load_tables(folder, settings.GNNModel, data)
     return data, tuple(map(standardized, tables)) if settings.standardize else tables
 

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llama.weight_files import is_dense, load_file
+
 WHERE_FROM = (
     "the public files come with the HeLLM release (arXiv 2504.10541), sequences also with E4SRec and IDGenRec; "
     "datasets/README.md tells; --preset demo makes its own"
 )
+MANY_ITEMS, SPARSE = 1_000_000, 1000  # a file with less than one in SPARSE of so many ids is mistaken
 POOL = 50  # batches that are sorted by length together
 
 
@@ -32,7 +35,7 @@ def check_files(data_dir: str | Path, dataset: str, names: list[str]) -> Path:
         FileNotFoundError: listing what is missing, the expected files and where they come from.
     """
     folder = dataset_folder(data_dir, dataset)
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         what = f"{', '.join(missing)} missing" if folder.is_dir() else "no such folder"
         raise FileNotFoundError(f"{folder}: {what}; expected {folder}/{{{', '.join(names)}}}; {WHERE_FROM}")
@@ -139,18 +142,27 @@ class Interactions:
 def _read_sequences(path: Path) -> list[np.ndarray]:
     sequences = []
     try:
-        with path.open(encoding="ascii") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 sequences.append(_read_line(path, number, line))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file of numbers ({error.reason} at byte {error.start})") from error
+        raise ValueError(
+            f"{path}: not a text file of numbers ({error.reason} at byte {error.start}); fetch it again"
+        ) from error
     if not sequences:
         raise ValueError(f"{path}: empty; one line a user is expected: user item item …")
-    smallest = min(int(s.min()) for s in sequences)
+    items = np.unique(np.concatenate(sequences))
+    smallest, largest = int(items[0]), int(items[-1])
     if smallest > 0:
         raise ValueError(
             f"{path}: items start at {smallest}, so item 0 is missing: this looks like the 1-based layout of the data; "
             "take 1 from every number, or fetch the 0-based file"
+        )
+    if largest >= max(MANY_ITEMS, SPARSE * len(items)):
+        number = next(number for number, s in enumerate(sequences, 1) if largest in s)
+        raise ValueError(
+            f"{path}: line {number}: item {largest}, but there are only {len(items)} different ones in the file; "
+            "number them 0, 1, 2, … without gaps"
         )
     return sequences
 
@@ -160,9 +172,9 @@ def _read_line(path: Path, number: int, line: str) -> np.ndarray:
     if not words:
         raise ValueError(f"{where} is empty; remove it, or give user {number - 1} its items")
     for word in words:
-        if not word.isdigit() or len(word) > 9:
+        if not (word.isascii() and word.isdigit()) or len(word) > 9:
             raise ValueError(
-                f"{where}: {word[:40]!r} is not an id; write whole numbers from 0, separated by single spaces"
+                f"{where}: {word[:40]!r} is not an id; write whole numbers, 0 to 999999999, separated by single spaces"
             )
     user, items = int(words[0]), words[1:]
     if number == 1 and user == 1:
@@ -171,9 +183,9 @@ def _read_line(path: Path, number: int, line: str) -> np.ndarray:
             "take 1 from every number, or fetch the 0-based file"
         )
     if user != number - 1:
-        raise ValueError(f"{where}: user {user} where {number - 1} belongs; users must be 0, 1, 2, … in order")
+        raise ValueError(f"{where}: user {user} where {number - 1} belongs; number users 0, 1, 2, … in order")
     if not items:
-        raise ValueError(f"{where}: user {user} has no item")
+        raise ValueError(f"{where}: user {user} has no item; give it some, or remove it and number the others anew")
     return np.array(items, dtype=np.int64)
 
 
@@ -185,23 +197,25 @@ def load_table(path: str | Path) -> Tensor:
         ValueError: not a finite float tensor of two dimensions.
     """
     path = Path(path)
-    try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"{path}: cut short or not a PyTorch file of one tensor; fetch or make it again") from error
-    if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
-        raise ValueError(f"{path}: a float tensor (rows, width) is expected")
-    check_finite(path, table, "make the table again")
-    return table.detach().float()
+    table = load_file(path)
+    if not isinstance(table, Tensor) or not table.is_floating_point():
+        raise ValueError(f"{path}: a float tensor (rows, width) is expected; make the table again")
+    return matrix(path, table, "make the table again")
 
 
-def check_finite(path: Path, table: Tensor, remedy: str) -> None:
-    """Raise ValueError naming the first row of a matrix that holds NaN or infinity."""
+def matrix(path: Path, content: object, remedy: str) -> Tensor:
+    """What a file holds, as a finite float32 matrix (rows, width).
+
+    Raises:
+        ValueError: not a matrix of numbers, all of them in the file; or naming the first row with NaN or infinity.
+    """
+    if not is_dense(content) or content.ndim != 2 or not content.shape[1] or content.is_complex():
+        raise ValueError(f"{path}: a matrix (rows, width) of numbers is expected; {remedy}")
+    table = content.detach().float()
     bad = ~table.isfinite().all(1)
     if bad.any():
         raise ValueError(f"{path}: row {int(bad.nonzero()[0])} holds NaN or infinity; {remedy}")
+    return table
 
 
 def load_tables(folder: Path, GNNModel: str, data: Interactions) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Command-line flags from a dataclass of settings, and how a user's mistake is reported."""
 
 import argparse
+import errno
 import inspect
 import os
 import re
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import NoReturn, TypeVar, get_origin
 
 S = TypeVar("S")
+REMEDIES = {  # of what the system says about a file
+    errno.EACCES: "allow this user to read it, or to write there",
+    errno.EISDIR: "a folder where a file belongs: remove it, or give the file's own path",
+    errno.ENOTDIR: "a file where a folder belongs: remove it, or give the folder's own path",
+    errno.ENOENT: "give the path of a file that is there",
+}
 ALONE_AFTER = 3.0  # seconds after which a mistake must be this process's alone
 
 
@@ -19,6 +26,8 @@ def complain(problem: object) -> int:
     """Print a user's mistake as one line on standard error and return the exit status for it, 2."""
     if os.environ.get("RANK", "0") != "0":  # the first of several processes says the same and ends the job
         time.sleep(ALONE_AFTER)
+    if isinstance(problem, OSError) and problem.filename and problem.errno in REMEDIES:
+        problem = f"{problem.filename}: {problem.strerror}; {REMEDIES[problem.errno]}"
     print("error:", " ".join(str(problem).split()), file=sys.stderr)
     return 2
 
