@@ -1,9 +1,11 @@
 """A HeLLM of a few thousand parameters, and its base as a folder in Meta's layout."""
 
+import io
 import json
 from pathlib import Path
 
 import torch
+from sentencepiece import SentencePieceTrainer
 
 from llama.HeLLM import HeLLM
 from llama.model import ModelArgs
@@ -64,3 +66,13 @@ def write_meta(folder: Path, state: dict[str, torch.Tensor], params: dict, n_sha
     for number, shard in enumerate(shards_of(state, n_shards)):
         torch.save(shard, folder / f"consolidated.{number:02}.pth")
     return folder
+
+
+def tokenizer(path: Path, **more) -> None:
+    """A small SentencePiece model, with more settings of its trainer."""
+    model = io.BytesIO()
+    texts = ["Below is an instruction that describes a task", "Response Input Instruction history"]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=300, hard_vocab_limit=False, minloglevel=2, **more
+    )
+    path.write_bytes(model.getvalue())

@@ -220,19 +220,3 @@ def test_feature_files(tmp_path):
     np.save(tmp_path / "image_feat.npy", np.eye(5))
     with pytest.raises(ValueError, match="the same modality twice"):
         find_features(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (np.array([[1.0, 2], [np.nan, 1]]), "row 1 holds NaN"),
-        (np.zeros((2, 3)), "every row is zero"),
-        (np.zeros(4), "a matrix"),
-        (np.array([["a", "b"]]), "cut short or not an array of numbers"),
-    ],
-)
-def test_features_that_are_refused(tmp_path, table, message):
-    path = tmp_path / "text_feat.npy"
-    np.save(path, table)
-    with pytest.raises(ValueError, match=rf"text_feat\.npy: .*{message}"):
-        load_features(path, 2)
