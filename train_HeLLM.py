@@ -98,7 +98,7 @@ class Trainer:
         Raises:
             ValueError: it does not fit, or is not there for all processes.
         """
-        path, found = self.folder / STATE, (self.folder / STATE).is_file()
+        path, found = self.folder / STATE, (self.folder / STATE).exists()
         if largest(found) != [-number for number in largest(-found)]:
             raise ValueError(f"{path}: not there on every machine; --output_dir must be one folder for all")
         if not found:
@@ -106,7 +106,14 @@ class Trainer:
             return
         tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
         settings = state_settings(self.settings)
+        if self.best_adapter.exists():
+            load_adapter(self.model, self.best_adapter)  # one that is damaged shows here rather than after the training
         self.progress = load_state(path, tensors, self.optimizer, settings, dims)
+        if self.progress.best_epoch >= 0 and not self.best_adapter.exists():
+            best = f"epoch {self.progress.best_epoch}, which has validated best"
+            raise FileNotFoundError(
+                f"{self.best_adapter}: missing, with {best}; put it back, or start without --resume"
+            )
         self.log.say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
 
     def fit(self) -> None:
