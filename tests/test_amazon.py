@@ -9,7 +9,7 @@ import pytest
 
 from preprocess import amazon, features
 from preprocess.amazon import k_core
-from preprocess.releases import plain, read_objects
+from preprocess.releases import plain, read_objects, strings
 from tests.small_raw import DAY, PURCHASES, raw, write
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "sequential" / "Beauty"
@@ -119,12 +119,21 @@ def test_texts_become_features(tmp_path):
         ("<p class='x'>One<br/>two</p>&nbsp;three", "One two three"),
         ("<style>p {}</style>kept<script>dropped", "kept"),
         ("caf&eacute; &#39;x&#39;", "café 'x'"),
+        ("a<![if x]>b<![endif]--> c", "ab c"),
+        ("<![foo[x]]>kept <![ too>", "kept"),
         ("tab\there\u2028line", "tab here line"),
         ("", ""),
     ],
 )
 def test_plain_text(text, expected):
     assert plain(text) == expected
+
+
+def test_texts_are_found_however_deep():
+    deep = ["a", ["b", 3, {"c": "d"}], "e"]
+    for _ in range(5000):
+        deep = [deep]
+    assert strings(deep) == ["a", "b", "e"]
 
 
 def test_a_call_is_not_run(tmp_path, capsys):
