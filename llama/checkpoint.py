@@ -1,18 +1,19 @@
 """Base weights into the model, adapters to and from disk, and files of the released program."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from llama.files import Sealing, check_seal, told_when_full
 from llama.HeLLM import HeLLM, base_parameters
 from llama.model import Transformer
 from llama.parallel import gather_parts, local_part, mp_rank, partition_dims
 from llama.weight_files import UNUSED, load_file, open_folder
 
-FORMAT, VERSION = "HeLLM adapter", 1
+FORMAT, VERSION = "HeLLM adapter", 2
 GROUPS = 32  # parameters are read in this many groups; the files' pages are given back after each
 
 
@@ -117,16 +118,41 @@ def _copy_or_assign(model: HeLLM, parts: dict[str, Tensor], targets: dict[str, T
             targets[name].copy_(part)
 
 
-def save_atomically(content: dict, path: str | Path) -> None:
-    """Write a PyTorch file beside its place and move it there, so that a reader never sees half of it."""
+def save_atomically(content: dict | Tensor, path: str | Path, before: Path | None = None) -> None:
+    """Write a PyTorch file, sealed with a checksum, beside its place and move it there: no reader sees half of it.
+
+    Args:
+        before: where the file that it replaces goes, if that is to be kept.
+
+    Raises:
+        Unwritten: the disk is full; what was there is untouched.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with told_when_full(path, temporary, sum(t.nbytes for t in tree_leaves(content) if isinstance(t, Tensor))):
+        with temporary.open("wb") as file:
+            sealing = Sealing(file)
+            torch.save(content, sealing)
+            sealing.seal()
+        if before and path.exists():
+            path.replace(before)
+        temporary.replace(path)
+
+
+def load_saved(path: Path, form: str, version: int) -> dict:
+    """Read back a dictionary that `save_atomically` wrote, its checksum tried first.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged (Damaged), or of another format or version.
+    """
+    check_seal(path)
+    content = load_file(path)
+    kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if kind != (form, version):
+        raise ValueError(f"{path}: not a {form} of version {version}, found {kind}")
+    return content
 
 
 def save_adapter(model: HeLLM, path: str | Path) -> None:
@@ -142,12 +168,9 @@ def load_adapter(model: HeLLM, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another format or version, settings that differ, names or shapes that do not agree.
+        ValueError: damaged, another format or version, settings that differ, names or shapes that do not agree.
     """
-    content = load_file(Path(path))
-    kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if kind != (FORMAT, VERSION):
-        raise ValueError(f"{path}: not a {FORMAT} file of version {VERSION}, found {kind}")
+    content = load_saved(Path(path), FORMAT, VERSION)
     ours, theirs = adapter_settings(model), content["settings"]
     differ = [f"{k} is {theirs.get(k)} there, {ours.get(k)} here" for k in ours if ours[k] != theirs.get(k)]
     if differ:

@@ -26,7 +26,7 @@ from preprocess.pictures import find_pictures, open_picture
 from preprocess.shards import Source, Unusable, digest, encode_in_shards, remove_parts
 from utils.data import Interactions, check_files, scoring_batches
 from utils.distributed import pick_device
-from utils.files import replacing
+from utils.files import replacing, save_array
 from utils.flags import check_numbers, check_words, complain, parse_settings
 
 TEXT_ENCODERS, IMAGE_ENCODERS = ("tfidf", "minilm", "bert"), ("clip", "histogram")
@@ -202,8 +202,7 @@ def shard_batches(settings: TextSettings | ImageSettings) -> int:
 
 
 def write(path: Path, features: np.ndarray, whiten: bool) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, encoders.whitened(features) if whiten else features)
+    save_array(path, encoders.whitened(features) if whiten else features)
     remove_parts(path)
 
 

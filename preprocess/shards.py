@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.files import replacing
+from utils.files import replacing, save_array
 
 
 class Unusable(Exception):
@@ -100,8 +100,7 @@ def _save(shard: Path, fingerprint: dict, features: np.ndarray, unusable: dict[i
     shard.unlink(missing_ok=True)
     with replacing(_note(shard)) as temporary:
         temporary.write_text(json.dumps({"fingerprint": fingerprint, "unusable": unusable}, indent=1) + "\n")
-    with replacing(shard) as temporary, temporary.open("wb") as file:
-        np.save(file, features)
+    save_array(shard, features)
 
 
 def _encode(source: Source, batches: list[np.ndarray], path: Path) -> tuple[np.ndarray, dict[int, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
+from llama.checkpoint import adapter_parameters, load_adapter, save_adapter, save_atomically
 from llama.weight_files import open_folder
 from tests.small_llama import load, reference, same_hidden
 from tests.small_model import histories, shards_of, small_hellm, wake, write_meta
@@ -258,11 +258,11 @@ def test_adapter_files_that_are_refused(tmp_path):
         r"missing score\.weight": {**content, "tensors": tensors},
         r"unknown surprise": {**content, "tensors": {**content["tensors"], "surprise": torch.zeros(1)}},
         r"score\.weight has shape": {**content, "tensors": {**tensors, "score.weight": torch.zeros(1)}},
-        r"version 1, found \('HeLLM adapter', 99\)": {**content, "version": 99},
-        r"not a HeLLM adapter file": tensors,
+        r"version 2, found \('HeLLM adapter', 99\)": {**content, "version": 99},
+        r"not a HeLLM adapter of version 2, found": tensors,
     }
     for message, changed in refused.items():
-        torch.save(changed, path)
+        save_atomically(changed, path)
         with pytest.raises(ValueError, match=rf"adapter\.pt: .*{message}"):
             load_adapter(model, path)
     save_adapter(model, path)

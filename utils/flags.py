@@ -12,6 +12,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn, TypeVar, get_origin
 
+from llama.files import Unwritten
+
 S = TypeVar("S")
 REMEDIES = {  # of what the system says about a file
     errno.EACCES: "allow this user to read it, or to write there",
@@ -23,13 +25,13 @@ ALONE_AFTER = 3.0  # seconds after which a mistake must be this process's alone
 
 
 def complain(problem: object) -> int:
-    """Print a user's mistake as one line on standard error and return the exit status for it, 2."""
+    """Print a user's mistake as one line on standard error and return the exit status for it, 2; of a full disk, 1."""
     if os.environ.get("RANK", "0") != "0":  # the first of several processes says the same and ends the job
         time.sleep(ALONE_AFTER)
     if isinstance(problem, OSError) and problem.filename and problem.errno in REMEDIES:
         problem = f"{problem.filename}: {problem.strerror}; {REMEDIES[problem.errno]}"
     print("error:", " ".join(str(problem).split()), file=sys.stderr)
-    return 2
+    return 1 if isinstance(problem, Unwritten) else 2
 
 
 class Parser(argparse.ArgumentParser):

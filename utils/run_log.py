@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llama.files import told_when_full
 from utils.evaluate import Ranking
 from utils.files import replacing
 from utils.metrics import summary
@@ -87,7 +88,8 @@ class RunLog:
             return
         print(text, flush=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._path("log.txt").open("a", encoding="utf-8") as file:
+        path = self._path("log.txt")
+        with told_when_full(path, path), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def say_test(self, record: dict) -> None:
