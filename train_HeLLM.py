@@ -6,6 +6,7 @@
 Every setting is in config_HeLLM.py and is a flag of the same name.
 """
 
+import contextlib
 import math
 import signal
 import sys
@@ -20,19 +21,19 @@ from tqdm import tqdm
 
 from config_HeLLM import Settings, beside_published, parse_args, state_settings
 from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
+from llama.files import Unwritten
 from llama.HeLLM import HeLLM
 from llama.parallel import (
     clip_gradients,
     dp_rank,
     dp_size,
-    mp_size,
     partition_dims,
     sum_gradients,
     sum_over_replicas,
 )
 from utils import plan
 from utils.build import build_model, read_inputs
-from utils.data import Interactions, cut, training_batches
+from utils.data import Interactions, cut, required_files, training_batches
 from utils.distributed import (
     is_main,
     join_processes,
@@ -44,7 +45,7 @@ from utils.distributed import (
     wait_for_all,
 )
 from utils.evaluate import Ranking, rank_by_popularity, rank_newest
-from utils.fit import announce, fitted, simulate, what_would_fit
+from utils.fit import fitted, simulate, what_would_fit
 from utils.flags import complain
 from utils.lr_sched import learning_rate
 from utils.memory import is_out_of_memory, peak_memory
@@ -53,7 +54,7 @@ from utils.prompter import own_positions
 from utils.run_log import RunLog
 from utils.seed import seed_everything, seed_step
 from utils.stopping import Stopped, StopSignals, stopped_by
-from utils.training_state import BEST_ADAPTER, STATE, Progress, load_state, run_folder, save_state
+from utils.training_state import BEST_ADAPTER, STATE, Progress, States, files_read, run_folder
 
 CHOOSE_BY = "NDCG@10"  # of validation
 
@@ -74,8 +75,14 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
         )
+        files = required_files(settings.dataset, settings.GNNModel)
+        depends_on = state_settings(settings) | files_read(data.path.with_name(name) for name in files)
+        what, dims = (adapter_parameters(model), self.optimizer, depends_on), partition_dims(model)
+        self.states = States(folder, self.best_adapter, *what, log.say, dims, writes=dp_rank() == 0)
         self.signals, self.saved_at = StopSignals(), time.monotonic()
-        self.unread = []  # rows, learning rate and loss of the newest steps
+        self.unread = []  # rows, learning rate, loss and gradient norm of the newest steps
+        self.norm = None  # of the newest gradient
+        self.failed = False  # whether one of them was not finite, on the device
         self.savable = False  # whether an epoch is on its way and its weights and optimiser are those of self.progress
 
     @property
@@ -85,36 +92,9 @@ class Trainer:
     def save(self) -> None:
         """Save the state of all; nobody goes on, or leaves, before it is there."""
         self.read_losses()
-        tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
-        settings = state_settings(self.settings)
-        if dp_rank() == 0:  # all replicas are the same
-            save_state(self.folder / STATE, tensors, self.optimizer, self.progress, settings, dims)
+        self.states.save(self.progress)
         wait_for_all()
         self.saved_at = time.monotonic()
-
-    def resume(self) -> None:
-        """Go to the last saved state, if there is one.
-
-        Raises:
-            ValueError: it does not fit, or is not there for all processes.
-        """
-        path, found = self.folder / STATE, (self.folder / STATE).exists()
-        if largest(found) != [-number for number in largest(-found)]:
-            raise ValueError(f"{path}: not there on every machine; --output_dir must be one folder for all")
-        if not found:
-            self.log.say(f"no training state in {self.folder}: starting from the beginning")
-            return
-        tensors, dims = adapter_parameters(self.model), partition_dims(self.model)
-        settings = state_settings(self.settings)
-        if self.best_adapter.exists():
-            load_adapter(self.model, self.best_adapter)  # one that is damaged shows here rather than after the training
-        self.progress = load_state(path, tensors, self.optimizer, settings, dims)
-        if self.progress.best_epoch >= 0 and not self.best_adapter.exists():
-            best = f"epoch {self.progress.best_epoch}, which has validated best"
-            raise FileNotFoundError(
-                f"{self.best_adapter}: missing, with {best}; put it back, or start without --resume"
-            )
-        self.log.say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
 
     def fit(self) -> None:
         """Train until the last epoch or until patience ends; keep the adapter that validates best."""
@@ -145,7 +125,7 @@ class Trainer:
                 rate = learning_rate(
                     progress.epoch + progress.step / len(batches), s.lr, s.min_lr, s.warmup_epochs, s.num_epochs
                 )
-                self.unread.append((rows, rate, self.step(rows, rate)))
+                self.unread.append((rows, rate, self.step(rows, rate), self.norm))
                 n_targets = self.train_samples.n_targets(rows)
                 progress.step, progress.samples = progress.step + 1, progress.samples + n_targets
                 self.savable = True
@@ -166,18 +146,20 @@ class Trainer:
         """Take the newest steps' losses into the epoch's mean: the device is waited for.
 
         Raises:
-            Stopped: a loss that is not finite; the last saved state is from before it.
+            Stopped: a loss or gradient that is not finite; weights and state are those from before it.
         """
-        progress, first = self.progress, self.progress.step - len(self.unread)
-        losses = torch.stack([loss for *_, loss in self.unread]).tolist() if self.unread else []
-        for number, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                rows, rate, _ = self.unread[number]
-                users = ", ".join(map(str, self.train_samples.user[rows].tolist()))
-                where = f"epoch {progress.epoch}, step {first + number}"
-                raise Stopped(f"loss {loss} at {where}, learning rate {rate:.2e}, users {users}; try a lower --lr", 1)
+        progress, unread, self.unread = self.progress, self.unread, []
+        values = torch.stack([torch.stack(step[2:]) for step in unread]).tolist() if unread else []
+        for number, (loss, norm) in enumerate(values):
+            if not math.isfinite(loss + norm):
+                undone = [rows for rows, *_ in unread[number:]]
+                progress.step -= len(undone)
+                progress.samples -= sum(map(self.train_samples.n_targets, undone))
+                rate, users = unread[number][1], self.train_samples.user[undone[0]].tolist()
+                stop = self.states.diverged(progress, loss, norm, rate, users)
+                wait_for_all()
+                raise stop
             progress.loss_sum += loss
-        self.unread.clear()
 
     def check_signals(self) -> None:
         """Raise Stopped on all processes if a signal has come to one of them, the state being saved."""
@@ -188,7 +170,8 @@ class Trainer:
     def step(self, rows, rate: float) -> Tensor:
         """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss, nats, unread.
 
-        Each replica takes its share of the rows; losses and gradients are those of all rows.
+        Each replica takes its share of the rows; losses and gradients are those of all rows. From a loss or gradient
+        on that is not finite, no step changes anything, which the device sees to by itself.
         """
         s, targets = self.settings, self.train_samples.n_targets(rows)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -207,8 +190,9 @@ class Trainer:
             total += loss.detach()
         sum_gradients(self.trained)
         sum_over_replicas(total)
-        if s.max_grad_norm:
-            clip_gradients(self.model, s.max_grad_norm)
+        self.norm = clip_gradients(self.model, s.max_grad_norm).double()
+        self.failed = ~(total + self.norm).isfinite() | self.failed
+        self.optimizer.found_inf = self.failed.float()  # the fused step passes over everything where it is 1
         self.savable = False
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -301,45 +285,46 @@ def prepare(settings: Settings) -> Trainer:
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
     log_folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
     log = RunLog(log_folder, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
-    trainer = Trainer(settings, model, data, log, folder)
-    if settings.resume:
-        trainer.resume()
-    return trainer
+    return Trainer(settings, model, data, log, folder)
+
+
+def run(trainer: Trainer) -> int:
+    """Train and test; returns the exit status."""
+    settings, log = trainer.settings, trainer.log
+    trainer.signals.listen()
+    if not settings.resume:
+        log.clear()
+    try:
+        for line in plan.beginning(settings, trainer.model):
+            log.say(line)
+        trainer.fit()
+        trainer.test()
+        return 0
+    except Stopped as stop:
+        log.say(str(stop))
+        return stop.status
+    except Unwritten as full:
+        print(f"error: {full}; make room and go on with --resume", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return trainer.out_of_memory()  # not before the error has let go of the failed pass's tensors
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     settings = parse_args(argv)
-    try:
-        if settings.plan:
-            plan.show(settings)
-            return 0
-        trainer = prepare(settings)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    trainer.signals.listen()
-    if not settings.resume:
-        trainer.log.clear()
-    trainer.log.say(f"settings beside the published ones: {beside_published(settings)}")
-    if settings.max_memory:
-        trainer.log.say(announce(trainer.settings))
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in trainer.model.parameters())
-    each = f" (each of {mp_size()} processes)" if mp_size() > 1 else ""
-    trainer.log.say(f"trainable params: {trained:,} || all params: {total:,}{each}")
-    if dp_size() > 1:
-        trainer.log.say(f"{dp_size()} replicas share the {settings.batch_size * settings.grad_steps} samples of a step")
-    try:
-        trainer.fit()
-        trainer.test()
-        return 0
-    except Stopped as stop:
-        trainer.log.say(str(stop))
-        return stop.status
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return trainer.out_of_memory()  # not before the error has let go of the failed pass's tensors
+    with contextlib.ExitStack() as leaving:
+        try:
+            if settings.plan:
+                plan.show(settings)
+                return 0
+            trainer = prepare(settings)
+            trainer.progress = leaving.enter_context(trainer.states.begun(settings.resume))
+        except (ValueError, OSError) as mistake:
+            return complain(mistake)
+        return run(trainer)
 
 
 if __name__ == "__main__":

@@ -94,16 +94,22 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             grad.copy_(part.view_as(grad))
 
 
-def clip_gradients(model: nn.Module, limit: float) -> None:
-    """Scale all gradients so that their norm, over the parts on every process, is at most `limit`; collective."""
-    dims, grads = partition_dims(model), {True: [], False: []}
+def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
+    """Scale all gradients so that their norm, over the parts on every process, is at most `limit` (0: do not scale).
+
+    Returns the norm before; the device is not waited for. A collective call.
+    """
+    dims, grads = partition_dims(model) if mp_size() > 1 else {}, {True: [], False: []}
     for name, p in model.named_parameters():
         if p.grad is not None:
-            grads[dims[name] is not None].append(p.grad)
+            grads[dims.get(name) is not None].append(p.grad)
     split, whole = (nn.utils.get_total_norm(grads[is_split]).square() for is_split in (True, False))
     if mp_size() > 1:
         dist.all_reduce(split, group=model_parallel.initialize.get_model_parallel_group())
-    nn.utils.clip_grads_with_norm_(model.parameters(), limit, (split + whole).sqrt())
+    norm = (split + whole).sqrt()
+    if limit:
+        nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
+    return norm
 
 
 def local_part(full: torch.Tensor, partition_dim: int | None) -> torch.Tensor:

@@ -1,16 +1,20 @@
 """What both pre-trainings share: epochs, choice by validation, early stopping, states, log."""
 
+import contextlib
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from llama.checkpoint import compare_names, save_atomically
+from llama.files import Unwritten, check_seal
 from llama.weight_files import load_file
 from utils.data import Interactions, check_files, dataset_folder
 from utils.distributed import pick_device
@@ -21,7 +25,7 @@ from utils.metrics import summary
 from utils.run_log import RunLog
 from utils.seed import seed_everything
 from utils.stopping import Stopped, StopSignals
-from utils.training_state import STATE, Progress, load_state, run_folder, save_state
+from utils.training_state import Progress, States, files_read, run_folder
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
 FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "overwrite"}
@@ -61,6 +65,8 @@ def check_fit(settings: FitSettings) -> list[str]:
 class Training(Protocol):
     """What a program trains; made from settings and device, with everything read and checked."""
 
+    fit: "Fit"
+
     def train(self) -> None: ...
 
 
@@ -84,6 +90,7 @@ class Fit:
         settings: of the run; name: first part of its folders, what is trained (MMHCL, SASRec, …).
         model, optimizer: all of the model's parameters are saved.
         choose_by: validation metric of the best epoch.
+        files: data files that it is trained on.
     """
 
     def __init__(
@@ -93,31 +100,53 @@ class Fit:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         choose_by: str,
+        files: list[Path],
     ) -> None:
         self.settings, self.model, self.optimizer, self.choose_by = settings, model, optimizer, choose_by
         self.folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
         log_folder = Path(settings.logging_dir) / settings.dataset / name
         self.log = RunLog(log_folder, settings.target, f"{name}/{settings.dataset}")
-        self.fingerprint = fingerprint(settings, FREE_TO_CHANGE)
+        self.fingerprint = fingerprint(settings, FREE_TO_CHANGE) | files_read(files)
+        self.states = States(self.folder, self.best, self.tensors, optimizer, self.fingerprint, self.log.say)
         self.progress, self.signals, self.saved_at = Progress(), StopSignals(), time.monotonic()
-        if settings.resume and self.state.exists():
-            self.progress = load_state(self.state, self.tensors, optimizer, self.fingerprint)
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         return dict(self.model.named_parameters())
 
     @property
-    def state(self) -> Path:
-        return self.folder / STATE
-
-    @property
     def best(self) -> Path:
         return self.folder / BEST_MODEL
 
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Keep other runs out of the folder while the block goes on and, if that is asked for, go to the newest state.
+
+        Raises:
+            ValueError: another run is in the folder, or there is no going on from its states.
+        """
+        with self.states.begun(self.settings.resume) as self.progress:
+            yield
+
     def save(self) -> None:
-        save_state(self.state, self.tensors, self.optimizer, self.progress, self.fingerprint)
+        self.states.save(self.progress)
         self.saved_at = time.monotonic()
+
+    def descend(self, loss: torch.Tensor, users: np.ndarray) -> float:
+        """One optimiser step down a loss over some users; returns it in nats.
+
+        Raises:
+            Stopped: it or its gradient is not finite; nothing has changed, and the state is saved.
+        """
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.tensors.values() if p.grad is not None])
+        value, size = torch.stack([loss.detach(), norm]).tolist()
+        if not math.isfinite(value + size):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise self.states.diverged(self.progress, value, size, rate, users.tolist())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return value
 
     def run(
         self,
@@ -133,12 +162,13 @@ class Fit:
             rate: epochs done to learning rate; validate: to metrics.
 
         Raises:
-            Stopped: by a signal, state saved; or by a loss that is not finite.
+            Stopped: by a signal, or by a loss or gradient that is not finite; state saved.
+            Unwritten: the disk is full.
         """
         self.signals.listen()
         if not self.progress.records and not self.progress.step:
             self.log.clear()
-        self.log.say(f"settings: {self.fingerprint}" + f"; from epoch {self.progress.epoch}" * self.settings.resume)
+        self.log.say(f"settings: {self.fingerprint}")
         self.log.say(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {steps:,} steps an epoch")
         progress, s = self.progress, self.settings
         while progress.epoch < s.num_epochs:
@@ -166,11 +196,7 @@ class Fit:
             while progress.step < steps:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate(progress.epoch + progress.step / steps)
-                loss = step(progress.epoch, progress.step)
-                if not math.isfinite(loss):
-                    where = f"epoch {progress.epoch}, step {progress.step}"
-                    raise Stopped(f"loss {loss} at {where}; try a lower --lr", 1)
-                progress.loss_sum += loss
+                progress.loss_sum += step(progress.epoch, progress.step)
                 progress.step += 1
                 progress.seconds = time.perf_counter() - started
                 bar.update()
@@ -205,6 +231,7 @@ class Fit:
 
     @torch.no_grad()
     def _take_best(self) -> None:
+        check_seal(self.best)
         saved = load_file(self.best)
         compare_names(str(self.best), set(saved), set(self.tensors), {})
         for name, parameter in self.tensors.items():
@@ -231,7 +258,8 @@ class Fit:
         for name, values in test.items():
             self.log.say(f"{name:<12} {summary(values)}")
         self.log.say_published()
-        last = {"best_epoch": self.progress.best_epoch, **test, "users": users, "settings": self.fingerprint}
+        last = {"best_epoch": self.progress.best_epoch, **test, "users": users}
+        last |= {"settings": fingerprint(self.settings, FREE_TO_CHANGE)}
         device = next(self.model.parameters()).device
         self.log.finish(self.progress.records, last | {"peak_memory_bytes": peak_memory(device)}, ranking)
         self.log.say("written: " + ", ".join(str(folder / name) for name in tables))
@@ -239,15 +267,20 @@ class Fit:
 
 def run_program(settings: FitSettings, training: Callable[[FitSettings, torch.device], Training]) -> int:
     """The course of a pre-training program; returns its exit status."""
-    try:
-        device = pick_device(settings.device)
-        seed_everything(settings.seed)
-        work = training(settings, device)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    try:
-        work.train()
-    except Stopped as stop:
-        print(stop, flush=True)
-        return stop.status
+    with contextlib.ExitStack() as leaving:
+        try:
+            device = pick_device(settings.device)
+            seed_everything(settings.seed)
+            work = training(settings, device)
+            leaving.enter_context(work.fit.begun())
+        except (ValueError, OSError) as mistake:
+            return complain(mistake)
+        try:
+            work.train()
+        except Stopped as stop:
+            print(stop, flush=True)
+            return stop.status
+        except Unwritten as full:
+            print(f"error: {full}; make room and go on with --resume", file=sys.stderr)
+            return 1
     return 0

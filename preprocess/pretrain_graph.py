@@ -9,9 +9,9 @@ Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
@@ -87,8 +87,8 @@ def table_names(GNNModel: str) -> list[str]:
     return [f"{GNNModel}_{side}_embeddings.pt" for side in ("user", "item")]
 
 
-def read_item_incidence(settings: GraphSettings, data: Interactions) -> sp.csr_matrix:
-    """The item hypergraph of the modalities that the settings ask for."""
+def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Path]:
+    """Files of the modalities that the settings ask for."""
     paths = {path.stem.removesuffix("_feat"): path for path in find_features(data.path.parent)}
     absent = [name for name in settings.features if name not in paths]
     if absent or not paths:
@@ -96,8 +96,7 @@ def read_item_incidence(settings: GraphSettings, data: Interactions) -> sp.csr_m
             f"{data.path.parent}: no {' or '.join(f'{name}_feat' for name in absent or ['text', 'image'])}.npy or .pt; "
             f"python -m preprocess.features makes one, --item_loss_ratio 0 goes without"
         )
-    chosen = {name: path for name, path in paths.items() if not settings.features or name in settings.features}
-    return item_incidence({name: load_features(path, data.n_items) for name, path in chosen.items()}, settings.topk)
+    return {name: path for name, path in paths.items() if not settings.features or name in settings.features}
 
 
 class GraphTraining:
@@ -119,11 +118,14 @@ class GraphTraining:
         self.sampler = BatchSampler(self.R)
         if not len(self.sampler.users):
             raise ValueError(f"{self.data.path}: no user has a training item; take data with longer histories")
-        H = read_item_incidence(s, self.data) if self.item_ratio else None
+        features = chosen_features(s, self.data) if self.item_ratio else {}
+        read = {name: load_features(path, self.data.n_items) for name, path in features.items()}
+        H = item_incidence(read, s.topk) if read else None
         cf = Collaborative(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         self.model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), s.lr, fused=True)
-        self.fit = Fit(s, s.GNNModel, self.model, self.optimizer, CHOOSE_BY)
+        files = [self.data.path, *features.values()]
+        self.fit = Fit(s, s.GNNModel, self.model, self.optimizer, CHOOSE_BY, files)
         self.steps = self.R.nnz // s.batch_size + 1  # an epoch
 
     def step(self, epoch: int, number: int) -> float:
@@ -138,10 +140,7 @@ class GraphTraining:
         for ratio, fused, view in views:
             if ratio:
                 loss = loss + ratio * contrastive_loss(fused, view, s.tau, self._anchors(rng, len(fused)))
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.item()
+        return self.fit.descend(loss, batch[0])
 
     def _anchors(self, rng: np.random.Generator, n: int) -> torch.Tensor | None:
         count = self.settings.contrastive_anchors

@@ -136,7 +136,7 @@ class SequenceTraining:
         self.samples = Samples(users, data.begin[users], data.count[users] - 3)
         self.model = SASRec(data.n_items, settings).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
-        self.fit = Fit(settings, "SASRec", self.model, self.optimizer, CHOOSE_BY)
+        self.fit = Fit(settings, "SASRec", self.model, self.optimizer, CHOOSE_BY, [data.path])
         self.steps = max(len(users) // settings.batch_size, 1)  # an epoch
         self.batches: tuple[int, list[np.ndarray]] = (-1, [])  # epoch, rows of its batches
 
@@ -150,10 +150,7 @@ class SequenceTraining:
         place = begin + np.minimum(np.arange(length.max()), length[:, None] - 1)
         batch = data.items[place], data.items[place + 1], length
         loss = self.model.loss(*(torch.from_numpy(x).to(self.device) for x in batch))
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.item()
+        return self.fit.descend(loss, self.samples.user[rows])
 
     def rank(self, samples: Samples) -> Ranking:
         return rank_all(self.model, self.data, samples, EVAL_BATCH, self.device)

@@ -46,7 +46,7 @@ def uneven_steps(argv: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]
     """Losses of plain gradient steps over few samples, and whole parameters after them."""
     run = train_HeLLM.prepare(parse_args(argv))
     run.model.train()
-    run.optimizer = torch.optim.SGD(run.trained)  # Adam blows rounding up where gradients vanish
+    run.optimizer = torch.optim.SGD(run.trained, fused=True)  # Adam blows rounding up where gradients vanish
     losses = [run.step(np.arange(size) * 7, 0.1).item() for size in UNEVEN]
     dims = partition_dims(run.model)
     return losses, {name: gather_parts(p.detach(), dims[name]) for name, p in run.model.named_parameters()}

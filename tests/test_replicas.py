@@ -15,6 +15,7 @@ import train_HeLLM
 from tests import replica_worker
 from tests.small_data import OWN, command, write_dataset
 from utils.distributed import join_processes
+from utils.hold import hold
 from utils.seed import seed_step
 
 ROOT = Path(__file__).parents[1]
@@ -174,3 +175,13 @@ def test_the_checkpoint_or_a_flag_says_how_many_share_a_model(tmp_path, monkeypa
     with pytest.raises(ValueError, match="--model_parallel 4: 3 processes cannot share models 4 by 4; torchrun"):
         join_processes(4, str(tmp_path))
     join_processes(1, str(tmp_path))
+
+
+def test_no_process_enters_the_folder_of_another_run(place):
+    folder = place / "output" / "Small" / "MMHCL" / "held"
+    with hold(folder):
+        done = torchrun(2, "train_HeLLM.py", *run(place, "held"))
+    assert done.returncode == 1
+    lines = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+    assert lines and all(line.startswith(f"error: {folder}: held by process {os.getpid()} on ") for line in lines)
+    assert [path.name for path in folder.iterdir()] == ["held_by.txt"]

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -70,26 +69,6 @@ def test_a_run_learns_and_leaves_its_files(place, capsys):
     assert "trainable params:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("moment", ["first epoch", "second epoch"])
-def test_kill_and_resume_equals_an_uninterrupted_run(place, moment):
-    assert train_HeLLM.main(command(place, "--target", "whole")) == 0
-    argv = command(place, "--target", "killed", "--save_every_minutes", "0")
-    process = subprocess.Popen([sys.executable, "train_HeLLM.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL)
-    state = place / "output" / "Small" / "MMHCL" / "killed" / "training_state.pt"
-    wanted = (0, 2) if moment == "first epoch" else (1, 2)
-    while process.poll() is None:
-        if state.is_file():
-            progress = torch.load(state, weights_only=True)["progress"]
-            if (progress["epoch"], progress["step"]) >= wanted:
-                process.kill()
-        time.sleep(0.01)
-    assert process.wait() == -signal.SIGKILL
-    progress = torch.load(state, weights_only=True)["progress"]
-    assert 0 < progress["step"] < 60
-    assert train_HeLLM.main(command(place, "--target", "killed", "--resume")) == 0
-    assert_same_run(place, "whole", "killed")
-
-
 def test_sigterm_saves_and_leaves(place):
     assert train_HeLLM.main(command(place, "--target", "whole")) == 0
     argv = command(place, "--target", "asked")
@@ -130,7 +109,8 @@ def test_accumulation_equals_one_large_batch(place, objective):
     for batch_size, grad_steps in ((8, 1), (4, 2), (1, 8), (3, 3)):
         sizes = ("--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
         run = trainer(place, *sizes, "--objective", objective)
-        run.optimizer = torch.optim.SGD(run.model.parameters())  # Adam blows rounding up where gradients vanish
+        # Adam blows rounding up where gradients vanish
+        run.optimizer = torch.optim.SGD(run.model.parameters(), fused=True)
         losses = [run.step(rows + shift, 0.1).item() for shift in range(3)]
         states.append((losses, {name: p.detach().clone() for name, p in run.model.named_parameters()}))
     for losses, parameters in states[1:]:
@@ -164,7 +144,8 @@ def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
 
     run.step = step
     users = ", ".join(str(user) for user in run.train_samples.user[steps[6]])
-    with pytest.raises(train_HeLLM.Stopped, match=f"loss (nan|inf) at epoch 0, step 6, .*users {users};"):
+    words = f"not finite at epoch 0, step 6: loss (nan|inf), .* users {users}; .*; score.weight was not finite before"
+    with pytest.raises(train_HeLLM.Stopped, match=words):
         run.train_epoch()
     state = torch.load(run.folder / "training_state.pt", weights_only=True)
     assert state["progress"]["step"] == 6

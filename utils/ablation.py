@@ -71,7 +71,8 @@ def _test_metrics(settings: GraphSettings) -> dict[str, float]:
             (folder / file.name).symlink_to(file.resolve())
         seed_everything(settings.seed)
         training = GraphTraining(replace(settings, data_dir=place, logging_dir=place), pick_device(settings.device))
-        training.train()
+        with training.fit.begun():
+            training.train()
         shutil.rmtree(training.fit.folder)
         return training.rank(training.data.test())
 

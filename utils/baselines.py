@@ -7,7 +7,7 @@ Prints a table and writes, of each, `log/{dataset}/baselines/{name}_metrics.json
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -122,7 +122,8 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
     path = folder / BEST_MODEL
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
-    made_by, weights = SequenceSettings(**load_file(folder / STATE)["settings"]), load_file(path)
+    recorded, weights = load_file(folder / STATE)["settings"], load_file(path)
+    made_by = SequenceSettings(**{f.name: recorded[f.name] for f in fields(SequenceSettings) if f.name in recorded})
     rows = len(weights["item_embedding.weight"])
     if rows != data.n_items + 1:
         raise ValueError(f"{path}: {rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")

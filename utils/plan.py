@@ -3,8 +3,9 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from config_HeLLM import Settings
+from config_HeLLM import Settings, beside_published
 from llama.HeLLM import HeLLM
+from llama.parallel import dp_size, mp_size
 from llama.weight_files import load_file
 from utils.build import read_interactions
 from utils.data import Interactions, required_files, training_batches
@@ -47,6 +48,20 @@ def training_flops(model: HeLLM, length: int, batch_size: int) -> float:
     with FlopCounterMode(display=False) as counter:
         model.loss(items, None, targets).backward()
     return counter.get_total_flops() / targets.numel()
+
+
+def beginning(settings: Settings, model: HeLLM) -> list[str]:
+    """What a run says of itself before it trains, as lines."""
+    lines = [f"settings beside the published ones: {beside_published(settings)}"]
+    if settings.max_memory:
+        lines.append(announce(settings))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    each = f" (each of {mp_size()} processes)" if mp_size() > 1 else ""
+    lines.append(f"trainable params: {trained:,} || all params: {total:,}{each}")
+    if dp_size() > 1:
+        lines.append(f"{dp_size()} replicas share the {settings.batch_size * settings.grad_steps} samples of a step")
+    return lines
 
 
 def show(settings: Settings) -> None:

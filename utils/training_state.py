@@ -1,19 +1,24 @@
 """A complete training state: what is trained, the optimiser, every random generator, the place in the run."""
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from llama.checkpoint import compare_names, save_atomically
+from llama.checkpoint import compare_names, load_saved, save_atomically
+from llama.files import Damaged, check_seal, crc_of
 from llama.parallel import gather_parts, local_part
-from llama.weight_files import load_file
-from utils.distributed import is_main
+from utils.distributed import is_main, largest
+from utils.guard import describe_step, not_finite
+from utils.hold import hold
 from utils.seed import rng_state, set_rng_state
+from utils.stopping import Stopped
 
-FORMAT, VERSION = "HeLLM training state", 1
-STATE, BEST_ADAPTER = "training_state.pt", "best_adapter.pt"  # in the run's folder
+FORMAT, VERSION = "HeLLM training state", 2
+STATE, STATE_BEFORE, BEST_ADAPTER = "training_state.pt", "training_state_before.pt", "best_adapter.pt"  # of a run
 
 
 @dataclass
@@ -29,42 +34,169 @@ class Progress:
     best_score: float = -1.0  # the validation metric that chooses
     records: list[dict] = field(default_factory=list)  # of the metrics file
 
+    @property
+    def place(self) -> str:
+        """In words."""
+        return f"epoch {self.epoch}, step {self.step}"
+
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
         self.epoch, self.step, self.samples, self.loss_sum, self.seconds = self.epoch + 1, 0, 0, 0.0, 0.0
 
 
 def run_folder(output_dir: str | Path, dataset: str, GNNModel: str, target: str) -> Path:
-    """Where a run keeps its adapter and state."""
+    """Where a run keeps its adapter and states."""
     return Path(output_dir) / dataset / GNNModel / target
 
 
-def save_state(
-    path: str | Path,
-    tensors: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    settings: dict,
-    dims: dict[str, int | None] | None = None,
-) -> None:
-    """Write the state atomically, whole tensors whatever the number of processes.
+def files_read(paths: Iterable[Path]) -> dict[str, str]:
+    """What a state says of the data files that it depends on: their names and CRC-32."""
+    return {f"CRC-32 of {path.name}": crc_of(path) for path in paths}
+
+
+class States:
+    """The states of one run, the two newest of which are kept in its folder.
 
     Args:
-        tensors: what is trained; settings: what a resumed run must agree with.
-        dims: along which dimension a tensor is split over the processes that share the model, all of which must call.
+        folder: of the run; best: file of its best epoch.
+        tensors: what is trained, by name; optimizer: of these.
+        settings: what a resumed run must agree with, data files among it.
+        say: told where a run goes on.
+        dims: along which dimension a tensor is split over the processes that share the model.
+        writes: whether this process, or one that it shares the model with, writes.
     """
-    dims = dims or {}
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": settings,
-        "progress": asdict(progress),
-        "tensors": {name: _whole(tensor.detach(), dims.get(name)) for name, tensor in tensors.items()},
-        "optimizer": _each_slot(optimizer.state_dict(), _whole, _split_of(optimizer, tensors, dims)),
-        "rng": rng_state(),
-    }
-    if is_main():
-        save_atomically(content, path)
+
+    def __init__(
+        self,
+        folder: Path,
+        best: Path,
+        tensors: dict[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        settings: dict,
+        say: Callable[[str], None],
+        dims: dict[str, int | None] | None = None,
+        writes: bool = True,
+    ) -> None:
+        self.folder, self.best, self.tensors, self.optimizer = folder, best, tensors, optimizer
+        self.settings, self.say, self.dims, self.writes = settings, say, dims or {}, writes
+        self.ours = False  # whether a state that is there is of this run, and not what an earlier one left
+
+    @contextlib.contextmanager
+    def begun(self, resume: bool) -> Iterator[Progress]:
+        """Keep other runs out of the folder while the block goes on; the place where this run begins.
+
+        Args:
+            resume: go to the newest state that is whole, or to the beginning where there is none.
+
+        Raises:
+            ValueError: another run is in the folder; states, or the best epoch, are damaged, of another format or
+                version, of other settings or data files (named), do not fit the model, are not the same everywhere.
+        """
+        with hold(self.folder) as gone:
+            progress = self._go_on() if resume else Progress()
+            self.ours = resume
+            if gone:
+                self.say(f"{gone} was in {self.folder} and is gone")
+            yield progress
+
+    def save(self, progress: Progress) -> None:
+        """Save the state; all processes must call.
+
+        Raises:
+            Stopped: something is not finite; what was saved stays.
+            Unwritten: the disk is full; what was saved stays.
+        """
+        bad = not_finite(self.tensors, self.optimizer)
+        if bad:
+            raise Stopped(f"{bad} holds NaN or infinity before {progress.place}: not saved; try a lower --lr", 1)
+        self._write(progress)
+
+    def diverged(self, progress: Progress, *step) -> Stopped:
+        """How a run ends whose loss or gradient is not finite, the state from before it saved; all must call.
+
+        Args:
+            progress: before that step, as the tensors are; step: as in `describe_step`, but the tensors.
+        """
+        bad = not_finite(self.tensors, self.optimizer)
+        if not bad:
+            self._write(progress)
+        kept = f"{bad} was not finite before, an older state is" if bad else "the state from before it is"
+        what = describe_step(*step, self.tensors)
+        return Stopped(f"not finite at {progress.place}: {what}; {kept} in {self.folder}; try a lower --lr", 1)
+
+    def _write(self, progress: Progress) -> None:
+        """Whole tensors whatever the number of processes."""
+        if not self.writes:
+            return
+        optimizer, dims = self.optimizer.state_dict(), self.dims
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": self.settings,
+            "progress": asdict(progress),
+            "tensors": {name: _whole(tensor.detach(), dims.get(name)) for name, tensor in self.tensors.items()},
+            "optimizer": _each_slot(optimizer, _whole, self._splits()),
+            "rng": rng_state(),
+        }
+        if is_main():
+            before = self.folder / STATE_BEFORE
+            if not self.ours:
+                before.unlink(missing_ok=True)
+            save_atomically(content, self.folder / STATE, before if self.ours else None)
+        self.ours = True
+
+    def _splits(self) -> list[int | None]:
+        """Of every parameter in the optimiser's order, the dimension along which it is split."""
+        names = {id(tensor): name for name, tensor in self.tensors.items()}
+        return [self.dims.get(names[id(p)]) for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _go_on(self) -> Progress:
+        """Go to the newest state that is whole, this process's part of it."""
+        path, content, damage = self._newest()
+        if not path:
+            self.say(f"no training state in {self.folder}: starting from the beginning")
+            return Progress()
+        _check_settings(path, content["settings"], self.settings)
+        progress = Progress(**{f.name: content["progress"][f.name] for f in fields(Progress)})
+        if progress.best_epoch >= 0:
+            try:
+                check_seal(self.best)
+            except (FileNotFoundError, Damaged) as reason:
+                what = f"it is the best epoch, {progress.best_epoch}; put back a copy, or start anew without --resume"
+                raise Damaged(f"{reason}; {what}") from reason
+        saved = {name: local_part(tensor, self.dims.get(name)) for name, tensor in content["tensors"].items()}
+        shapes = {name: (saved[name].shape, t.shape) for name, t in self.tensors.items() if name in saved}
+        compare_names(str(path), set(saved), set(self.tensors), shapes)
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(saved[name])
+        self.optimizer.load_state_dict(_each_slot(content["optimizer"], _own_part, self._splits()))
+        set_rng_state(content["rng"])
+        for reason in damage:
+            self.say(f"{reason}; the state before it is taken")
+        self.say(f"resumed at {progress.place}")
+        return progress
+
+    def _newest(self) -> tuple[Path | None, dict, list[str]]:
+        """The newest state that is whole, its content, and what is wrong with newer ones; None without any state.
+
+        All processes must call, and get the same.
+        """
+        paths = [path for path in (self.folder / STATE, self.folder / STATE_BEFORE) if path.is_file()]
+        path, content, damage = None, {}, []
+        for path in paths:
+            try:
+                content = load_saved(path, FORMAT, VERSION)
+                break
+            except Damaged as reason:
+                damage.append(str(reason))
+        found = 2 * len(paths) + len(damage)
+        if largest(found) != [-number for number in largest(-found)]:
+            where = f"{self.folder}: not the same states on every machine"
+            raise ValueError(f"{where}; --output_dir must be one folder for all")
+        if paths and len(damage) == len(paths):
+            raise Damaged(f"{'; '.join(damage)}; put back a copy, or start anew without --resume")
+        return path, content, damage
 
 
 def _whole(part: Tensor, dim: int | None) -> Tensor:
@@ -77,12 +209,6 @@ def _own_part(whole: Tensor, dim: int | None) -> Tensor:
     return whole if dim is None else local_part(whole, dim).clone()
 
 
-def _split_of(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], dims: dict) -> list[int | None]:
-    """Of every parameter in the optimiser's order, the dimension along which it is split."""
-    names = {id(tensor): name for name, tensor in tensors.items()}
-    return [dims.get(names[id(p)]) for group in optimizer.param_groups for p in group["params"]]
-
-
 def _each_slot(state: dict, change, splits: list[int | None]) -> dict:
     """An optimiser's state, its tensors of a parameter's shape changed by (tensor, dimension of the split)."""
     slots = {
@@ -92,25 +218,7 @@ def _each_slot(state: dict, change, splits: list[int | None]) -> dict:
     return state | {"state": slots}
 
 
-def load_state(
-    path: str | Path,
-    tensors: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    settings: dict,
-    dims: dict[str, int | None] | None = None,
-) -> Progress:
-    """Read back what `save_state` wrote, this process's part of it, into tensors, optimiser and random generators.
-
-    Raises:
-        FileNotFoundError: nothing saved yet.
-        ValueError: another format or version, settings that differ (named), tensors that do not fit.
-    """
-    path = Path(path)
-    content = load_file(path)
-    kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if kind != (FORMAT, VERSION):
-        raise ValueError(f"{path}: not a {FORMAT} of version {VERSION}, found {kind}")
-    theirs = content["settings"]
+def _check_settings(path: Path, theirs: dict, settings: dict) -> None:
     differ = [
         f"{name} was {theirs.get(name)}, is now {settings.get(name)}"
         for name in sorted(set(settings) | set(theirs))
@@ -118,15 +226,5 @@ def load_state(
     ]
     if differ:
         raise ValueError(
-            f"{path}: saved under other settings: {'; '.join(differ)}; use the same ones or another --target"
+            f"{path}: saved under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
         )
-    dims = dims or {}
-    saved = {name: local_part(tensor, dims.get(name)) for name, tensor in content["tensors"].items()}
-    shapes = {name: (saved[name].shape, tensor.shape) for name, tensor in tensors.items() if name in saved}
-    compare_names(str(path), set(saved), set(tensors), shapes)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
-    optimizer.load_state_dict(_each_slot(content["optimizer"], _own_part, _split_of(optimizer, tensors, dims)))
-    set_rng_state(content["rng"])
-    return Progress(**{f.name: content["progress"][f.name] for f in fields(Progress)})
