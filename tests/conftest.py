@@ -3,6 +3,10 @@
 import os
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--kills", type=int, default=1, help="random moments at which test_crashes kills each program")
+
+
 def pytest_configure() -> None:
     """One thread a process: sums in one order on any machine, and a core for each of `-n auto`."""
     os.environ["OMP_NUM_THREADS"] = "1"

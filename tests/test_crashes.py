@@ -1,0 +1,216 @@
+"""Programs that are killed, or that the disk has no room for, and go on as if nothing had happened.
+
+Every program is killed once at a random moment, `--kills 30` kills each of them 30 times.
+"""
+
+import json
+import multiprocessing
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocess.demo_data import make_raw
+from tests.crash_worker import work
+from tests.small_data import N_ITEMS, command, write_dataset, write_interactions
+from utils.training_state import STATE, STATE_BEFORE
+
+TRAINING = ("train_HeLLM", "preprocess.pretrain_graph", "preprocess.pretrain_sasrec")
+PREPARING = ("preprocess.amazon", "preprocess.features")
+TIMES = {"seconds", "samples_per_s", "users_per_s"}
+FORKS = multiprocessing.get_context("forkserver")  # a process that has imported everything once, and forks
+FORKS.set_forkserver_preload([*TRAINING, *PREPARING, "matplotlib.figure", work.__module__])
+
+
+def small(place, *more):
+    places = ["--output_dir", str(place / "output"), "--logging_dir", str(place / "log")]
+    return ["--dataset", "Small", "--data_dir", str(place / "data"), *places, *more]
+
+
+class Program:
+    """A program on data of its own: `python -m name arguments`.
+
+    Args:
+        data: folder to make the data in; arguments: folder to flags; folder: of the state; done: file that ends it.
+    """
+
+    def __init__(self, name, data, arguments, folder="", done="") -> None:
+        self.name, self.data, self.arguments, self.folder, self.done = name, data, arguments, folder, done
+
+    def make(self, parent: Path) -> Path:
+        """A new folder with its data."""
+        place = Path(tempfile.mkdtemp(dir=parent))
+        self.data(place)
+        return place
+
+    def start(self, place: Path, limit: int = 0) -> multiprocessing.Process:
+        resume = ["--resume"] if self.folder else []
+        argv = [*self.arguments(place), *resume]
+        process = FORKS.Process(target=work, args=(self.name, argv, str(place / "errors.txt"), limit))
+        process.start()
+        return process
+
+    def run(self, place: Path) -> None:
+        """To the end, unless it has been there before it was killed."""
+        if not (self.done and (place / self.done).exists()):
+            process = self.start(place)
+            process.join()
+            assert process.exitcode == 0, (place / "errors.txt").read_text()
+
+    def state(self, place: Path, name: str = STATE) -> Path:
+        return place / "output" / "Small" / self.folder / name
+
+
+def graph_data(place):
+    folder = write_interactions(place / "data")
+    np.save(folder / "image_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
+
+
+def picture_data(place):
+    folder = write_interactions(place / "data")
+    (folder / "pictures").mkdir()
+    for item, colours in enumerate(np.random.default_rng(0).integers(256, size=(N_ITEMS - 5, 9, 8, 3), dtype=np.uint8)):
+        Image.fromarray(colours).save(folder / "pictures" / f"A{item}.png")
+    (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
+
+
+OFTEN = ("--save_every_minutes", "0.002")
+EPOCHS = ("--num_epochs", "4", "--validate_every", "2", *OFTEN)
+PROGRAMS = [
+    Program(
+        TRAINING[0],
+        lambda place: write_dataset(place / "data"),
+        lambda place: command(place, "--batch_size", "40", "--n_layers", "1", *OFTEN),
+        "MMHCL/tiny",
+    ),
+    Program(
+        TRAINING[1],
+        graph_data,
+        lambda place: small(place, "--embed_dim", "8", "--batch_size", "128", "--topk", "4", *EPOCHS),
+        "MMHCL/pretrain",
+    ),
+    Program(
+        TRAINING[2],
+        lambda place: write_interactions(place / "data"),
+        lambda place: small(place, "--width", "8", "--hidden", "12", "--batch_size", "32", *EPOCHS),
+        "SASRec/pretrain",
+    ),
+    Program(
+        PREPARING[0],
+        lambda place: make_raw(place / "data"),
+        lambda place: ["--dataset", "Demo", "--data_dir", str(place / "data")],
+        done="data/sequential/Demo/Demo.txt",
+    ),
+    Program(
+        PREPARING[1],
+        picture_data,
+        lambda place: ["image", *small(place)[:4], "--shard_size", "4", "--encoder", "histogram", "--batch_size", "2"],
+        done="data/sequential/Small/image_feat.npy",
+    ),
+]
+EVERY = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+TRAINED = pytest.mark.parametrize("program", PROGRAMS[:3], ids=TRAINING)
+
+
+def results(place: Path) -> dict:
+    """Everything in a folder but times, states, logs and pictures of curves."""
+    found = {}
+    for path in sorted(p for p in place.rglob("*") if p.is_file()):
+        name = str(path.relative_to(place))
+        if path.suffix == ".jsonl":
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+        elif path.name not in (STATE, STATE_BEFORE, "errors.txt") and not path.name.endswith(("_log.txt", ".png")):
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function from a program to what it makes undisturbed, and the seconds that takes."""
+    known, first = {}, FORKS.Process(target=int)
+    first.start()  # waits for all imports
+    first.join()
+
+    def of(program: Program) -> tuple[dict, float]:
+        if program.name not in known:
+            place = program.make(tmp_path_factory.mktemp("whole"))
+            started = time.monotonic()
+            program.run(place)
+            known[program.name] = results(place), time.monotonic() - started
+        return known[program.name]
+
+    return of
+
+
+@EVERY
+def test_killed_at_random_moments(program, whole, tmp_path, request):
+    (expected, seconds), moments = whole(program), random.Random(program.name)
+    left = request.config.getoption("--kills")
+    while left:
+        place = program.make(tmp_path)
+        while left:
+            process = program.start(place)
+            process.join(moments.uniform(0, seconds))
+            if not process.is_alive():
+                assert process.exitcode == 0, (place / "errors.txt").read_text()
+                break
+            process.kill()
+            process.join()
+            left -= 1
+        program.run(place)
+        assert results(place) == expected
+
+
+@TRAINED
+def test_killed_while_a_state_is_written(program, whole, tmp_path):
+    place = program.make(tmp_path)
+    half = program.state(place, STATE + ".tmp")
+    while True:
+        process = program.start(place)
+        while process.is_alive() and not half.exists():
+            pass
+        process.kill()
+        process.join()
+        assert process.exitcode < 0, "no kill has met a state half written"
+        if half.exists():
+            break
+    program.run(place)
+    assert results(place) == whole(program)[0]
+
+
+@TRAINED
+def test_a_disk_that_fills_up_in_training(program, whole, tmp_path):
+    place = program.make(tmp_path)
+    process = program.start(place)
+    while not program.state(place).exists():
+        assert process.is_alive(), (place / "errors.txt").read_text()
+    room = program.state(place).stat().st_size // 2
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
+    process.join()
+    message = (place / "errors.txt").read_text().splitlines()[-1]
+    assert process.exitcode == 1, message
+    assert message.startswith(f"error: {program.state(place)}: no room on the disk at /")
+    needed = int(message.split(": the file takes ")[1].split(" bytes")[0].replace(",", ""))
+    assert 0 < needed <= program.state(place).stat().st_size
+    assert not list(place.rglob("*.tmp"))
+    program.run(place)
+    assert results(place) == whole(program)[0]
+
+
+@pytest.mark.parametrize("program", PROGRAMS[3:], ids=lambda program: program.name)
+def test_a_full_disk_in_preprocessing(program, whole, tmp_path):
+    place = program.make(tmp_path)
+    process = program.start(place, limit=500)
+    process.join()
+    assert process.exitcode == 1
+    message = (place / "errors.txt").read_text().splitlines()[-1]
+    assert message.startswith(f"error: {place}/data/sequential/") and "no room on the disk at /" in message
+    assert not (place / program.done).exists()
+    program.run(place)
+    assert results(place) == whole(program)[0]
