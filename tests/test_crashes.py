@@ -17,12 +17,11 @@ from PIL import Image
 
 from preprocess.demo_data import make_raw
 from tests.crash_worker import work
-from tests.small_data import N_ITEMS, command, write_dataset, write_interactions
+from tests.small_data import N_ITEMS, OWN, command, write_dataset, write_interactions
 from utils.training_state import STATE, STATE_BEFORE
 
 TRAINING = ("train_HeLLM", "preprocess.pretrain_graph", "preprocess.pretrain_sasrec")
 PREPARING = ("preprocess.amazon", "preprocess.features")
-TIMES = {"seconds", "samples_per_s", "users_per_s"}
 FORKS = multiprocessing.get_context("forkserver")  # a process that has imported everything once, and forks
 FORKS.set_forkserver_preload([*TRAINING, *PREPARING, "matplotlib.figure", work.__module__])
 
@@ -124,7 +123,7 @@ def results(place: Path) -> dict:
         name = str(path.relative_to(place))
         if path.suffix == ".jsonl":
             records = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+            found[name] = [{key: value for key, value in record.items() if key not in OWN} for record in records]
         elif path.name not in (STATE, STATE_BEFORE, "errors.txt") and not path.name.endswith(("_log.txt", ".png")):
             found[name] = path.read_bytes()
     return found
