@@ -13,7 +13,7 @@ class Settings:
     # data
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/DATASET/
-    GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
+    GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL, LightGCN, or a name given to pretrain_graph --tables
     max_len: int = 50  # last items of a user that are used, both targets among them
     standardize: bool = False  # scale the columns of both tables to mean 0 and variance 1
     # model
@@ -114,6 +114,10 @@ PRESETS["demo"] = PRESETS["tiny"] | {
     "target": "demo",
 }
 
+# One `python train_HeLLM.py` runs every combination of these values: {"lr": [1e-4, 3e-4], "lora_r": [8, 16]}. On the
+# command line: --sweep lr=1e-4,3e-4 lora_r=8,16
+SWEEP: dict[str, list] = {}
+
 # What a resumed run may change: where things lie and are computed, in what portions and when they are saved, not what
 # is computed. Of batch_size and grad_steps their product stays (see `state_settings`).
 FREE_TO_CHANGE = {"data_dir", "device", "model_parallel", "output_dir", "logging_dir"}
@@ -137,7 +141,10 @@ def parse_args(argv: list[str] | None = None) -> Settings:
 
     A mistake ends the program with one line and exit status 2.
     """
-    what = "Fine-tune HeLLM and test it."
+    what = (
+        "Fine-tune HeLLM and test it. All combinations of some values: --sweep lr=1e-4,3e-4 lora_r=8,16, of which "
+        "--sweep_shard 1/4 runs every fourth. The paper's ablations: --sweep ablation."
+    )
     return parse_settings(Settings, argv, "train_HeLLM.py", what, check, PRESETS, lambda given: "paper")
 
 

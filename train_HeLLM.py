@@ -32,13 +32,12 @@ from llama.parallel import (
     sum_over_replicas,
 )
 from utils import plan
-from utils.build import build_model, read_inputs
+from utils.build import build_model, make_demo, read_inputs
 from utils.data import Interactions, cut, required_files, training_batches
 from utils.distributed import (
     is_main,
     join_processes,
     largest,
-    main_first,
     pick_device,
     several,
     to_device,
@@ -51,12 +50,11 @@ from utils.lr_sched import learning_rate
 from utils.memory import is_out_of_memory, peak_memory
 from utils.metrics import metrics, summary
 from utils.prompter import own_positions
-from utils.run_log import RunLog
+from utils.run_log import CHOOSE_BY, RunLog
 from utils.seed import seed_everything, seed_step
 from utils.stopping import Stopped, StopSignals, stopped_by
+from utils.sweep import parse_sweep
 from utils.training_state import BEST_ADAPTER, STATE, Progress, States, files_read, run_folder
-
-CHOOSE_BY = "NDCG@10"  # of validation
 
 
 class Trainer:
@@ -268,20 +266,16 @@ class Trainer:
         return 1
 
 
-def prepare(settings: Settings) -> Trainer:
-    """Read everything that a run needs; whatever is wrong with it shows here, before anything is written."""
+def prepare(settings: Settings, shared: dict | None = None) -> Trainer:
+    """Read all that a run needs; what is wrong with it shows here, before anything is written. `build_model` shares."""
     join_processes(settings.model_parallel, settings.model_name)
     device = pick_device(settings.device)
-    if settings.dataset == "Demo":
-        from preprocess.demo_data import ensure_demo
-
-        with main_first():
-            ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
+    make_demo(settings)
     data, tables = read_inputs(settings)
     if settings.max_memory:
         settings = fitted(settings, simulate(settings, data, tables, device))
     seed_everything(settings.seed)
-    model = build_model(settings, tables, device)
+    model = build_model(settings, tables, device, shared)
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
     log_folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
     log = RunLog(log_folder, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
@@ -289,7 +283,7 @@ def prepare(settings: Settings) -> Trainer:
 
 
 def run(trainer: Trainer) -> int:
-    """Train and test; returns the exit status."""
+    """Train and test; returns the exit status. A full disk is `Unwritten`."""
     settings, log = trainer.settings, trainer.log
     trainer.signals.listen()
     if not settings.resume:
@@ -303,9 +297,6 @@ def run(trainer: Trainer) -> int:
     except Stopped as stop:
         log.say(str(stop))
         return stop.status
-    except Unwritten as full:
-        print(f"error: {full}; make room and go on with --resume", file=sys.stderr)
-        return 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -314,9 +305,11 @@ def run(trainer: Trainer) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    settings = parse_args(argv)
     with contextlib.ExitStack() as leaving:
         try:
+            if sweep := parse_sweep(argv):
+                return sweep.run(prepare, run)
+            settings = parse_args(argv)
             if settings.plan:
                 plan.show(settings)
                 return 0
@@ -324,7 +317,11 @@ def main(argv: list[str] | None = None) -> int:
             trainer.progress = leaving.enter_context(trainer.states.begun(settings.resume))
         except (ValueError, OSError) as mistake:
             return complain(mistake)
-        return run(trainer)
+        try:
+            return run(trainer)
+        except Unwritten as full:
+            print(f"error: {full}; make room and go on with --resume", file=sys.stderr)
+            return 1
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from utils.training_state import Progress, States, files_read, run_folder
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
 FREE_TO_CHANGE = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "overwrite"}
+FREE_TO_CHANGE |= {"tables"}  # where they go, not what they hold
 
 
 @dataclass(frozen=True)

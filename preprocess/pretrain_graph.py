@@ -4,7 +4,7 @@
     python -m preprocess.pretrain_graph --dataset Beauty --GNNModel LightGCN
 
 Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{GNNModel}_user_embeddings.pt` and
-`{GNNModel}_item_embeddings.pt` there.
+`{GNNModel}_item_embeddings.pt` there, or the same under the name of --tables.
 """
 
 import sys
@@ -43,6 +43,12 @@ class GraphSettings(FitSettings):
     regs: float = 1e-4  # weight of the batch's squared norms
     contrastive_anchors: int = 0  # nodes sampled a step for the contrastive losses; 0: all
     features: tuple[str, ...] = ()  # modalities, comma-separated: text,image; all that are found when empty
+    tables: str = ""  # first part of the names of tables and log folder, a --GNNModel of fine-tuning; empty: GNNModel
+
+    @property
+    def name(self) -> str:
+        """First part of the names of what is written."""
+        return self.tables or self.GNNModel
 
 
 PRESETS = {
@@ -78,13 +84,15 @@ def check(settings: GraphSettings) -> list[str]:
             positive=("tau",),
             at_least_0=("UI_layers", "user_loss_ratio", "item_loss_ratio", "regs", "contrastive_anchors"),
         )
-        + check_words(settings, {"GNNModel": ("MMHCL", "LightGCN"), "cf_model": CF_MODELS}, ())
+        + check_words(
+            settings, {"GNNModel": ("MMHCL", "LightGCN"), "cf_model": CF_MODELS}, ("tables",) * bool(settings.tables)
+        )
     )
 
 
-def table_names(GNNModel: str) -> list[str]:
+def table_names(name: str) -> list[str]:
     """The two files, users' first."""
-    return [f"{GNNModel}_{side}_embeddings.pt" for side in ("user", "item")]
+    return [f"{name}_{side}_embeddings.pt" for side in ("user", "item")]
 
 
 def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Path]:
@@ -113,7 +121,7 @@ class GraphTraining:
         s, both = settings, settings.GNNModel == "MMHCL"
         self.settings, self.device = s, device
         self.user_ratio, self.item_ratio = both * s.user_loss_ratio, both * s.item_loss_ratio
-        self.data = read_interactions(s, 0, table_names(s.GNNModel))
+        self.data = read_interactions(s, 0, table_names(s.name))
         self.R = interaction_matrix(*self.data.training_pairs(), (self.data.n_users, self.data.n_items))
         self.sampler = BatchSampler(self.R)
         if not len(self.sampler.users):
@@ -125,7 +133,7 @@ class GraphTraining:
         self.model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), s.lr, fused=True)
         files = [self.data.path, *features.values()]
-        self.fit = Fit(s, s.GNNModel, self.model, self.optimizer, CHOOSE_BY, files)
+        self.fit = Fit(s, s.name, self.model, self.optimizer, CHOOSE_BY, files)
         self.steps = self.R.nnz // s.batch_size + 1  # an epoch
 
     def step(self, epoch: int, number: int) -> float:
@@ -158,7 +166,7 @@ class GraphTraining:
         self.fit.run(self.steps, self.step, lambda epoch: lr * 0.96 ** (int(epoch) / 50), lambda: self.rank(validation))
         with torch.no_grad():
             out = self.model()
-        tables = dict(zip(table_names(self.settings.GNNModel), (out.users, out.items), strict=True))
+        tables = dict(zip(table_names(self.settings.name), (out.users, out.items), strict=True))
         self.fit.finish(tables, {"test": self.rank(test)}, len(test))
 
 

@@ -25,10 +25,9 @@ from utils.data import Interactions, Samples, check_files, load_table
 from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
 from utils.flags import check_numbers, check_words, complain, parse_settings
 from utils.metrics import metrics
-from utils.run_log import SHOWN, RunLog, read_records
+from utils.run_log import CHOOSE_BY, SHOWN, RunLog, read_records
 from utils.training_state import STATE, run_folder
 
-CHOOSE_BY = "NDCG@10"  # of validation
 NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
 BATCH = 512  # users
 

@@ -7,14 +7,24 @@ import torch
 from torch import Tensor
 
 from config_HeLLM import Settings
-from llama.checkpoint import load_base
+from llama.checkpoint import assign, load_base
 from llama.HeLLM import HeLLM, base_parameters, fill
 from llama.model import SIZES, ModelArgs
 from llama.weight_files import WHERE_FROM, open_folder
 from utils.data import Interactions, check_files, load_tables, required_files
+from utils.distributed import main_first
 from utils.prompter import prompt_ids
 
 HEAD_STD = 0.1  # of a head that starts from the tables
+
+
+def make_demo(settings: Settings) -> None:
+    """Make the files of the demo category where they are absent; nothing for any other dataset."""
+    if settings.dataset == "Demo":
+        from preprocess.demo_data import ensure_demo
+
+        with main_first():
+            ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
 
 
 def read_interactions(settings: Settings) -> Interactions:
@@ -107,15 +117,42 @@ def empty_model(args: ModelArgs, tables: tuple[Tensor, Tensor], prompt: tuple, d
     return model
 
 
-def build_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
-    """The model on its device, base weights read from their files where there are any, the rest initialised."""
-    args, dtype = model_args(settings), number_format(settings, device)
-    weights = Path(settings.model_name)
+def outline(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
+    """The model of some settings without memory for its parameters, for a device; tables as they are given.
+
+    Raises:
+        FileNotFoundError, ValueError: sizes, switches or prompt that do not go with each other or with the files.
+    """
+    args, weights = model_args(settings), Path(settings.model_name)
     prompt = prompt_ids(settings.prompt, (weights.parent if weights.is_file() else weights) / "tokenizer.model")
-    tables = [table.to(device) for table in tables]
-    model = empty_model(args, tables, prompt, dtype)
-    if weights.exists() and not settings.random_base:
-        load_base(model.llama, weights, torch.float32 if settings.train_base else dtype, device)
+    return empty_model(args, tables, prompt, number_format(settings, device))
+
+
+def read_base(model: HeLLM, settings: Settings, device: torch.device, shared: dict) -> None:
+    """Give the model its base weights; a frozen base is that of `shared`, once a run has read it."""
+    name, dtype = settings.model_name, number_format(settings, device)
+    if settings.train_base:
+        load_base(model.llama, name, torch.float32, device)
+        return
+    if (name, dtype, device) not in shared:
+        shared.clear()  # memory for one base at a time
+        load_base(model.llama, name, dtype, device)
+        shared[name, dtype, device] = base_parameters(model)
+    for parameter, p in shared[name, dtype, device].items():
+        assign(model.llama, parameter, p.data)
+
+
+def build_model(
+    settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device, shared: dict | None = None
+) -> HeLLM:
+    """The model on its device, base weights read from their files where there are any, the rest initialised.
+
+    Args:
+        shared: one dict for several runs: the first leaves a frozen base there, which is the others' too.
+    """
+    model = outline(settings, [table.to(device) for table in tables], device)
+    if Path(settings.model_name).exists() and not settings.random_base:
+        read_base(model, settings, device, {} if shared is None else shared)
     fill(model, device)
     if settings.warm_head:
         start_head(model)

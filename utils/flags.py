@@ -135,6 +135,22 @@ def check_words(settings: object, choices: dict[str, tuple[str, ...]], names: tu
     return problems
 
 
+def flag(name: str, value: object) -> str:
+    """What gives a setting this value on the command line, as one word."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={','.join(value) if isinstance(value, (tuple, list)) else value}"
+
+
+def differences(theirs: dict, ours: dict) -> list[str]:
+    """What differs between two `fingerprint`s, a phrase each."""
+    return [
+        f"{name} was {theirs.get(name)}, is now {ours.get(name)}"
+        for name in sorted(set(ours) | set(theirs))
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
 def fingerprint(settings: object, free: set[str]) -> dict:
     """The settings that a training state depends on: all but the `free` ones."""
     kept = {name: value for name, value in asdict(settings).items() if name not in free}

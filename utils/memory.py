@@ -1,5 +1,6 @@
 """Bytes: as the user writes them, alive in a simulation, resident in a process, refused by an allocator."""
 
+import contextlib
 import re
 import weakref
 from functools import partial
@@ -76,6 +77,14 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resident("VmHWM") if STATUS.is_file() else None
+
+
+def restart_peak() -> None:
+    """Start the count of `peak_memory` anew, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        reset_resident_peak()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,9 +20,8 @@ from utils.bootstrap import intervals, paired
 from utils.files import replacing
 from utils.flags import Parser, complain
 from utils.report_page import Figure, Section, Table, table_to_markdown, to_html, to_markdown
-from utils.run_log import FILES, SHOWN, published_log, published_tests, read_records, training_seconds
+from utils.run_log import CHOOSE_BY, FILES, SHOWN, published_log, published_tests, read_records, training_seconds
 
-CHOOSE_BY = "NDCG@10"  # of validation
 BASELINES = "baselines"  # the folder of utils.baselines
 PROTOCOLS = {"test": "seen_kept", "test_unseen": "seen_removed"}  # in the metrics, in the ranks
 UNSHOWN = (FREE_TO_CHANGE - {"batch_size", "grad_steps", "data_dir"}) | {"dataset", "GNNModel", "target"}

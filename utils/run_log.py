@@ -13,6 +13,7 @@ from utils.metrics import summary
 
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
+CHOOSE_BY = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
 
 

@@ -11,6 +11,12 @@ class Stopped(Exception):
         self.status = status
 
 
+def end_by_signals() -> None:
+    """SIGINT and SIGTERM end the program at once again, as before any `StopSignals.listen`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class StopSignals:
     """SIGINT and SIGTERM are noted, so that the program stops where its state can be saved."""
 

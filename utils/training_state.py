@@ -12,6 +12,7 @@ from llama.checkpoint import compare_names, load_saved, save_atomically
 from llama.files import Damaged, check_seal, crc_of
 from llama.parallel import gather_parts, local_part
 from utils.distributed import is_main, largest
+from utils.flags import differences
 from utils.guard import describe_step, not_finite
 from utils.hold import hold
 from utils.seed import rng_state, set_rng_state
@@ -219,11 +220,7 @@ def _each_slot(state: dict, change, splits: list[int | None]) -> dict:
 
 
 def _check_settings(path: Path, theirs: dict, settings: dict) -> None:
-    differ = [
-        f"{name} was {theirs.get(name)}, is now {settings.get(name)}"
-        for name in sorted(set(settings) | set(theirs))
-        if settings.get(name) != theirs.get(name)
-    ]
+    differ = differences(theirs, settings)
     if differ:
         raise ValueError(
             f"{path}: saved under other settings or data: {'; '.join(differ)}; use the same ones or another --target"

@@ -1,0 +1,294 @@
+"""Sweeps: what they run, what they equal, how they go on, and the paper's ablations."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_HeLLM
+from config_HeLLM import SWEEP, parse_args
+from preprocess import pretrain_graph
+from tests.small_data import N_ITEMS, OWN, write_dataset
+from tests.small_data import command as small_command
+from tests.small_model import SHAPE, small_hellm, write_meta
+from utils.build import build_model, read_inputs
+from utils.sweep import label, parse_sweep
+
+ROOT = Path(__file__).parents[1]
+GRID = ("--sweep", "lr=1e-3,3e-3", "adapter_len=2,3,4")
+NAMES = [f"tiny-lr{lr}-adapter_len{n}" for lr in ("1e-3", "3e-3") for n in (2, 3, 4)]
+
+
+def command(place, *more):
+    """Arguments of a short run: an epoch of 18 steps."""
+    return small_command(place, "--num_epochs", "1", "--batch_size", "32", *more)
+
+
+@pytest.fixture
+def place(tmp_path):
+    write_dataset(tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def frozen_base(place):
+    """Flags of a run on weights from files that are not trained."""
+    state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
+    state = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
+    write_meta(place / "weights", state, SHAPE)
+    return "--model_name", str(place / "weights"), "--no-train_base", "--w_lora"
+
+
+def logs(place, name="MMHCL"):
+    return place / "log" / "Small" / name
+
+
+def records(place, target):
+    path = logs(place) / f"{target}_metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def finished(place):
+    """The bytes of every file that the finished runs have left, by run."""
+    names = [name for name in NAMES if records(place, name) and "test" in records(place, name)[-1]]
+    return {name: [path.read_bytes() for path in sorted(place.rglob(f"*{name}[_/]*"))] for name in names}
+
+
+def stop_at(place, target, number):
+    """Start the sweep and end it by a signal in the middle of an epoch of one run; returns its exit status."""
+    argv = command(place, *GRID, "--save_every_minutes", "0")
+    process = subprocess.Popen([sys.executable, "train_HeLLM.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL)
+    state = place / "output" / "Small" / "MMHCL" / target / "training_state.pt"
+    while process.poll() is None:
+        if state.is_file() and torch.load(state, weights_only=True)["progress"]["step"] > 1:
+            process.send_signal(number)
+            break
+        time.sleep(0.01)
+    return process.wait()
+
+
+def test_a_sweep_of_six_killed_twice_finishes_each_run_once_and_as_if_alone(place, capsys):
+    assert stop_at(place, NAMES[1], signal.SIGKILL) == -signal.SIGKILL
+    first = finished(place)
+    assert list(first) == NAMES[:1] and not records(place, NAMES[1])
+    assert stop_at(place, NAMES[3], signal.SIGTERM) == 128 + signal.SIGTERM
+    second = finished(place)
+    assert list(second) == NAMES[:3] and second[NAMES[0]] == first[NAMES[0]]
+    assert train_HeLLM.main(command(place, *GRID)) == 0
+    last = finished(place)
+    assert list(last) == NAMES and {name: last[name] for name in second} == second
+    assert len(list(logs(place).glob("*_metrics.jsonl"))) == 6
+    assert capsys.readouterr().out.count("finished before") == 3
+    for number, name in enumerate(NAMES):
+        *epochs, test = records(place, name)
+        assert [record["epoch"] for record in epochs] == [0]
+        assert test["settings"]["adapter_len"] == number % 3 + 2
+    alone = ("--target", "alone", "--lr", "1e-3", "--adapter_len", "3")
+    assert train_HeLLM.main(command(place, *alone)) == 0
+    assert_same_run(place, "alone", NAMES[1])
+
+
+def assert_same_run(place, one, other):
+    for a, b in zip(records(place, one), records(place, other), strict=True):
+        assert {key: a[key] for key in a.keys() - OWN} == {key: b[key] for key in b.keys() - OWN}
+    paths = (place / "output" / "Small" / "MMHCL" / target / "best_adapter.pt" for target in (one, other))
+    a, b = (torch.load(path, weights_only=True)["tensors"] for path in paths)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_runs_that_share_a_frozen_base_equal_runs_alone_and_are_ranked(place, frozen_base):
+    flags = command(place, *frozen_base, "--target", "sweep", "--dropout", "0.1", "--num_epochs", "2")
+    assert train_HeLLM.main([*flags, "--sweep", "lora_r=2,4,8"]) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # between runs nobody would read a note
+    assert train_HeLLM.main([*flags, "--target", "alone", "--lora_r", "8"]) == 0
+    assert_same_run(place, "alone", "sweep-lora_r8")
+    lines = (logs(place) / "sweep_sweep.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "| sweep-" in line]
+    assert len(rows) == 3
+    assert [float(row[2]) for row in rows] == sorted((float(row[2]) for row in rows), reverse=True)
+    for row in rows:
+        *epochs, last = records(place, row[0])
+        assert row[1] == str(last["best_epoch"])
+        assert row[2] == f"{max(record['val']['NDCG@10'] for record in epochs):.4f}"
+        assert row[3] == f"{last['test']['Recall@10']:.4f}"
+
+
+def test_a_frozen_base_is_read_once(place, frozen_base):
+    shared, models = {}, []
+    for more in ((), ("--lora_r", "3"), ("--train_base",), ("--dtype", "bf16")):
+        settings = parse_args(command(place, *frozen_base, *more))
+        models.append(build_model(settings, read_inputs(settings)[1], torch.device("cpu"), shared))
+    first, second, trained, half = (model.llama.layers[0].attention.wq.weight for model in models)
+    assert first.data_ptr() == second.data_ptr()
+    assert trained.data_ptr() != first.data_ptr() and torch.equal(trained, first)
+    assert half.dtype == torch.bfloat16
+    assert not second.requires_grad and trained.requires_grad
+
+
+def test_a_failed_run_is_listed_and_the_others_go_on(place, capsys):
+    folder = place / "output" / "Small" / "MMHCL" / "tiny-lr3e-3"
+    folder.mkdir(parents=True)
+    (folder / "training_state.pt").write_text("no state")
+    assert train_HeLLM.main(command(place, "--sweep", "lr=1e30,3e-3,1e-3")) == 1
+    assert "test" in records(place, "tiny-lr1e-3")[-1]
+    text = (logs(place) / "tiny_sweep.md").read_text()
+    assert text.index("| tiny-lr1e-3 |") < text.index("| tiny-lr1e+30 (failed) |")
+    assert "tiny-lr1e+30 failed: " in text and "; try a lower --lr" in text
+    assert "training_state.pt: cut short or damaged" in text
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_sweep_in_the_config_and_its_shards(monkeypatch):
+    monkeypatch.setitem(SWEEP, "lr", [1e-4, 0.25])
+    monkeypatch.setitem(SWEEP, "lora_targets", [("w1",), ["w1", "wq"]])
+    monkeypatch.setitem(SWEEP, "graph_adapter", [True, False])
+    rows = parse_sweep(["--preset", "best", "--seed", "3"]).rows
+    assert [row.title for row in rows[:3]] == [
+        "best-lr1e-4-lora_targetsw1-graph_adapter",
+        "best-lr1e-4-lora_targetsw1-no-graph_adapter",
+        "best-lr1e-4-lora_targetsw1+wq-graph_adapter",
+    ]
+    assert len(rows) == 8
+    flags = ("--lr", "0.25", "--lora_targets", "w1,wq", "--no-graph_adapter", "--resume")
+    assert rows[-1].settings == parse_args(["--preset", "best", "--seed", "3", *flags, "--target", rows[-1].title])
+    assert len(parse_sweep(["--sweep", "seed=1,2", "wd=0"]).rows) == 2
+
+
+def test_shards_divide_the_runs(place):
+    for shard, done in (("2/2", ["2e-3"]), ("1/2", ["1e-3", "2e-3", "3e-3"])):
+        assert train_HeLLM.main(command(place, "--sweep", "lr=1e-3,2e-3,3e-3", "--sweep_shard", shard)) == 0
+        assert sorted(logs(place).glob("*_metrics.jsonl")) == [
+            logs(place) / f"tiny-lr{lr}_metrics.jsonl" for lr in done
+        ]
+        assert (logs(place) / "tiny_sweep.md").read_text().count("(not finished)") == 3 - len(done)
+    of_each = [parse_sweep([*GRID, "--sweep_shard", f"{number}/4"]).own for number in (1, 2, 3, 4)]
+    assert [len(own) for own in of_each] == [2, 2, 1, 1]
+    assert len({settings.target for own in of_each for settings in own}) == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(1e-4, "x1e-4"), (0.3, "x0.3"), (16.0, "x16"), (0.00025, "x2.5e-4"), (8, "x8"), ("a/b c", "xa_b_c"), (-1, "x-1")],
+)
+def test_names_are_short_and_good_for_files(value, name):
+    assert label("x", value) == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--sweep", "lr=1e-4,-1"), "--lr -1.0: above 0"),
+        (("--sweep", "lora_r=8,many"), "--lora_r: invalid int value: 'many'"),
+        (("--sweep", "lr=1e-4,0.0001"), "the same run twice: tiny-lr1e-4"),
+        (("--sweep", "rate=1,2"), "--sweep rate: no such setting"),
+        (("--sweep", "target=a,b"), "--sweep target: has to be the same for all runs"),
+        (("--sweep", "lr"), "--sweep lr: NAME=VALUE,VALUE"),
+        (("--sweep", "lr=1,,2"), "--sweep lr=1,,2: NAME=VALUE,VALUE"),
+        (("--sweep", "lr=1,2", "lr=3"), "--sweep lr: given twice"),
+        (("--sweep", "ablation", "lr=1,2"), "--sweep ablation: NAME=VALUE,VALUE … or, alone, ablation"),
+        (("--sweep", "w_lora=yes,no"), "--sweep w_lora=yes: true or false"),
+        (("--sweep",), "expected at least one argument"),
+        ((*GRID, "--sweep_shard", "5/4"), "--sweep_shard 5/4: NUMBER/COUNT"),
+        (("--sweep_shard", "1/4"), "--sweep_shard without --sweep"),
+        (("--sweep", "GNNModel=MMHCL,Other"), "tiny-GNNModelOther: "),
+        (("--sweep", "train_base=true,false"), "tiny-no-train_base: tiny: no such folder of base weights"),
+        (("--sweep", "lora_r=2,4", "lora_targets=w1,w9", "--w_lora"), "targets w9"),
+        (("--sweep", "prompt=bos,alpaca"), "tokenizer missing"),
+    ],
+)
+def test_a_mistake_in_one_run_is_one_line_before_the_first(place, flags, message, capsys):
+    try:
+        status = train_HeLLM.main(command(place, *flags))
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert not (place / "output").exists() and not (place / "log").exists()
+
+
+def test_only_one_process_runs_a_sweep(place, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train_HeLLM.main(command(place, *GRID)) == 2
+    assert "--sweep_shard gives each machine its part" in capsys.readouterr().err
+
+
+def test_runs_finished_under_other_settings_are_not_replaced(place, capsys):
+    argv = command(place, "--sweep", "lr=1e-3,3e-3")
+    assert train_HeLLM.main(argv) == 0
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert train_HeLLM.main([*argv, "--num_epochs", "2"]) == 2
+    assert "lr1e-3_metrics.jsonl: finished under other settings: num_epochs was 1, is now 2" in capsys.readouterr().err
+    assert train_HeLLM.main([*argv, "--log_every", "3"]) == 0  # what changes no figure may change
+    after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def ablation_table(place):
+    return (logs(place) / "tiny_ablation.md").read_text()
+
+
+def test_the_ablations_run_and_say_what_makes_missing_tables(place, capsys):
+    folder = place / "data" / "sequential" / "Small"
+    for name in ("image", "text"):
+        np.save(folder / f"{name}_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
+    places = ("--output_dir", str(place / "output"), "--logging_dir", str(place / "log"))
+    small = ("--num_epochs", "1", "--validate_every", "1", "--topk", "4", "--batch_size", "64", "--embed_dim", "6")
+    data = ("--dataset", "Small", "--data_dir", str(place / "data"))
+    assert pretrain_graph.main([*data, *places, *small, "--overwrite"]) == 0
+    argv = command(place, "--sweep", "ablation")
+    assert train_HeLLM.main(argv) == 0
+    lines = ablation_table(place).splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == [
+        "Small, test",
+        "---",
+        "HeLLM",
+        "w/o U2U (no such graph tables)",
+        "w/o I2I (no such graph tables)",
+        "w/o graph adapter",
+        "w/o prefix",
+        "w/o LoRA (not part of this preset)",
+        "w/o sequence input",
+        "w/o text (no such graph tables)",
+        "w/o pictures (no such graph tables)",
+    ]
+    test = records(place, "tiny-ablation-no-prefix")[-1]["test"]
+    assert f"| w/o prefix | {test['Recall@10']:.4f} | {test['NDCG@10']:.4f} |" in ablation_table(place)
+    commands = {line.split(":")[0]: line.split("make it: ")[1] for line in lines if "make it: " in line}
+    assert list(commands) == ["* w/o U2U", "* w/o I2I", "* w/o text", "* w/o pictures"]
+    made_by = [pretrain_graph.parse_args(shlex.split(made)[3:]) for made in commands.values()]
+    assert [made.tables for made in made_by] == ["MMHCL-no-U2U", "MMHCL-no-I2I", "MMHCL-no-text", "MMHCL-no-pictures"]
+    assert [made.user_loss_ratio for made in made_by] == [0, 0.9, 0.9, 0.9]
+    assert [made.item_loss_ratio for made in made_by] == [0.1, 0, 0.1, 0.1]
+    assert [made.features for made in made_by] == [(), (), ("image",), ("text",)]
+    assert {(made.embed_dim, made.topk, made.logging_dir) for made in made_by} == {(6, 4, str(place / "log"))}
+    assert pretrain_graph.main(shlex.split(commands["* w/o text"])[3:]) == 0
+    assert (logs(place, "MMHCL-no-text") / "pretrain_metrics.jsonl").is_file()
+    capsys.readouterr()
+    assert train_HeLLM.main(argv) == 0
+    assert capsys.readouterr().out.count("finished before") == 4
+    text = (logs(place, "MMHCL-no-text") / "tiny-ablation-no-text_metrics.jsonl").read_text()
+    found = json.loads(text.splitlines()[-1])["test"]["Recall@10"]
+    assert f"| w/o text | {found:.4f} |" in ablation_table(place)
+    assert ablation_table(place).count("(no such graph tables)") == 3
+
+
+def test_ablations_of_what_is_not_there(place):
+    folder = place / "data" / "sequential" / "Small"
+    np.save(folder / "text_feat.npy", np.ones((N_ITEMS, 2), np.float32))
+    flags = ("--no-graph_input", "--no-prefix_adapter", "--sweep", "ablation")
+    assert train_HeLLM.main(command(place, *flags, "--sweep_shard", "1/1")) == 0
+    text = ablation_table(place)
+    assert "w/o prefix (not part of this preset" in text
+    assert "w/o graph adapter (nothing would be left: w_adapter needs" in text
+    assert "w/o sequence input (nothing would be left: an item vector needs" in text
+    assert "w/o text (nothing would be left of the item hypergraph" in text
+    assert "w/o pictures (not part of these graph tables" in text
+    assert text.count("w/o") == 8 + 1 + 2  # one row says w/o I2I, two say what to do

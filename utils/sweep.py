@@ -1,0 +1,303 @@
+"""Many runs by one command: every combination of some values, or the paper's ablations.
+
+    python train_HeLLM.py --preset best --sweep lr=1e-3,3e-3 dropout=0.2,0.3 [--sweep_shard 1/4]
+    python train_HeLLM.py --preset tiny --sweep ablation
+
+Each run is what it would be alone, under a `target` that says what differs. The same command goes on where it ended:
+finished runs are passed over, the others go on from their states. A run that fails is listed, and the next one starts.
+"""
+
+import gc
+import itertools
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config_HeLLM import SWEEP, Settings, parse_args, state_settings
+from llama.files import Unwritten
+from utils import plan
+from utils.build import make_demo, outline, read_inputs
+from utils.distributed import pick_device
+from utils.files import replacing
+from utils.flags import Parser, differences, flag
+from utils.memory import restart_peak
+from utils.report_page import Table, table_to_markdown
+from utils.run_log import CHOOSE_BY, SHOWN, read_records
+from utils.stopping import end_by_signals
+
+ABLATION = "ablation"  # the sweep that is no grid
+KINDS = {field.name: field.type for field in fields(Settings)}
+# The same for all runs: where things lie, what is compared with each other, how the program goes on
+NOT_SWEPT = {"target", "dataset", "data_dir", "output_dir", "logging_dir", "model_parallel", "resume", "plan"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run of a sweep, or why there is none."""
+
+    title: str
+    settings: Settings | None
+    why: str = ""  # there is none
+    remedy: str = ""  # how there would be one
+
+
+def log_path(settings: Settings, ending: str) -> Path:
+    """Where a run, or a sweep of this target, writes the file with this ending."""
+    folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
+    return folder / f"{settings.target}_{ending}"
+
+
+def parse_sweep(argv: list[str] | None = None) -> "Sweep | None":
+    """The sweep that a command line, or else SWEEP, asks for; None where it is a single run.
+
+    A mistake ends the program with one line and exit status 2.
+    """
+    parser = Parser(prog="train_HeLLM.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--sweep", nargs="+", action="extend")
+    parser.add_argument("--sweep_shard")
+    given, rest = parser.parse_known_args(argv)
+    if not (given.sweep or SWEEP or given.sweep_shard):
+        return None
+    try:
+        if not (given.sweep or SWEEP):
+            raise ValueError("--sweep_shard without --sweep: there is nothing to divide")
+        shard = _parse_shard(given.sweep_shard or "1/1")
+        if given.sweep == [ABLATION]:
+            return Sweep(parse_args(rest), None, shard)
+        grid = _parse_words(given.sweep) if given.sweep else SWEEP
+        return Sweep(parse_args(rest), grid_rows(rest, grid), shard)
+    except ValueError as mistake:
+        parser.error(str(mistake))
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--sweep_shard {text}: NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
+    return int(number), int(count)
+
+
+def _parse_words(words: list[str]) -> dict[str, list[str]]:
+    grid = {}
+    for word in words:
+        name, _, values = word.partition("=")
+        if not name or not all(values.split(",")):
+            raise ValueError(f"--sweep {word}: NAME=VALUE,VALUE … or, alone, {ABLATION}")
+        if name in grid:
+            raise ValueError(f"--sweep {name}: given twice")
+        grid[name] = values.split(",")
+    return grid
+
+
+def grid_rows(rest: list[str], grid: dict[str, list]) -> list[Row]:
+    """A run for every combination of values, each parsed and checked as on a command line of its own.
+
+    Args:
+        rest: the command line without the sweep; grid: setting to its values, as they are or as text.
+
+    Raises:
+        ValueError: a setting that can't be swept, or the same run twice.
+    """
+    for name, values in grid.items():
+        if name not in KINDS:
+            raise ValueError(f"--sweep {name}: no such setting; train_HeLLM.py --help lists them")
+        if name in NOT_SWEPT:
+            raise ValueError(f"--sweep {name}: has to be the same for all runs")
+        if not isinstance(values, (list, tuple)) or not values:
+            raise ValueError(f"SWEEP in config_HeLLM.py: {name} is {values!r}, a list of values is expected")
+    rows = []
+    for values in itertools.product(*grid.values()):
+        settings = parse_args([*rest, *map(_flag, grid, values)])
+        target = "-".join([settings.target, *(label(name, getattr(settings, name)) for name in grid)])
+        rows.append(Row(target, replace(settings, target=target, resume=True)))
+    twice = [title for title, n in Counter(row.title for row in rows).items() if n > 1]
+    if twice:
+        raise ValueError(f"--sweep: the same run twice: {', '.join(twice)}")
+    return rows
+
+
+def _flag(name: str, value: object) -> str:
+    if KINDS[name] is bool:
+        words = {"true": True, "false": False}
+        if str(value).lower() not in words:
+            raise ValueError(f"--sweep {name}={value}: true or false")
+        value = words[str(value).lower()]
+    return flag(name, value)
+
+
+def label(name: str, value: object) -> str:
+    """A setting and its value in a run's name: lr1e-4, lora_r8, no-w_lora, lora_targetsw1+wq."""
+    if isinstance(value, bool):
+        return name if value else f"no-{name}"
+    if isinstance(value, tuple):
+        value = "+".join(value)
+    if isinstance(value, float):
+        plain = np.format_float_positional(value, trim="-")
+        value = min(plain, np.format_float_scientific(value, trim="-", exp_digits=1), key=len)
+    return name + "".join(c if c.isalnum() or c in "+-._" else "_" for c in str(value))
+
+
+def last_record(settings: Settings) -> dict:
+    """The last record of a finished run, with its best validation as `val`; empty before that.
+
+    Raises:
+        ValueError: the metrics file can't be read, or is of other settings.
+    """
+    path = log_path(settings, "metrics.jsonl")
+    records = read_records(path) if path.is_file() else []
+    if not records or "test" not in records[-1]:
+        return {}
+    *epochs, last = records
+    recorded = last.get("settings", {})
+    known = {name: value for name, value in recorded.items() if name in KINDS}
+    others = {name: value for name, value in recorded.items() if name not in KINDS}  # of another version
+    differ = differences(others | state_settings(Settings(**known)), state_settings(settings))
+    if differ:
+        raise ValueError(
+            f"{path}: finished under other settings: {'; '.join(differ)}; use the same ones or another --target"
+        )
+    best = next(record for record in epochs if record["epoch"] == last["best_epoch"])
+    return {"val": best["val"]} | last
+
+
+def check_all(rows: list[Row]) -> None:
+    """Look at all runs before the first starts.
+
+    Raises:
+        ValueError: everything that is wrong with them.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("--sweep: runs in one process; without torchrun, --sweep_shard gives each machine its part")
+    problems = {}
+    for settings in (row.settings for row in rows if row.settings):
+        try:
+            if not last_record(settings):
+                outline(settings, read_inputs(settings)[1], pick_device(settings.device))
+        except (ValueError, OSError) as mistake:
+            problems.setdefault(str(mistake), settings.target)
+    if problems:
+        raise ValueError("; ".join(f"{target}: {problem}" for problem, target in problems.items()))
+
+
+class Sweep:
+    """The runs of one command.
+
+    Args:
+        base: the settings without what is swept; its target is the beginning of all others.
+        rows: the runs; None: the paper's ablations, which depend on files.
+        shard: which part of the runs is this program's, number and count.
+    """
+
+    def __init__(self, base: Settings, rows: list[Row] | None, shard: tuple[int, int]) -> None:
+        self.base, self.rows, self.shard = base, rows, shard
+        self.kind = "sweep" if rows else ABLATION
+        self.failed: dict[str, str] = {}  # target to error
+
+    @property
+    def own(self) -> list[Settings]:
+        """This program's part of the runs; rows without a run count, so that it stays when they get one."""
+        number, count = self.shard
+        return [row.settings for row in self.rows[number - 1 :: count] if row.settings]
+
+    def run(self, prepare: Callable, carry_out: Callable) -> int:
+        """Run this program's part of the runs that are not finished, and show all; returns the exit status.
+
+        Args:
+            prepare: (settings, shared) to a trainer; carry_out: trainer to exit status. As in train_HeLLM.
+
+        Raises:
+            ValueError, OSError: a mistake, before the first run.
+        """
+        make_demo(self.base)
+        if self.rows is None:
+            from utils.sweep_ablation import ablation_rows  # slow to import
+
+            self.rows = ablation_rows(self.base)
+        if self.base.plan:
+            for one in self.own:
+                print(one.target)
+                plan.show(one)
+            return 0
+        check_all(self.rows)
+        own, shared = self.own, {}
+        for place, one in enumerate(own, 1):
+            if last_record(one):
+                print(f"{one.target}: finished before, run {place} of {len(own)}", flush=True)
+                continue
+            print(f"{one.target}: run {place} of {len(own)}", flush=True)
+            try:
+                status = self._run_one(one, prepare, carry_out, shared)
+            except Unwritten as full:  # nor would the next one have room
+                print(f"error: {full}; make room, and the same command goes on", file=sys.stderr)
+                return 1
+            if status:
+                print(f"the sweep ends at {one.target}; the same command goes on", flush=True)
+                return status
+        self._show()
+        return 1 if self.failed else 0
+
+    def _run_one(self, settings: Settings, prepare: Callable, carry_out: Callable, shared: dict) -> int:
+        """One run, its failure noted; returns the exit status of a signal, 0 without."""
+        begun = False
+        end_by_signals()  # until the trainer listens
+        restart_peak()
+        try:
+            trainer = prepare(settings, shared)
+            with trainer.states.begun(resume=True) as trainer.progress:
+                begun = True
+                status = carry_out(trainer) or trainer.signals.number and 128 + trainer.signals.number
+            if 0 < status < 128:
+                self.failed[settings.target] = log_path(settings, "log.txt").read_text().splitlines()[-1]
+        except Unwritten:
+            raise
+        except Exception as error:  # of this run alone: the next one may do better
+            what = str(error)
+            if begun or not isinstance(error, (ValueError, OSError)):  # no mistake of the user's
+                traceback.print_exc()
+                what = f"{type(error).__name__}: {error}"
+            print(f"{settings.target} failed: {what}", flush=True)
+            self.failed[settings.target], status = what, 1
+        finally:
+            end_by_signals()
+            trainer = None  # lets go of its memory
+            gc.collect()
+            torch.cuda.empty_cache()
+            if settings.compile:
+                torch.compiler.reset()  # it stops compiling after so many models
+        return status if status > 128 else 0
+
+    def _table(self) -> Table:
+        """All runs: of a grid the best by validation first, of the ablations in the paper's form."""
+        found = [(row, last_record(row.settings) if row.settings else {}) for row in self.rows]
+        ablation = self.kind == ABLATION
+        header = [f"{self.base.dataset}, test"] if ablation else ["run", "best epoch", f"validation {CHOOSE_BY}"]
+        header += SHOWN if ablation else [f"test {name}" for name in SHOWN]
+        if not ablation:
+            found.sort(key=lambda pair: -pair[1]["val"][CHOOSE_BY] if pair[1] else 1)
+        lines = []
+        for row, record in found:
+            if not record:
+                state = row.why or ("failed" if row.settings.target in self.failed else "not finished")
+                lines.append([f"{row.title} ({state})", *[""] * (len(header) - 1)])
+                continue
+            cells = [] if ablation else [str(record["best_epoch"]), f"{record['val'][CHOOSE_BY]:.4f}"]
+            lines.append([row.title, *cells, *(f"{record['test'][name]:.4f}" for name in SHOWN)])
+        return Table("", header, lines)
+
+    def _show(self) -> None:
+        """Print the table, and what is wrong with the runs that are not in it, and write them beside the logs."""
+        notes = [f"{target} failed: {' '.join(error.split())}" for target, error in self.failed.items()]
+        notes += [f"{row.title}: {row.remedy}" for row in self.rows if row.remedy]
+        text = "\n* ".join([table_to_markdown(self._table()), *notes])
+        path = log_path(self.base, f"{self.kind}.md")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n" * bool(notes), encoding="utf-8")
+        print(f"{text}\nwritten: {path}", flush=True)
