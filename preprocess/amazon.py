@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from preprocess.item_files import ADDRESSES, ADDRESSES_HEADER, ASIN, ASINS, ASINS_HEADER
+from preprocess.item_files import ADDRESSES, ADDRESSES_HEADER, ASIN, ASINS, ASINS_HEADER, TEXTS, USERS, USERS_HEADER
 from preprocess.releases import Item, read_items, read_reviews
 from utils.data import dataset_folder
 from utils.files import replacing
@@ -187,9 +187,9 @@ def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], s
         "items_without_metadata": n_items - len(known),
     }
     return {
-        "u_id_mapping.csv": as_table("user_id,reviewer_id", enumerate(reviews.user_ids), ","),
+        USERS: as_table(USERS_HEADER, enumerate(reviews.user_ids), ","),
         ASINS: as_table(ASINS_HEADER, enumerate(reviews.item_ids), ","),
-        "item_text.tsv": as_table(
+        TEXTS: as_table(
             "item_id\tasin\ttitle\tbrand\tcategories\tdescription",
             [(number, asin, i.title, i.brand, i.categories, i.description) for number, asin, i in known],
         ),

@@ -3,10 +3,18 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+USERS, USERS_HEADER = "u_id_mapping.csv", "user_id,reviewer_id"
 ASINS, ASINS_HEADER = "i_id_mapping.csv", "item_id,asin"
+TEXTS = "item_text.tsv"
 ADDRESSES, ADDRESSES_HEADER = "item_image.tsv", "item_id\tasin\turl"
-ASIN = re.compile(r"[\w.:-]+", re.ASCII)  # and reviewer ids; becomes a file name
+ASIN = re.compile(r"[\w.:%-]+", re.ASCII)  # and reviewer ids; becomes a file name
+
+
+def as_asin(text: str) -> str:
+    """Any id as files hold it: what ASINs do not have in percent-encoding, as in addresses."""
+    return quote(text, safe=":").replace("~", "%7E")
 
 
 def read_lines(path: Path, n_items: int, separator: str, header: str = "") -> Iterator[tuple[str, int, str]]:
@@ -74,9 +82,7 @@ def read_asins(folder: Path, n_items: int) -> list[str]:
         pairs = _read_addresses(folder / name, n_items) if name == ADDRESSES else _read_mapping(folder / name, n_items)
         for where, item, asin, *_ in pairs:
             if not ASIN.fullmatch(asin):
-                raise ValueError(
-                    f"{where}: {asin[:40]!r} is not an ASIN: letters, digits, dots, colons, _ and - are read"
-                )
+                raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN: letters, digits and . : % _ - are read")
             if asins[item] not in ("", asin):
                 raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ASINS}; make both anew")
             if item_of.setdefault(asin, item) != item:

@@ -94,9 +94,14 @@ def to_html(title: str, notes: list[str], sections: list[Section]) -> str:
             content, name = base64.b64encode(section.picture.read_bytes()).decode(), escape(section.picture.stem)
             parts.append(f'<img src="data:image/png;base64,{content}" alt="Loss and metrics of {name}">')
         parts += map(_table_to_html, section.tables)
+    return as_page(title, parts)
+
+
+def as_page(title: str, parts: list[str], more_style: str = "") -> str:
+    """A whole page from the parts of its body."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     # An icon of its own, else browsers ask for one
-    head += f'<link rel="icon" href="data:,"><style>{STYLE}</style>'
+    head += f'<link rel="icon" href="data:,"><style>{STYLE}{more_style}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 

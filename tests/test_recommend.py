@@ -1,0 +1,208 @@
+"""Recommendations of finished runs on data of a few hundred lines."""
+
+import base64
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train_HeLLM
+from preprocess.item_files import ASINS, ASINS_HEADER, USERS, USERS_HEADER
+from tests.small_data import N_ITEMS, N_USERS, command, write_dataset, write_texts
+from tests.small_model import N_ITEMS as N_SMALL
+from tests.small_model import histories, small_hellm, wake
+from tests.test_report import Page
+from utils import recommend
+from utils.data import Interactions
+from utils.recommend import RecommendSettings, without_graph
+from utils.training_state import BEST_ADAPTER, STATE
+
+RUNS = {
+    "prefix": [],
+    "causal": ["--objective", "causal", "--prompt", "none", "--standardize", "--graph_mean", "--warm_head"],
+    "bare": ["--no-w_adapter"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Finished runs; texts, pictures and id maps beside the data."""
+    place = tmp_path_factory.mktemp("recommend")
+    folder = write_dataset(place / "data")
+    write_texts(folder)
+    (folder / "pictures").mkdir()
+    for item in range(0, N_ITEMS, 2):
+        Image.new("RGB", (400, 200), (item, 0, 0)).save(folder / "pictures" / f"A{item}.png")
+    (folder / "pictures" / "A1.png").write_bytes(b"none")
+    ids = [f"{item},A{item}" for item in range(N_ITEMS)]
+    (folder / ASINS).write_text("\n".join([ASINS_HEADER, *ids]) + "\n")
+    users = [f"{user},a%20user{user}" for user in range(N_USERS)]
+    (folder / USERS).write_text("\n".join([USERS_HEADER, *users]) + "\n")
+    for target, flags in RUNS.items():
+        assert train_HeLLM.main(command(place, "--target", target, *flags)) == 0
+    return place
+
+
+def folder_of(place, target):
+    return place / "output" / "Small" / "MMHCL" / target
+
+
+def ask(place, target, *more):
+    argv = ["--run", folder_of(place, target), "--data_dir", place / "data", "--device", "cpu", *more]
+    return recommend.main([str(argument) for argument in argv])
+
+
+def found_of(place, target, **given):
+    settings = RecommendSettings(str(folder_of(place, target)), str(place / "data"), device="cpu", **given)
+    ran, data, model = recommend.load_run(settings)
+    bare, catalogue = without_graph(model), recommend.read_catalogue(data)
+    models = [model] if bare is None else [model, bare]
+    asked = recommend.histories(settings, data, catalogue)
+    return [recommend.recommend(models, one, ran.max_len - 1, settings) for one in asked]
+
+
+@pytest.mark.parametrize("target", RUNS)
+@pytest.mark.parametrize("seen", [False, True])
+def test_ranks_are_those_of_the_runs_own_test(place, target, seen):
+    """The model is made again from its folder alone."""
+    found = found_of(place, target, html="x", users=N_USERS, k=5, seen=seen)
+    with np.load(place / "log" / "Small" / "MMHCL" / f"{target}_ranks.npz") as logged:
+        assert [one.held_out.rank for one in found] == logged["seen_kept" if seen else "seen_removed"].tolist()
+    assert [one.hit for one in found] == [one.held_out.rank <= 5 for one in found]
+    assert 5 < sum(one.hit for one in found) < N_USERS
+    assert all((one.held_out.without is None) == (target == "bare") for one in found)
+
+
+def test_the_best_items(place):
+    data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", 0)
+    for one, all_of_it in zip(
+        found_of(place, "causal", html="x", users=N_USERS),
+        found_of(place, "causal", html="x", users=N_USERS, k=N_ITEMS),
+        strict=True,
+    ):
+        assert [p.rank for p in one.best] == list(range(1, 11))
+        scores = [p.score for p in all_of_it.best]
+        assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+        assert one.best == all_of_it.best[:10]
+        unseen = set(range(N_ITEMS)) - set(one.history) | {one.held_out.item}
+        assert {p.item for p in all_of_it.best} == unseen
+        assert {p.item for p in one.best if p.without > 10} == {p.item for p in one.best} - {
+            p.item for p in all_of_it.best if p.without <= 10
+        }
+        assert {p.item for p in one.dropped} == {p.item for p in all_of_it.best if p.without <= 10 < p.rank}
+    (whole,) = found_of(place, "causal", user="7", whole=True)
+    assert whole.history == data.items[data.begin[7] :][: data.count[7]].tolist() and whole.held_out is None
+
+
+def test_a_long_history_is_read_in_part_and_left_out_as_a_whole(place):
+    items = [n % 20 for n in range(60)] + list(range(20, 30)) * 5
+    (one,) = found_of(place, "prefix", items=tuple(map(str, items)), k=N_ITEMS)
+    assert one.history == items[-49:]
+    assert sorted(p.item for p in one.best) == list(range(30, N_ITEMS))
+    (same,) = found_of(place, "prefix", items=tuple(map(str, items[-49:])), k=N_ITEMS, seen=True)
+    assert [p for p in same.best if p.item >= 30] != [] and len(same.best) == N_ITEMS
+
+
+@pytest.mark.parametrize("objective", ["prefix", "causal"])
+@torch.no_grad()
+def test_without_is_the_model_whose_graph_vector_is_nothing(objective):
+    model = wake(small_hellm(objective=objective)).eval()
+    items, mask = histories(3, 6), torch.arange(6) >= torch.tensor([[0], [2], [4]])
+    bare = without_graph(model)
+    assert (bare(items, mask) - model(items, mask)).abs().max() > 1e-3
+    for bridge in model.graph_adapter.bridge.values():
+        bridge[3].weight.zero_()
+        bridge[3].bias.zero_()  # GELU(0) is 0, and so is its norm
+    torch.testing.assert_close(bare(items, mask), model(items, mask), rtol=0, atol=1e-5)
+    assert bare.score.weight.data_ptr() == model.score.weight.data_ptr()
+
+
+@torch.no_grad()
+def test_without_when_nothing_is_learned_for_all():
+    model = wake(small_hellm(prefix_adapter=False)).eval()
+    bare, items = without_graph(model), histories()
+    assert bare.graph_adapter is None
+    alone = small_hellm(w_adapter=False).eval()
+    alone.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(bare(items), alone(items))
+    assert bare(items).shape == (3, N_SMALL)
+    assert without_graph(alone) is None and without_graph(small_hellm(graph_adapter=False)) is None
+
+
+def test_printed(place, capsys):
+    (one,) = found_of(place, "prefix", user="42")
+    capsys.readouterr()
+    assert ask(place, "prefix", "--user", "42") == 0
+    text = capsys.readouterr().out
+    assert ask(place, "prefix", "--user", "a user42", "--own_ids") == 0
+    assert capsys.readouterr().out == text
+    lines = text.splitlines()
+    assert lines[0] == "user 42 (a user42), oldest first:"
+    for line, item in zip(lines[1:], one.history, strict=False):
+        assert line.split() == [str(item), f"A{item}", f"group{item // 4}", f"thing{item % 4}", "nice"]
+    start = len(one.history) + 3
+    for line, p in zip(lines[start:], one.best, strict=False):
+        assert line.split()[:5] == [str(p.rank), f"{p.score:.3f}", str(p.without), str(p.item), f"A{p.item}"]
+    (held_out,) = [line for line in lines if "<- held out" in line]
+    assert held_out.split()[0] == str(one.held_out.rank)
+    assert ask(place, "bare", "--items", "3,2,1") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("a history given, oldest first:\n") and "ithout" not in text
+    assert ask(place, "bare", "--items", "A3,A2,A1", "--own_ids") == 0
+    assert capsys.readouterr().out == text
+
+
+def test_the_page_needs_nothing_but_itself(place, capsys):
+    path = place / "page.html"
+    assert ask(place, "prefix", "--html", path, "--users", 20, "--k", 5) == 0
+    html, page = path.read_text(), Page()
+    page.feed(html)
+    assert page.open == [] and "url(" not in html and "@import" not in html
+    assert all(address.startswith("data:") for address in page.fetched)
+    found = found_of(place, "prefix", html="x", users=20, k=5)
+    assert html.count("<h2>") == 20 == len({one.title for one in found})
+    n_hits, bare_hits = sum(one.hit for one in found), sum(one.held_out.without <= 5 for one in found)
+    assert f"{n_hits} of 20 are among the 5 best, framed; {bare_hits} without the graph adapter." in html
+    cards = [p for one in found for p in {*one.best, one.held_out, *one.dropped}]
+    items = [p.item for p in cards] + [item for one in found for item in one.history]
+    pictures = [address for address in page.fetched if address.startswith("data:image")]
+    assert len(pictures) == sum(item % 2 == 0 for item in items)
+    for address in pictures[:3]:
+        with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+            assert picture.size == (120, 60)
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
+    def told(target, *more):
+        assert ask(place, target, "--html", tmp_path / "page.html", *more) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        return captured.err
+
+    assert "--user 120: not in" in told("prefix", "--user", 120)
+    assert "numbers are 0 to 119" in told("prefix", "--user", "x")
+    assert "--items 40, -1: not in" in told("prefix", "--items", "1,40,-1")
+    assert "--user b: not in" in told("prefix", "--user", "b", "--own_ids")
+    assert f"{BEST_ADAPTER}: missing; --run takes the folder of a run" in told("nowhere", "--user", 1)
+    for name, damage, message in (
+        (STATE, lambda path: path.unlink(), f"{STATE}: missing"),
+        (STATE, lambda path: path.write_bytes(b"none"), f"{STATE}: cut short"),
+        (STATE, lambda path: shutil.copy(path.with_name(BEST_ADAPTER), path), f"{STATE}: not a HeLLM training state"),
+        (BEST_ADAPTER, lambda path: path.write_bytes(b"none"), f"{BEST_ADAPTER}: cut short"),
+    ):
+        copy = shutil.copytree(folder_of(place, "bare"), folder_of(place, "damaged"), dirs_exist_ok=True)
+        damage(copy / name)
+        assert message in told("damaged", "--user", 1)
+    other = write_dataset(tmp_path / "data")
+    (other / "Small.txt").write_text("0 1 2 3 4\n" + (other / "Small.txt").read_text().partition("\n")[2])
+    message = told("bare", "--user", 1, "--data_dir", tmp_path / "data")
+    assert "was trained on: CRC-32 of Small.txt differs" in message
+    assert "no such folder" in told("bare", "--user", 1, "--data_dir", tmp_path / "nowhere")
+    assert not (tmp_path / "page.html").exists()
+    for argv in (["--user", "1"], ["--run", "x"], ["--run", "x", "--user", "1", "--items", "2"]):
+        with pytest.raises(SystemExit) as stop:
+            recommend.main(argv)
+        assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,271 @@
+"""What a run recommends to a user or after a history, and what the graph adapter changes in it.
+
+    python -m utils.recommend --run output/Beauty/MMHCL/best --user 42
+    python -m utils.recommend --run output/Beauty/MMHCL/best --items 12,873,9
+    python -m utils.recommend --run output/Beauty/MMHCL/best --html page.html
+
+Prints the history and the best items, or writes a page: of that user or history, else of sampled users. Reads
+`best_adapter.pt` and the settings in `training_state.pt` of the run's folder, the files that fine-tuning reads, and
+what there is of `item_text.tsv`, the id maps and `pictures/`. LLaMA that was drawn at random and not trained is drawn
+again from the seed, which gives the run's only on the kind of device that it ran on.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config_HeLLM import Settings
+from llama.checkpoint import load_adapter, load_saved
+from llama.HeLLM import HeLLM
+from preprocess.item_files import ADDRESSES, ASINS, TEXTS, USERS, USERS_HEADER, as_asin, read_asins, read_lines
+from preprocess.pictures import find_pictures
+from utils.build import build_model, empty_model, read_inputs
+from utils.data import Interactions, required_files
+from utils.distributed import pick_device
+from utils.files import replacing
+from utils.flags import check_numbers, complain, parse_settings
+from utils.recommend_page import Catalogue, Place, Recommendation, to_page
+from utils.seed import seed_everything
+from utils.training_state import BEST_ADAPTER, FORMAT, STATE, VERSION, files_read
+
+WITHOUT = (
+    "Without: the rank by the same weights with the history's graph vector left out of the adapter's keys and values, "
+    "at every position; what is learned for all histories stays in them, and if there is nothing, they go. Item "
+    "vectors keep their graph embeddings. It is what the vector changes in these weights, not what a model trained "
+    "without it would recommend."
+)
+
+
+@dataclass(frozen=True)
+class RecommendSettings:
+    """Whose recommendations are shown; a comment a field, shown by --help."""
+
+    run: str = ""  # folder of a run: output/DATASET/GNNMODEL/TARGET
+    data_dir: str = "datasets"  # holds sequential/DATASET/
+    model_name: str = ""  # base weights, where they are no longer where the run had them
+    user: str = ""  # number of a user, whose last item is held out, as in the test, and marked
+    items: tuple[str, ...] = ()  # instead of a user: numbers of a history's items, oldest first, comma-separated
+    own_ids: bool = False  # user and items are not numbers but the ids in u_id_mapping.csv and i_id_mapping.csv
+    whole: bool = False  # hold nothing out: what comes after the user's last item
+    k: int = 10  # how many items are recommended
+    seen: bool = False  # recommend what is in the history, too
+    html: str = ""  # write a page there instead of printing
+    users: int = 12  # sampled for a page without --user and --items
+    seed: int = 0  # of that sample
+    device: str = "auto"  # cuda, cpu, …; auto: CUDA where there is one
+
+
+def check(settings: RecommendSettings) -> list[str]:
+    """Everything wrong with the settings by themselves, a phrase each."""
+    problems = check_numbers(settings, at_least_1=("k", "users"), at_least_0=("seed",))
+    if not settings.run:
+        problems.append("--run is missing: the folder of a run, output/DATASET/GNNMODEL/TARGET")
+    if settings.user and settings.items:
+        problems.append("--user or --items, not both")
+    if not (settings.user or settings.items or settings.html):
+        problems.append("whose recommendations: --user, --items, or --html for a page of sampled users")
+    return problems
+
+
+@dataclass(frozen=True)
+class History:
+    """A request: what the model is to read, and what it need not recommend."""
+
+    title: str
+    items: list[int]  # oldest first, all of them
+    held_out: int | None
+
+
+def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM]:
+    """A run's settings, its data with whole histories, and its model as it validated best.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing or does not fit.
+    """
+    folder = Path(settings.run)
+    for name in (BEST_ADAPTER, STATE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name}: missing; --run takes the folder of a run of train_HeLLM.py that has validated once, "
+                "output/DATASET/GNNMODEL/TARGET"
+            )
+    recorded = load_saved(folder / STATE, FORMAT, VERSION)["settings"]
+    known = {f.name: recorded[f.name] for f in fields(Settings) if f.name in recorded}
+    ran = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    ran = replace(ran, data_dir=settings.data_dir, model_name=settings.model_name or ran.model_name)
+    data, tables = read_inputs(replace(ran, max_len=0))
+    files = required_files(ran.dataset, ran.GNNModel)
+    others = [what for what, crc in files_read(map(data.path.with_name, files)).items() if recorded.get(what) != crc]
+    if others:
+        raise ValueError(f"{data.path.parent}: other files than {folder} was trained on: {', '.join(others)} differs")
+    seed_everything(ran.seed)
+    model = build_model(ran, tables, pick_device(settings.device))
+    load_adapter(model, folder / BEST_ADAPTER)
+    return ran, data, model.eval()
+
+
+def without_graph(model: HeLLM) -> HeLLM | None:
+    """The same weights as --no-graph_adapter builds them, or --no-w_adapter where nothing else is in the adapter.
+
+    Returns: None if the model has no graph adapter.
+    """
+    if model.graph_adapter is None or not model.args.graph_adapter:
+        return None
+    args = replace(model.args, graph_adapter=False, w_adapter=model.args.prefix_adapter)
+    tables, prompt = (model.graph_item_embedding, model.seq_item_embedding), (model.instruct_ids, model.response_ids)
+    bare = empty_model(args, tables, prompt, model.dtype)
+    found = bare.load_state_dict(model.state_dict(), strict=False, assign=True)
+    assert not found.missing_keys
+    return bare.to(model.score.weight.device).eval()
+
+
+def read_catalogue(data: Interactions) -> Catalogue:
+    """Whatever the dataset's folder says of its users and items.
+
+    Raises:
+        ValueError: naming path and line of what is wrong.
+    """
+    folder, n_items = data.path.parent, data.n_items
+    titles, ids, user_ids = [""] * n_items, [""] * n_items, []
+    if (folder / TEXTS).is_file():
+        for _, item, rest in read_lines(folder / TEXTS, n_items, "\t"):
+            ids[item], titles[item], *_ = [*rest.split("\t"), ""]
+    if (folder / ASINS).is_file() or (folder / ADDRESSES).is_file():
+        ids = read_asins(folder, n_items)
+    if (folder / USERS).is_file():
+        user_ids = [name for *_, name in read_lines(folder / USERS, data.n_users, ",", USERS_HEADER)]
+    pictures = folder / "pictures"
+    return Catalogue(titles, ids, user_ids, find_pictures(pictures) if pictures.is_dir() else {})
+
+
+def numbers(words: tuple[str, ...], flag: str, n: int, ids: list[str] | None, source: Path) -> list[int]:
+    """Users or items of a flag, which gives numbers below n, or `ids` where there are any.
+
+    Raises:
+        ValueError: there is no such one, or no file of ids.
+    """
+    if ids is not None and len(ids) != n:
+        raise ValueError(f"{source}: missing or not of {n} lines; without it leave out --own_ids and give numbers")
+    known = {word: number for number, word in enumerate(map(str, range(n)) if ids is None else ids)}
+    asked = words if ids is None else tuple(map(as_asin, words))
+    unknown = [word for word, name in zip(words, asked, strict=True) if name not in known]
+    if unknown:
+        what = f"numbers are 0 to {n - 1}, --own_ids takes ids" if ids is None else "no such id"
+        raise ValueError(f"--{flag} {', '.join(unknown)}: not in {source}; {what}")
+    return [known[name] for name in asked]
+
+
+def histories(settings: RecommendSettings, data: Interactions, catalogue: Catalogue) -> Iterator[History]:
+    """What the settings ask for.
+
+    Raises:
+        ValueError: no such user or item, or nothing left to read.
+    """
+    own, folder = settings.own_ids, data.path.parent
+    if settings.items:
+        ids, source = (catalogue.ids, folder / ASINS) if own else (None, data.path)
+        yield History("a history given", numbers(settings.items, "items", data.n_items, ids, source), None)
+        return
+    users = np.flatnonzero(data.count >= (1 if settings.whole else 2))
+    if settings.user:
+        ids, source = (catalogue.user_ids, folder / USERS) if own else (None, data.path)
+        asked = numbers((settings.user,), "user", data.n_users, ids, source)
+        if asked[0] not in users:
+            raise ValueError(f"--user {settings.user}: one item, and none left when it is held out; try --whole")
+        users = asked
+    else:
+        rng = np.random.default_rng(settings.seed)
+        users = sorted(rng.choice(users, min(settings.users, len(users)), replace=False).tolist())
+    for user in users:
+        items = data.items[data.begin[user] : data.begin[user] + data.count[user]].tolist()
+        title = f"user {user}" + (f" ({unquote(catalogue.user_ids[user])})" if catalogue.user_ids else "")
+        yield History(title, items, None) if settings.whole else History(title, items[:-1], items[-1])
+
+
+@torch.no_grad()
+def recommend(models: list[HeLLM], asked: History, newest: int, settings: RecommendSettings) -> Recommendation:
+    """Rank all items after a history; of equal scores the lower item first.
+
+    Args:
+        models: that of the run and, if it has a graph adapter, the one without.
+        newest: how many of the history's last items are read.
+    """
+    history = asked.items[-newest:]
+    left_out = [] if settings.seen else sorted(set(asked.items) - {asked.held_out})
+    scores, orders, ranks = [], [], []
+    for model in models:
+        row = model(torch.tensor([history], device=model.score.weight.device))[0].cpu()
+        row[left_out] = -torch.inf
+        scores.append(row)
+        orders.append(row.argsort(descending=True, stable=True))
+        ranks.append(orders[-1].argsort() + 1)
+    k = min(settings.k, len(scores[0]) - len(left_out))
+
+    def place(item: int | Tensor) -> Place:
+        rank, *without = (int(of_model[item]) for of_model in ranks)
+        return Place(int(item), float(scores[0][item]), rank, without[0] if without else None)
+
+    best, others = ([place(item) for item in order[:k]] for order in (orders[0], orders[-1]))
+    held_out = None if asked.held_out is None else place(asked.held_out)
+    return Recommendation(asked.title, history, best, held_out, [p for p in others if p not in best])
+
+
+def as_text(found: Recommendation, catalogue: Catalogue) -> str:
+    """History and best items, a line each."""
+
+    def label(item: int) -> str:
+        return f"{item:>7}  " + "  ".join(filter(None, (unquote(catalogue.ids[item]), catalogue.titles[item])))
+
+    without = "without" if found.best and found.best[0].without else ""
+    lines = [f"{found.title}, oldest first:", *(f"{'':>23}{label(item)}" for item in found.history), ""]
+    lines.append(f"rank    score  {without:>7}{'item':>8}")
+    next_one = [] if found.held_out is None else [found.held_out]
+    for place in dict.fromkeys(found.best + next_one + found.dropped):
+        of_bare = place.without or ""
+        row = f"{place.rank:>4}  {place.score:>7.3f}  {of_bare:>7} {label(place.item)}"
+        if place == found.held_out:
+            row += "  <- held out: what came next"
+        lines.append(row + "  (among the best without the graph adapter)" * (place in found.dropped))
+    return "\n".join(lines + ["", WITHOUT] * bool(without)) + "\n"
+
+
+def run(settings: RecommendSettings) -> None:
+    """Print the recommendations, or write the page.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file or flag, and what to do.
+    """
+    ran, data, model = load_run(settings)
+    catalogue, bare = read_catalogue(data), without_graph(model)
+    models = [model] if bare is None else [model, bare]
+    asked = list(histories(settings, data, catalogue))
+    found = [recommend(models, one, ran.max_len - 1, settings) for one in asked]
+    if not settings.html:
+        print(as_text(found[0], catalogue), end="")
+        return
+    title = f"{settings.run}: recommendations on {ran.dataset}"
+    path = Path(settings.html)
+    with replacing(path) as temporary:
+        temporary.write_text(to_page(title, WITHOUT if bare else "", found, catalogue), encoding="utf-8")
+    print(f"written: {path}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    program, what = "python -m utils.recommend", "Show what a run recommends."
+    settings = parse_settings(RecommendSettings, argv, program, what, check)
+    try:
+        run(settings)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
