@@ -201,40 +201,60 @@ def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], s
     }
 
 
+def free_place(data_dir: str, dataset: str, overwrite: bool) -> Path:
+    """Where the interaction file goes, once it is sure that it may.
+
+    Raises:
+        ValueError: there is one.
+    """
+    done = dataset_folder(data_dir, dataset) / f"{dataset}.txt"
+    if done.exists() and not overwrite:
+        raise ValueError(f"{done}: there already; --overwrite replaces it, another --data_dir keeps it")
+    return done
+
+
+def write_all(done: Path, contents: dict[str, str]) -> None:
+    """Write `outputs` into the folder of the interaction file `done`."""
+    (done.parent / "5-core").mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)  # written last again: without it the folder is not complete
+    for name, content in contents.items():
+        with replacing(done.parent / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def distinct_core(everything: Reviews, k: int, source: Path) -> tuple[Reviews, dict]:
+    """Interactions without repeats, of users and items with k of them, and counts of what there was.
+
+    Raises:
+        ValueError: none is left.
+    """
+    distinct = everything.take(without_repeats(everything))
+    left = distinct.take(k_core(distinct.user, distinct.item, k))
+    if not len(left):
+        raise ValueError(f"{source}: no user and item with {k} interactions each; try a lower --k_core")
+    return left, {"reviews": len(everything), "repeated": len(everything) - len(distinct)}
+
+
 def preprocess(settings: RawSettings) -> Path:
     """Read both files, write everything; returns the dataset's folder.
 
     Raises:
         FileNotFoundError, ValueError: naming file, line and remedy.
     """
-    folder = dataset_folder(settings.data_dir, settings.dataset)
-    done = folder / f"{settings.dataset}.txt"
-    if done.exists() and not settings.overwrite:
-        raise ValueError(f"{done}: there already; --overwrite replaces it, another --data_dir keeps it")
+    done = free_place(settings.data_dir, settings.dataset, settings.overwrite)
     sources = [
         find_raw(settings, given, names)
         for given, names in ((settings.reviews, REVIEW_NAMES), (settings.meta, META_NAMES))
     ]
     everything = load_reviews(sources[0])
-    distinct = everything.take(without_repeats(everything))
-    reviews = distinct.take(k_core(distinct.user, distinct.item, settings.k_core))
-    if not len(reviews):
-        raise ValueError(
-            f"{sources[0]}: no user and item with {settings.k_core} interactions each; try a lower --k_core"
-        )
+    reviews, counts = distinct_core(everything, settings.k_core, sources[0])
     items, skipped = load_items(sources[1], reviews.item_ids)
-    counts = {"reviews": len(everything), "repeated": len(everything) - len(distinct)}
-    contents = outputs(settings, reviews, items, skipped, counts)
-    (folder / "5-core").mkdir(parents=True, exist_ok=True)
-    done.unlink(missing_ok=True)  # written last again: without it the folder is not complete
-    for name, content in contents.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    write_all(done, outputs(settings, reviews, items, skipped, counts))
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
         f"{len(everything):,} reviews; {len(skipped):,} entries in skipped.tsv"
     )
-    return folder
+    return done.parent
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ PUBLISHED = {  # users, items, interactions
     "Toys_and_Games": (19_412, 11_924, 167_597),
     "Sports_and_Outdoors": (35_598, 18_357, 296_337),
 }
-FROM_RAW = "python -m preprocess.amazon --dataset {dataset}, from the raw files (datasets/README.md)"
+FROM_RAW = "python -m preprocess.amazon --dataset {dataset}, or preprocess.own, from raw files (datasets/README.md)"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
 """A small synthetic category in the raw 2014 format: tastes, words and looks for them, habits of what follows what."""
 
 import gzip
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from preprocess import amazon, features, pretrain_graph, pretrain_sasrec
+from preprocess import amazon
+from preprocess.tables import Stages, TableSettings, make_tables
 from utils.data import dataset_folder
 from utils.files import replacing
-from utils.metrics import summary
-from utils.run_log import RunLog
 
 DATASET = "Demo"
 N_USERS, N_ITEMS, N_TASTES = 1000, 400, 20
@@ -150,22 +147,8 @@ def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:
     What is there is left alone, so that an interrupted demo goes on where it was. `LOGGING_DIR/Demo/stages_log.txt`
     lists every stage with its files and, where it has any, its test metrics.
     """
-    folder, logs = dataset_folder(data_dir, DATASET), Path(logging_dir) / DATASET
-    log = RunLog(logs, "stages", DATASET)
     make_raw(data_dir)
-    place = ["--dataset", DATASET, "--data_dir", str(data_dir)]
-    runs = [*place, "--output_dir", str(output_dir), "--logging_dir", str(logging_dir), "--resume"]
-    for made, program, argv, metrics in (
-        ([f"{DATASET}.txt"], amazon, place, None),
-        (["text_feat.npy"], features, ["text", *place], None),
-        (["image_feat.npy"], features, ["image", *place, "--encoder", "histogram"], None),
-        (pretrain_graph.table_names("MMHCL"), pretrain_graph, [*runs, *GRAPH_FLAGS.split()], "MMHCL"),
-        ([pretrain_sasrec.TABLE], pretrain_sasrec, [*runs, *SEQUENCE_FLAGS.split()], "SASRec"),
-    ):
-        if not (folder / made[-1]).exists():
-            status = program.main(argv)
-            if status:
-                sys.exit(status)
-            last = (logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines()[-1] if metrics else None
-            tested = f"; test {summary(json.loads(last)['test'])}" if last else ""
-            log.say(f"{program.__name__}: {', '.join(str(folder / name) for name in made)}{tested}")
+    stages = Stages(dataset_folder(data_dir, DATASET), Path(logging_dir) / DATASET)
+    stages.run([f"{DATASET}.txt"], amazon, ["--dataset", DATASET, "--data_dir", str(data_dir)])
+    settings = TableSettings(DATASET, str(data_dir), output_dir=str(output_dir), logging_dir=str(logging_dir))
+    make_tables(settings, GRAPH_FLAGS, SEQUENCE_FLAGS)

@@ -1,0 +1,226 @@
+"""Anybody's table of who took what and when to what the pipeline reads.
+
+    python -m preprocess.own purchases.csv --dataset Mine
+
+Reads a file of columns separated by commas, semicolons or tabs (in the last, quotation marks mean nothing), below a
+header that names them, with or without RecBole's types (`user_id:token`). Ids are any strings; files hold what is not
+a letter, digit or one of . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
+2024-01-31 10:00:00; equal ones stay in the order of lines. Every line counts, whatever else it holds. Writes what
+`preprocess.amazon` writes, and copies pictures that are files into `pictures/`.
+"""
+
+import csv
+import math
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.amazon import Reviews, distinct_core, free_place, outputs, write_all
+from preprocess.item_files import ADDRESSES, TEXTS, as_asin
+from preprocess.pictures import SUFFIXES
+from preprocess.releases import Item, plain
+from utils.files import replacing
+from utils.flags import check_numbers, check_words, complain, parse_settings
+
+SEPARATORS = ",\t;"
+NAMES = {  # of a column where no flag names it, in any case of letters
+    "user": ("user", "user_id", "userid"),
+    "item": ("item", "item_id", "itemid"),
+    "time": ("time", "timestamp", "date"),
+    "title": ("title", "item_title", "movie_title"),
+    "picture": ("picture", "image"),
+}
+ADDRESS = re.compile(r"https?://\S+")
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Which columns are read, by their names in the header; where a flag is empty, by the usual names."""
+
+    dataset: str = "Mine"  # name of the folder that is written, under DATA_DIR/sequential
+    data_dir: str = "datasets"  # holds sequential/
+    user: str = ""  # column of users: user, user_id or userid when empty
+    item: str = ""  # column of items: item, item_id or itemid when empty
+    time: str = ""  # column of times: time, timestamp or date when empty
+    title: str = ""  # column of items' titles, may be absent: title, item_title or movie_title when empty
+    text: tuple[str, ...] = ()  # further columns of text about items, comma-separated
+    picture: str = ""  # column of items' pictures, addresses or files beside FILE, may be absent: picture or image
+    item_file: str = ""  # another such file, with columns of items, titles, texts and pictures; FILE itself when empty
+    k_core: int = 5  # users and items keep at least so many interactions
+    overwrite: bool = False  # replace files that are there already
+
+
+def check(settings: OwnSettings) -> list[str]:
+    """Everything wrong with the settings by themselves, a phrase each."""
+    return check_numbers(settings, at_least_1=("k_core",)) + check_words(settings, {}, ("dataset",))
+
+
+def read_fields(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Where it stands (path and line), and the fields, of every line that is not blank, the header first.
+
+    Raises:
+        FileNotFoundError: no such file; ValueError: naming the line that can't be read.
+    """
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            separator = max(SEPARATORS, key=lambda s: len(next(csv.reader([header], delimiter=s), [])))
+            quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
+            for fields in reader:
+                number = reader.line_num
+                if fields:
+                    yield f"{path}: line {number}", fields
+    except csv.Error as error:
+        raise ValueError(f"{path}: after line {number}: {error}; correct the quotation marks or the line") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: after line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def read_columns(path: Path, settings: OwnSettings, needed: tuple[str, ...], also: tuple[str, ...]) -> Iterator[tuple]:
+    """Where it stands, and a value for each of the `needed` and `also` columns and each column of `settings.text`.
+
+    Columns that are absent, as those of `also` may be, and texts in a file that has none of them, are empty.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and column.
+    """
+    lines = read_fields(path)
+    where, header = next(lines, (str(path), []))
+    names = [name.partition(":")[0].strip().lower() for name in header]
+    places = []
+    for kind in (*needed, *also):
+        given = getattr(settings, kind)
+        found = [names.index(n) for n in [given.partition(":")[0].lower()] * bool(given) or NAMES[kind] if n in names]
+        if not found and (given or kind in needed):
+            looked = given or " or ".join(NAMES[kind])
+            raise ValueError(f"{where}: no column {looked}; --{kind} names one of the header")
+        places.append(found[0] if found else None)
+    for name in settings.text if also else ():
+        if name.lower() not in names:
+            raise ValueError(f"{where}: no column {name}, which --text names")
+        places.append(names.index(name.lower()))
+    for where, fields in lines:
+        if len(fields) != len(header):
+            raise ValueError(f"{where}: {len(fields)} fields, but {len(header)} in the header; correct or remove it")
+        yield where, *("" if place is None else fields[place].strip() for place in places)
+
+
+def parse_time(word: str) -> tuple[bool, float]:
+    """Whether it is a date, and what sorts by time: a number as it stands, a date in seconds.
+
+    Raises:
+        ValueError: neither.
+    """
+    for kind in (int, float):
+        try:
+            value = kind(word)
+        except ValueError:
+            continue
+        if math.isfinite(value) and abs(value) < 2**63:
+            return False, value
+    moment = datetime.fromisoformat(word)
+    return True, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def read_interactions(path: Path, settings: OwnSettings) -> Reviews:
+    """Every line as an interaction, times as they stand.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and value.
+    """
+    users, items, columns, dated = {}, {}, ([], [], []), None
+    for where, user, item, time in read_columns(path, settings, ("user", "item", "time"), ()):
+        if not user or not item:
+            raise ValueError(f"{where}: no {'item' if user else 'user'}; complete or remove the line")
+        try:
+            date, value = parse_time(time)
+        except ValueError:
+            raise ValueError(f"{where}: {time[:40]!r} is neither a number nor a date as 2024-01-31 10:00:00") from None
+        if dated not in (None, date):
+            raise ValueError(f"{where}: {time!r} among {'dates' if dated else 'numbers'}; write all times in one way")
+        dated = date
+        columns[0].append(users.setdefault(as_asin(user), len(users)))
+        columns[1].append(items.setdefault(as_asin(item), len(items)))
+        columns[2].append(value)
+    if not users:
+        raise ValueError(f"{path}: no line below a header")
+    return Reviews(*map(np.array, columns), list(users), list(items))
+
+
+def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict[str, Path]]:
+    """What the first line that says anything of an item says of it, and pictures that are files.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and value.
+    """
+    known, files = {}, {}
+    for where, item, title, picture, *texts in read_columns(path, settings, ("item",), ("title", "picture")):
+        asin = as_asin(item)
+        if asin in known or not any((title, picture, *texts)):
+            continue
+        address = ADDRESS.fullmatch(picture)
+        known[asin] = Item(plain(title), "", "", plain(" ".join(texts)), picture if address else "")
+        if picture and not address:
+            files[asin] = path.parent / picture
+            if not files[asin].is_file() or files[asin].suffix.lower() not in SUFFIXES:
+                raise ValueError(f"{where}: {picture[:80]!r} is neither an address nor a file ({', '.join(SUFFIXES)})")
+    return known, files
+
+
+def preprocess(path: Path, settings: OwnSettings) -> Path:
+    """Read everything, write everything; returns the dataset's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and remedy.
+    """
+    done = free_place(settings.data_dir, settings.dataset, settings.overwrite)
+    everything = read_interactions(path, settings)
+    known, files = read_items(Path(settings.item_file or path), settings)
+    reviews, counts = distinct_core(everything, settings.k_core, path)
+    reviews.time[np.argsort(reviews.time, kind="stable")] = np.arange(len(reviews))  # no ties left
+    items = [known.get(asin) for asin in reviews.item_ids]
+    absent = [("no line about it", "", asin) for asin, item in zip(reviews.item_ids, items, strict=True) if not item]
+    contents = outputs(settings, reviews, items, absent, counts)
+    has_text = any(item and item.title + item.description for item in items)
+    for name, there in ((TEXTS, has_text), (ADDRESSES, any(item and item.image for item in items))):
+        if not there:
+            del contents[name]
+            (done.parent / name).unlink(missing_ok=True)
+    write_all(done, contents)
+    for asin in set(files) & set(reviews.item_ids):
+        place = done.parent / "pictures" / (asin + files[asin].suffix.lower())
+        place.parent.mkdir(exist_ok=True)
+        with replacing(place) as temporary:
+            shutil.copyfile(files[asin], temporary)
+    print(
+        f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
+        f"{len(everything):,} lines"
+    )
+    return done.parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    program, file = "python -m preprocess.own FILE", [name for name in argv[:1] if not name.startswith("-")]
+    settings = parse_settings(OwnSettings, argv[len(file) :], program, "Your own interactions.", check)
+    if not file:
+        return complain(f"which file: {program} [flags]")
+    try:
+        preprocess(Path(file[0]), settings)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

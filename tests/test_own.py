@@ -1,0 +1,200 @@
+"""Anybody's tables to a dataset's files, and the four commands that end in recommendations."""
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from preprocess import own, tables
+from preprocess.item_files import ASIN, as_asin
+from tests.small_data import write_interactions, write_texts
+from utils.data import Interactions
+
+README = Path(__file__).parents[1] / "datasets" / "README.md"
+# Equal times stay in the order of lines; ü buys b twice, once as a repeat; "x" is taken by one user alone
+LINES = [
+    *("ü,a b,3", "ü,b,3", "ü,b,1", "ü,c,2", "ü,b,3"),
+    *("v;1,c,5", "v;1,b,5", "v;1,a b,5", "w,x,1", "w,c,2.5", "w,b,-1", "w,a b,2"),
+]
+
+
+def csv_of(lines, separator=",", header="user,item,time"):
+    quoted = [",".join(f'"{word}"' for word in line.split(",")) if separator == ";" else line for line in lines]
+    return "\n".join(line.replace(",", separator) for line in [header, *quoted]) + "\n"
+
+
+def run(place, text, *more, name="table.csv"):
+    place.mkdir(exist_ok=True)
+    (place / name).write_text(text, encoding="utf-8")
+    places = ["--dataset", "Small", "--data_dir", str(place / "data"), "--k_core", "3"]
+    return own.main([str(place / name), *places, *more])
+
+
+def written(place):
+    folder = place / "data" / "sequential" / "Small"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_file_by_hand(tmp_path):
+    assert run(tmp_path, csv_of(LINES)) == 0
+    files = {name: content.decode() for name, content in written(tmp_path).items()}
+    # by encoded id: %C3%BC, v%3B1, w; a%20b, b, c
+    assert files["Small.txt"] == "0 1 2 0 1\n1 2 1 0\n2 1 0 2\n"
+    assert files["u_id_mapping.csv"] == "user_id,reviewer_id\n0,%C3%BC\n1,v%3B1\n2,w\n"
+    assert files["i_id_mapping.csv"] == "item_id,asin\n0,a%20b\n1,b\n2,c\n"
+    assert json.loads(files["5-core/train.json"]) == {"0": [1, 2], "1": [2], "2": [1]}
+    statistics = json.loads(files["statistics.json"])
+    assert [statistics[name] for name in ("reviews", "repeated", "interactions")] == [12, 1, 10]
+    assert not {"item_text.tsv", "item_image.tsv"} & files.keys()
+
+
+@pytest.mark.parametrize(
+    ("separator", "header", "flags"),
+    [
+        ("\t", "user,item,time", ()),
+        (";", "User,ITEM,Timestamp", ()),
+        ("\t", "user_id:token,item_id:token,timestamp:float", ()),
+        (",", "\ufeffwho,what,when", ("--user", "who", "--item", "what", "--time", "When")),
+        (",", "who,item,time", ("--user", "who:token")),
+    ],
+)
+def test_separators_and_headers(tmp_path, separator, header, flags):
+    assert run(tmp_path / "one", csv_of(LINES)) == 0
+    assert run(tmp_path / "other", csv_of(LINES, separator, header).replace("\n", "\r\n"), *flags) == 0
+    assert written(tmp_path / "one") == written(tmp_path / "other")
+
+
+def test_dates_are_times(tmp_path):
+    dates = ["2024-01-02", "2024-01-01 10:00:00", "2024-01-01T09:30:00+00:00", "2023-12-31T23:59:59.5-05:00"]
+    lines = [f"{user},{item},{date}" for user in "pq" for item, date in zip("abcd", dates, strict=True)]
+    assert run(tmp_path, csv_of(lines), "--k_core", "2") == 0
+    assert written(tmp_path)["Small.txt"] == b"0 3 2 1 0\n1 3 2 1 0\n"
+
+
+def test_texts_and_pictures(tmp_path):
+    for name in ("a.png", "x.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    about = (
+        'item,movie_title,kind,image\na b,"Lamp, <b>red</b>",old,a.png\nb,,,\nb,Cup,,https://x/b.jpg\nx,Unsold,,x.png\n'
+    )
+    (tmp_path / "items.csv").write_text(about)
+    flags = ["--item_file", str(tmp_path / "items.csv"), "--text", "kind"]
+    assert run(tmp_path, csv_of(LINES), *flags) == 0
+    files = written(tmp_path)
+    assert files["item_text.tsv"].decode().splitlines()[1:] == ["0\ta%20b\tLamp, red\t\t\told", "1\tb\tCup\t\t\t"]
+    assert files["item_image.tsv"].decode() == "item_id\tasin\turl\n1\tb\thttps://x/b.jpg\n"
+    assert files["pictures/a%20b.png"] == (tmp_path / "a.png").read_bytes()
+    assert not [name for name in files if name.startswith("pictures/x")]
+    one_file = csv_of([f"{line},T {n}" for n, line in enumerate(LINES)], "\t", "user,item,time,title")
+    assert run(tmp_path, one_file.replace("T 0", '"Lamp" &amp; co'), "--overwrite") == 0
+    texts = written(tmp_path)["item_text.tsv"].decode().splitlines()
+    assert texts[1:] == ['0\ta%20b\t"Lamp" & co\t\t\t', "1\tb\tT 1\t\t\t", "2\tc\tT 3\t\t\t"]
+    assert "item_image.tsv" not in written(tmp_path)
+
+
+def test_any_id_becomes_one_that_files_take():
+    for text in ("a/b", "../x", "~", "%", "%25", "a\tb", "名", "a,b", "B000:1_2-3.4"):
+        assert ASIN.fullmatch(as_asin(text)) and "/" not in as_asin(text)
+    assert as_asin("B000:1_2-3.4") == "B000:1_2-3.4"
+    assert len({as_asin(text) for text in ("~", "%7E", "%257E")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("", (), "no column user or user_id or userid; --user names one"),
+        ("user,item,time\n", (), "no line below a header"),
+        (csv_of(LINES), ("--time", "when"), "line 1: no column when; --time names one of the header"),
+        (csv_of(LINES), ("--title", "name"), "line 1: no column name"),
+        (csv_of(LINES), ("--text", "kind"), "line 1: no column kind, which --text names"),
+        (csv_of(["a,b"]), (), "line 2: 2 fields, but 3 in the header"),
+        (csv_of([*LINES, ",b,3"]), (), "line 14: no user"),
+        (csv_of([*LINES, "", "u, ,3"]), (), "line 15: no item"),
+        (csv_of(["u,b,soon"]), (), "line 2: 'soon' is neither a number nor a date"),
+        (csv_of(["u,b,nan"]), (), "line 2: 'nan' is neither"),
+        (csv_of([*LINES, "u,b,2024-01-31"]), (), "line 14: '2024-01-31' among numbers"),
+        (csv_of([*LINES, 'u,"b"c,3']), (), "after line 13: "),
+        (csv_of(LINES), ("--k_core", "4"), "no user and item with 4 interactions each"),
+        (csv_of(["u,b,3,a.jpg"], header="user,item,time,picture"), (), "'a.jpg' is neither an address nor a file"),
+        (csv_of(LINES), ("--item_file", "nowhere.csv"), "nowhere.csv"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, text, flags, message, capsys):
+    assert run(tmp_path, text, *flags) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_other_mistakes(tmp_path, capsys):
+    assert own.main([str(tmp_path / "none.csv")]) == 2 and "none.csv" in capsys.readouterr().err
+    assert own.main(["--dataset", "x"]) == 2 and "which file: " in capsys.readouterr().err
+    (tmp_path / "latin.csv").write_bytes(csv_of(LINES).encode("latin-1"))
+    assert own.main([str(tmp_path / "latin.csv")]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+    assert run(tmp_path, csv_of(LINES)) == 0
+    before = written(tmp_path)
+    assert run(tmp_path, csv_of(LINES[::-1])) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err and written(tmp_path) == before
+    assert tables.main(["--dataset", "Small", "--data_dir", str(tmp_path)]) == 2
+    assert "Small.txt" in capsys.readouterr().err
+
+
+def purchases(folder):
+    """The README's table: 40 customers who buy at random (so training ends soon), titles, some pictures."""
+    (folder / "pictures").mkdir()
+    lines, rng = ["user,item,time,title,picture"], np.random.default_rng(0)
+    for user in range(40):
+        name = "Jane Doe" if user == 7 else f"customer {user}"
+        for day, item in enumerate(rng.permutation(30)[:9].tolist()):
+            about = f"group{item // 4} thing{item % 4},{'' if item % 2 else f'pictures/{item}.jpg'}"
+            lines.append(f"{name},{4700 + item},2024-02-{1 + day:02} 10:00:00,{about}")
+    for item in range(0, 30, 2):
+        Image.new("RGB", (40, 40), (6 * item, 0, 0)).save(folder / "pictures" / f"{item}.jpg")
+    (folder / "purchases.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
+    block = re.search(r"in four commands:\n\n```bash\n(.*?)```", README.read_text(), re.DOTALL)[1]
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) == 4
+    monkeypatch.chdir(tmp_path)
+    purchases(tmp_path)
+    for python, *words in commands:
+        assert python == "python"
+        module, argv = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+        capsys.readouterr()
+        assert importlib.import_module(module).main(argv) == 0
+    shown = capsys.readouterr().out.splitlines()
+    data = Interactions("datasets/sequential/Mine/Mine.txt", 0)
+    users = Path("datasets/sequential/Mine/u_id_mapping.csv").read_text().splitlines()[1:]
+    jane = [line.partition(",")[2] for line in users].index("Jane%20Doe")
+    assert shown[0] == f"user {jane} (Jane Doe), oldest first:"
+    history = data.items[data.begin[jane] :][: data.count[jane]]
+    assert [int(line.split()[0]) for line in shown[1 : 1 + len(history)]] == history.tolist()
+    best = [line.split() for line in shown[3 + len(history) :][:10]]
+    assert [int(row[0]) for row in best] == list(range(1, 11))
+    assert not {int(row[3]) for row in best} & set(history.tolist())
+
+
+def test_tables_without_features_and_after_a_command_by_hand(tmp_path):
+    folder = write_interactions(tmp_path / "data")
+    torch.save(torch.ones(1), folder / "SASRec_item_embedding.pt")
+    own_places = {"output_dir": str(tmp_path / "output"), "logging_dir": str(tmp_path / "log")}
+    settings = tables.TableSettings("Small", str(tmp_path / "data"), **own_places)
+    tables.make_tables(settings, "--num_epochs 1 --embed_dim 4")
+    assert torch.load(folder / "MMHCL_item_embeddings.pt", weights_only=True).shape == (40, 4)
+    assert torch.load(folder / "SASRec_item_embedding.pt", weights_only=True).shape == (1,)
+    told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
+    assert "--item_loss_ratio 0\n" in told and "pretrain_sasrec" not in told
+    write_texts(folder)
+    (folder / "MMHCL_item_embeddings.pt").unlink()
+    tables.make_tables(settings, "--num_epochs 1 --embed_dim 4 --overwrite --target other")
+    told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text().splitlines()[-4:]
+    assert "preprocess.features text" in told[0] and "item_loss_ratio" not in told[2]
