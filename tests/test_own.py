@@ -175,7 +175,7 @@ def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
     data = Interactions("datasets/sequential/Mine/Mine.txt", 0)
     users = Path("datasets/sequential/Mine/u_id_mapping.csv").read_text().splitlines()[1:]
     jane = [line.partition(",")[2] for line in users].index("Jane%20Doe")
-    assert shown[0] == f"user {jane} (Jane Doe), oldest first:"
+    assert shown[0] == f"history of user {jane} (Jane Doe), oldest first:"
     history = data.items[data.begin[jane] :][: data.count[jane]]
     assert [int(line.split()[0]) for line in shown[1 : 1 + len(history)]] == history.tolist()
     best = [line.split() for line in shown[3 + len(history) :][:10]]

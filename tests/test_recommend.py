@@ -140,7 +140,7 @@ def test_printed(place, capsys):
     assert ask(place, "prefix", "--user", "a user42", "--own_ids") == 0
     assert capsys.readouterr().out == text
     lines = text.splitlines()
-    assert lines[0] == "user 42 (a user42), oldest first:"
+    assert lines[0] == "history of user 42 (a user42), oldest first:"
     for line, item in zip(lines[1:], one.history, strict=False):
         assert line.split() == [str(item), f"A{item}", f"group{item // 4}", f"thing{item % 4}", "nice"]
     start = len(one.history) + 3
@@ -150,7 +150,7 @@ def test_printed(place, capsys):
     assert held_out.split()[0] == str(one.held_out.rank)
     assert ask(place, "bare", "--items", "3,2,1") == 0
     text = capsys.readouterr().out
-    assert text.startswith("a history given, oldest first:\n") and "ithout" not in text
+    assert text.startswith("history of items given, oldest first:\n") and "ithout" not in text
     assert ask(place, "bare", "--items", "A3,A2,A1", "--own_ids") == 0
     assert capsys.readouterr().out == text
 

@@ -170,7 +170,7 @@ def histories(settings: RecommendSettings, data: Interactions, catalogue: Catalo
     own, folder = settings.own_ids, data.path.parent
     if settings.items:
         ids, source = (catalogue.ids, folder / ASINS) if own else (None, data.path)
-        yield History("a history given", numbers(settings.items, "items", data.n_items, ids, source), None)
+        yield History("items given", numbers(settings.items, "items", data.n_items, ids, source), None)
         return
     users = np.flatnonzero(data.count >= (1 if settings.whole else 2))
     if settings.user:
@@ -223,7 +223,7 @@ def as_text(found: Recommendation, catalogue: Catalogue) -> str:
         return f"{item:>7}  " + "  ".join(filter(None, (unquote(catalogue.ids[item]), catalogue.titles[item])))
 
     without = "without" if found.best and found.best[0].without else ""
-    lines = [f"{found.title}, oldest first:", *(f"{'':>23}{label(item)}" for item in found.history), ""]
+    lines = [f"history of {found.title}, oldest first:", *(f"{'':>23}{label(item)}" for item in found.history), ""]
     lines.append(f"rank    score  {without:>7}{'item':>8}")
     next_one = [] if found.held_out is None else [found.held_out]
     for place in dict.fromkeys(found.best + next_one + found.dropped):
@@ -249,8 +249,7 @@ def run(settings: RecommendSettings) -> None:
     if not settings.html:
         print(as_text(found[0], catalogue), end="")
         return
-    title = f"{settings.run}: recommendations on {ran.dataset}"
-    path = Path(settings.html)
+    title, path = f"What {ran.target} recommends on {ran.dataset}", Path(settings.html)
     with replacing(path) as temporary:
         temporary.write_text(to_page(title, WITHOUT if bare else "", found, catalogue), encoding="utf-8")
     print(f"written: {path}")

@@ -16,12 +16,13 @@ SIDE = 120  # pixels of a picture's longer side, at most
 MAX_PIXELS = 50_000_000  # of a picture that is opened
 SHOWN = 12  # newest items of a history
 STYLE = """
+h1, h2 { overflow-wrap: anywhere; }
 ol { display: flex; flex-wrap: wrap; gap: .5rem; margin: .5rem 0 1rem; padding: 0; list-style: none; }
 ol li { box-sizing: border-box; width: 9rem; padding: .45rem .55rem; font-size: .85rem; line-height: 1.35;
   overflow-wrap: anywhere; background: var(--raised); border: 1px solid var(--line); border-radius: 6px; }
 ol.history li { width: 7.5rem; background: none; } ol.history img { height: 4rem; }
 ol li.hit { border: 2px solid var(--ours); } .hit b { color: var(--ours); }
-ol img { display: block; width: 100%; height: 6rem; margin-bottom: .35rem; object-fit: contain; }
+ol img { display: block; max-width: 100%; height: 6rem; margin-bottom: .35rem; object-fit: contain; }
 ol small { display: block; font-variant-numeric: tabular-nums; }
 """
 
