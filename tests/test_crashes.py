@@ -6,7 +6,7 @@ Every program is killed once at a random moment, `--kills 30` kills each of them
 import json
 import multiprocessing
 import random
-import resource
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -47,10 +47,11 @@ class Program:
         self.data(place)
         return place
 
-    def start(self, place: Path, limit: int = 0) -> multiprocessing.Process:
+    def start(self, place: Path, limit: int = 0, state: int = 0, die: bool = False) -> multiprocessing.Process:
+        """In a process that writes `limit` bytes into a file at most, see `work`."""
         resume = ["--resume"] if self.folder else []
         argv = [*self.arguments(place), *resume]
-        process = FORKS.Process(target=work, args=(self.name, argv, str(place / "errors.txt"), limit))
+        process = FORKS.Process(target=work, args=(self.name, argv, str(place / "errors.txt"), limit, state, die))
         process.start()
         return process
 
@@ -78,6 +79,7 @@ def picture_data(place):
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
 
 
+LIMIT = 20_000  # bytes, less than a state
 OFTEN = ("--save_every_minutes", "0.002")
 EPOCHS = ("--num_epochs", "4", "--validate_every", "2", *OFTEN)
 PROGRAMS = [
@@ -169,16 +171,10 @@ def test_killed_at_random_moments(program, whole, tmp_path, request):
 @TRAINED
 def test_killed_while_a_state_is_written(program, whole, tmp_path):
     place = program.make(tmp_path)
-    half = program.state(place, STATE + ".tmp")
-    while True:
-        process = program.start(place)
-        while process.is_alive() and not half.exists():
-            pass
-        process.kill()
-        process.join()
-        assert process.exitcode < 0, "no kill has met a state half written"
-        if half.exists():
-            break
+    process = program.start(place, LIMIT, state=2, die=True)
+    process.join()
+    assert process.exitcode == -signal.SIGXFSZ, (place / "errors.txt").read_text()
+    assert 0 < program.state(place, STATE + ".tmp").stat().st_size <= LIMIT < program.state(place).stat().st_size
     program.run(place)
     assert results(place) == whole(program)[0]
 
@@ -186,17 +182,13 @@ def test_killed_while_a_state_is_written(program, whole, tmp_path):
 @TRAINED
 def test_a_disk_that_fills_up_in_training(program, whole, tmp_path):
     place = program.make(tmp_path)
-    process = program.start(place)
-    while not program.state(place).exists():
-        assert process.is_alive(), (place / "errors.txt").read_text()
-    room = program.state(place).stat().st_size // 2
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
+    process = program.start(place, LIMIT, state=2)
     process.join()
     message = (place / "errors.txt").read_text().splitlines()[-1]
     assert process.exitcode == 1, message
     assert message.startswith(f"error: {program.state(place)}: no room on the disk at /")
     needed = int(message.split(": the file takes ")[1].split(" bytes")[0].replace(",", ""))
-    assert 0 < needed <= program.state(place).stat().st_size
+    assert LIMIT < needed <= program.state(place).stat().st_size
     assert not list(place.rglob("*.tmp"))
     program.run(place)
     assert results(place) == whole(program)[0]

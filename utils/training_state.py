@@ -183,7 +183,7 @@ class States:
 
         All processes must call, and get the same.
         """
-        paths = [path for path in (self.folder / STATE, self.folder / STATE_BEFORE) if path.is_file()]
+        paths = [path for path in (self.folder / STATE, self.folder / STATE_BEFORE) if path.exists()]
         path, content, damage = None, {}, []
         for path in paths:
             try:
