@@ -30,6 +30,16 @@ class LowRank(nn.Module):
         init_partition_(self.down, self.partition.get("down"), lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)))
         nn.init.zeros_(self.up)
 
+    def pays_merged(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether in scoring one product with the updated weight is cheaper; in bfloat16 it would lose the update."""
+        scoring = not (self.training or torch.is_grad_enabled())
+        exact = weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        return scoring and exact and x.numel() > weight.numel()
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """A weight with the update in it: (out, in)."""
+        return torch.addmm(weight, self.up, self.down, alpha=self.scale)
+
     def forward(self, x: Tensor, across) -> Tensor:
         """(…, in) to (…, out); `across` is what the r values undergo between the processes."""
         reduced = F.linear(F.dropout(x, self.dropout, self.training), self.down)
@@ -44,6 +54,8 @@ class LoRAColumnParallelLinear(ColumnParallelLinear):
         self.lora = LowRank(in_features, self.weight.shape[0], args, {"up": 0})
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.lora.pays_merged(x, self.weight):
+            return F.linear(x, self.lora.merged(self.weight))
         # Every process reads all r values, so their gradients add up over the processes.
         return super().forward(x) + self.lora(x, copy_to_model_parallel_region)
 
@@ -56,6 +68,8 @@ class LoRARowParallelLinear(RowParallelLinear):
         self.lora = LowRank(self.weight.shape[1], out_features, args, {"down": 1})
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.lora.pays_merged(x, self.weight):
+            return reduce_from_model_parallel_region(F.linear(x, self.lora.merged(self.weight)))
         # Each process has seen part of the inputs: the r values are sums over the processes.
         return super().forward(x) + self.lora(x, reduce_from_model_parallel_region)
 
