@@ -22,7 +22,7 @@ from preprocess.item_files import ADDRESSES, ADDRESSES_HEADER, ASIN, ASINS, ASIN
 from preprocess.releases import Item, read_items, read_reviews
 from utils.data import dataset_folder
 from utils.files import replacing
-from utils.flags import check_numbers, check_words, complain, parse_settings
+from utils.flags import attempt, check_numbers, check_words, parse_settings
 
 REVIEW_NAMES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
 META_NAMES = ("meta_{}.json", "meta_{}.jsonl")
@@ -261,11 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     program = "python -m preprocess.amazon"
     settings = parse_settings(RawSettings, argv, program, "Raw Amazon files to what the pipeline reads.", check)
-    try:
-        preprocess(settings)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(preprocess, settings)
 
 
 if __name__ == "__main__":

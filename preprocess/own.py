@@ -26,7 +26,7 @@ from preprocess.item_files import ADDRESSES, TEXTS, as_asin
 from preprocess.pictures import SUFFIXES
 from preprocess.releases import Item, plain
 from utils.files import replacing
-from utils.flags import check_numbers, check_words, complain, parse_settings
+from utils.flags import attempt, check_numbers, check_words, complain, parse_settings
 
 SEPARATORS = ",\t;"
 NAMES = {  # of a column where no flag names it, in any case of letters
@@ -215,11 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(OwnSettings, argv[len(file) :], program, "Your own interactions.", check)
     if not file:
         return complain(f"which file: {program} [flags]")
-    try:
-        preprocess(Path(file[0]), settings)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(preprocess, Path(file[0]), settings)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.hypergraph import find_features
 from preprocess.item_files import TEXTS
 from utils.data import check_files
-from utils.flags import check_words, complain, parse_settings
+from utils.flags import attempt, check_words, parse_settings
 from utils.metrics import summary
 from utils.run_log import RunLog
 
@@ -95,11 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     what = "Make the tables that fine-tuning reads."
     settings = parse_settings(TableSettings, argv, "python -m preprocess.tables", what, check)
-    try:
-        make_tables(settings)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(make_tables, settings)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Prints a table and writes, of each, `log/{dataset}/baselines/{name}_metrics.json
 
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from preprocess.pretrain_graph import table_names
 from preprocess.pretrain_sasrec import SASRec, SequenceSettings
 from utils.data import Interactions, Samples, check_files, load_table
 from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
-from utils.flags import check_numbers, check_words, complain, parse_settings
+from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
 from utils.metrics import metrics
 from utils.run_log import CHOOSE_BY, SHOWN, RunLog, read_records
 from utils.training_state import STATE, run_folder
@@ -121,8 +121,8 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
     path = folder / BEST_MODEL
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
-    recorded, weights = load_file(folder / STATE)["settings"], load_file(path)
-    made_by = SequenceSettings(**{f.name: recorded[f.name] for f in fields(SequenceSettings) if f.name in recorded})
+    made_by = recorded_settings(SequenceSettings, load_file(folder / STATE)["settings"])
+    weights = load_file(path)
     rows = len(weights["item_embedding.weight"])
     if rows != data.n_items + 1:
         raise ValueError(f"{path}: {rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")
@@ -212,11 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     what = "Rank without HeLLM: popularity, item-kNN, SASRec and graph embeddings alone."
     settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", what, check)
-    try:
-        run(settings)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(run, settings)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,15 @@ def complain(problem: object) -> int:
     return 1 if isinstance(problem, Unwritten) else 2
 
 
+def attempt(work: Callable[..., object], *args) -> int:
+    """Do what a program is for, `work(*args)`; returns the exit status, a user's mistake told as by `complain`."""
+    try:
+        work(*args)
+    except (ValueError, OSError) as mistake:
+        return complain(mistake)
+    return 0
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, exit status 2."""
 
@@ -155,3 +164,9 @@ def fingerprint(settings: object, free: set[str]) -> dict:
     """The settings that a training state depends on: all but the `free` ones."""
     kept = {name: value for name, value in asdict(settings).items() if name not in free}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def recorded_settings(kind: type[S], recorded: dict) -> S:
+    """The settings in what `fingerprint` or a log recorded; what else is in it is passed over."""
+    known = {field.name: recorded[field.name] for field in fields(kind) if field.name in recorded}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})

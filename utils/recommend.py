@@ -12,7 +12,7 @@ again from the seed, which gives the run's only on the kind of device that it ra
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -29,7 +29,7 @@ from utils.build import build_model, empty_model, read_inputs
 from utils.data import Interactions, required_files
 from utils.distributed import pick_device
 from utils.files import replacing
-from utils.flags import check_numbers, complain, parse_settings
+from utils.flags import attempt, check_numbers, parse_settings, recorded_settings
 from utils.recommend_page import Catalogue, Place, Recommendation, to_page
 from utils.seed import seed_everything
 from utils.training_state import BEST_ADAPTER, FORMAT, STATE, VERSION, files_read
@@ -96,8 +96,7 @@ def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM
                 "output/DATASET/GNNMODEL/TARGET"
             )
     recorded = load_saved(folder / STATE, FORMAT, VERSION)["settings"]
-    known = {f.name: recorded[f.name] for f in fields(Settings) if f.name in recorded}
-    ran = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    ran = recorded_settings(Settings, recorded)
     ran = replace(ran, data_dir=settings.data_dir, model_name=settings.model_name or ran.model_name)
     data, tables = read_inputs(replace(ran, max_len=0))
     files = required_files(ran.dataset, ran.GNNModel)
@@ -259,11 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     program, what = "python -m utils.recommend", "Show what a run recommends."
     settings = parse_settings(RecommendSettings, argv, program, what, check)
-    try:
-        run(settings)
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(run, settings)
 
 
 if __name__ == "__main__":

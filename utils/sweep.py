@@ -26,7 +26,7 @@ from utils import plan
 from utils.build import make_demo, outline, read_inputs
 from utils.distributed import pick_device
 from utils.files import replacing
-from utils.flags import Parser, differences, flag
+from utils.flags import Parser, differences, flag, recorded_settings
 from utils.memory import restart_peak
 from utils.report_page import Table, table_to_markdown
 from utils.run_log import CHOOSE_BY, SHOWN, read_records
@@ -156,9 +156,8 @@ def last_record(settings: Settings) -> dict:
         return {}
     *epochs, last = records
     recorded = last.get("settings", {})
-    known = {name: value for name, value in recorded.items() if name in KINDS}
     others = {name: value for name, value in recorded.items() if name not in KINDS}  # of another version
-    differ = differences(others | state_settings(Settings(**known)), state_settings(settings))
+    differ = differences(others | state_settings(recorded_settings(Settings, recorded)), state_settings(settings))
     if differ:
         raise ValueError(
             f"{path}: finished under other settings: {'; '.join(differ)}; use the same ones or another --target"
