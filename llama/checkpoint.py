@@ -1,5 +1,6 @@
 """Base weights into the model, adapters to and from disk, and files of the released program."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from llama.model import Transformer
 from llama.parallel import gather_parts, local_part, mp_rank, partition_dims
 from llama.weight_files import UNUSED, load_file, open_folder
 
-FORMAT, VERSION = "HeLLM adapter", 2
+FORMAT, VERSION, PARTS = "HeLLM adapter", 2, {"settings": (), "tensors": ()}
 GROUPS = 32  # parameters are read in this many groups; the files' pages are given back after each
 
 
@@ -140,18 +141,35 @@ def save_atomically(content: dict | Tensor, path: str | Path, before: Path | Non
         temporary.replace(path)
 
 
-def load_saved(path: Path, form: str, version: int) -> dict:
-    """Read back a dictionary that `save_atomically` wrote, its checksum tried first.
+def load_sealed(path: Path):
+    """Read back what `save_atomically` wrote, its checksum tried first.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged (Damaged), or of another format or version.
+        ValueError: damaged (Damaged).
     """
     check_seal(path)
-    content = load_file(path)
+    return load_file(path)
+
+
+def load_saved(path: Path, form: str, version: int, parts: dict[str, Iterable[str]] | None = None) -> dict:
+    """Read back a dictionary that `save_atomically` wrote.
+
+    Args:
+        parts: keys that it must have, to the keys of what is there, if that is a dictionary with some of its own.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged (Damaged), of another format or version, or without some of the parts.
+    """
+    content, parts = load_sealed(path), parts or {}
     kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if kind != (form, version):
         raise ValueError(f"{path}: not a {form} of version {version}, found {kind}")
+    lost = [name for name in parts if name not in content]
+    lost = lost or [f"{name}.{key}" for name, keys in parts.items() for key in keys if key not in content[name]]
+    if lost:
+        raise ValueError(f"{path}: without {', '.join(lost)}; put back a copy, or make it again")
     return content
 
 
@@ -168,9 +186,10 @@ def load_adapter(model: HeLLM, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, another format or version, settings that differ, names or shapes that do not agree.
+        ValueError: damaged, another format or version, a part missing, settings that differ, names or shapes that do
+            not agree.
     """
-    content = load_saved(Path(path), FORMAT, VERSION)
+    content = load_saved(Path(path), FORMAT, VERSION, PARTS)
     ours, theirs = adapter_settings(model), content["settings"]
     differ = [f"{k} is {theirs.get(k)} there, {ours.get(k)} here" for k in ours if ours[k] != theirs.get(k)]
     if differ:

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from llama.checkpoint import compare_names, save_atomically
-from llama.files import Unwritten, check_seal
-from llama.weight_files import load_file
+from llama.checkpoint import compare_names, load_sealed, save_atomically
+from llama.files import Unwritten
 from utils.data import Interactions, check_files, dataset_folder
 from utils.distributed import pick_device
 from utils.evaluate import Ranking
@@ -232,8 +231,7 @@ class Fit:
 
     @torch.no_grad()
     def _take_best(self) -> None:
-        check_seal(self.best)
-        saved = load_file(self.best)
+        saved = load_sealed(self.best)
         compare_names(str(self.best), set(saved), set(self.tensors), {})
         for name, parameter in self.tensors.items():
             parameter.copy_(saved[name])

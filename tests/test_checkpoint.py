@@ -260,6 +260,8 @@ def test_adapter_files_that_are_refused(tmp_path):
         r"score\.weight has shape": {**content, "tensors": {**tensors, "score.weight": torch.zeros(1)}},
         r"version 2, found \('HeLLM adapter', 99\)": {**content, "version": 99},
         r"not a HeLLM adapter of version 2, found": tensors,
+        r"without tensors; ": {key: part for key, part in content.items() if key != "tensors"},
+        r"without settings; ": {key: part for key, part in content.items() if key != "settings"},
     }
     for message, changed in refused.items():
         save_atomically(changed, path)

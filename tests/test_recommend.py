@@ -15,6 +15,7 @@ from tests.small_data import N_ITEMS, N_USERS, command, write_dataset, write_tex
 from tests.small_model import N_ITEMS as N_SMALL
 from tests.small_model import histories, small_hellm, wake
 from tests.test_report import Page
+from tests.test_states import without
 from utils import recommend
 from utils.data import Interactions
 from utils.recommend import RecommendSettings, without_graph
@@ -192,6 +193,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
         (STATE, lambda path: path.write_bytes(b"none"), f"{STATE}: cut short"),
         (STATE, lambda path: shutil.copy(path.with_name(BEST_ADAPTER), path), f"{STATE}: not a HeLLM training state"),
         (BEST_ADAPTER, lambda path: path.write_bytes(b"none"), f"{BEST_ADAPTER}: cut short"),
+        (STATE, without("settings"), f"{STATE}: without settings; "),
+        (BEST_ADAPTER, without("tensors"), f"{BEST_ADAPTER}: without tensors; "),
     ):
         copy = shutil.copytree(folder_of(place, "bare"), folder_of(place, "damaged"), dirs_exist_ok=True)
         damage(copy / name)

@@ -69,6 +69,18 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def without(lost):
+    """Damage that takes a part out of a file, `progress.epoch` out of `progress`, its checksum made anew."""
+
+    def damage(path):
+        content = torch.load(path, weights_only=True)
+        part, _, key = lost.partition(".")
+        del (content[part] if key else content)[key or part]
+        save_atomically(content, path)
+
+    return damage
+
+
 def refused(place, capsys, *more, argv=None):
     """The one line with which a run that would go on is refused, nothing being changed."""
     before = contents(place)
@@ -143,6 +155,15 @@ def test_a_state_of_another_version_is_refused(place, capsys):
     path = folder_of(place) / STATE
     save_atomically(load_saved(path, "HeLLM training state", 2) | {"version": 9}, path)
     assert "not a HeLLM training state of version 2, found ('HeLLM training state', 9)" in refused(place, capsys)
+
+
+@pytest.mark.parametrize(
+    "lost", ["settings", "progress", "tensors", "optimizer", "rng", "progress.epoch", "optimizer.state", "rng.numpy"]
+)
+def test_a_state_that_lacks_a_part_is_refused_by_name(place, lost, capsys):
+    path = folder_of(place) / STATE
+    without(lost)(path)
+    assert f"error: {path}: without {lost}; " in refused(place, capsys)
 
 
 def test_a_new_run_keeps_no_state_of_an_earlier_one(place):

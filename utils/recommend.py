@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from config_HeLLM import Settings
-from llama.checkpoint import load_adapter, load_saved
+from llama.checkpoint import load_adapter
 from llama.HeLLM import HeLLM
 from preprocess.item_files import ADDRESSES, ASINS, TEXTS, USERS, USERS_HEADER, as_asin, read_asins, read_lines
 from preprocess.pictures import find_pictures
@@ -32,7 +32,7 @@ from utils.files import replacing
 from utils.flags import attempt, check_numbers, parse_settings, recorded_settings
 from utils.recommend_page import Catalogue, Place, Recommendation, to_page
 from utils.seed import seed_everything
-from utils.training_state import BEST_ADAPTER, FORMAT, STATE, VERSION, files_read
+from utils.training_state import BEST_ADAPTER, STATE, files_read, read_state
 
 WITHOUT = (
     "Without: the rank by the same weights with the history's graph vector left out of the adapter's keys and values, "
@@ -95,7 +95,7 @@ def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM
                 f"{folder / name}: missing; --run takes the folder of a run of train_HeLLM.py that has validated once, "
                 "output/DATASET/GNNMODEL/TARGET"
             )
-    recorded = load_saved(folder / STATE, FORMAT, VERSION)["settings"]
+    recorded = read_state(folder / STATE)["settings"]
     ran = recorded_settings(Settings, recorded)
     ran = replace(ran, data_dir=settings.data_dir, model_name=settings.model_name or ran.model_name)
     data, tables = read_inputs(replace(ran, max_len=0))

@@ -55,6 +55,17 @@ def files_read(paths: Iterable[Path]) -> dict[str, str]:
     return {f"CRC-32 of {path.name}": crc_of(path) for path in paths}
 
 
+def read_state(path: Path) -> dict:
+    """The content of a training state: `settings`, `progress`, `tensors`, `optimizer`, `rng`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged (Damaged), of another format or version, or without some of it.
+    """
+    parts = {"settings": (), "progress": [f.name for f in fields(Progress)], "tensors": ()}
+    return load_saved(path, FORMAT, VERSION, parts | {"optimizer": ("state", "param_groups"), "rng": rng_state()})
+
+
 class States:
     """The states of one run, the two newest of which are kept in its folder.
 
@@ -91,7 +102,8 @@ class States:
 
         Raises:
             ValueError: another run is in the folder; states, or the best epoch, are damaged, of another format or
-                version, of other settings or data files (named), do not fit the model, are not the same everywhere.
+                version, lack a part, are of other settings or data files (named), do not fit the model, are not the
+                same everywhere.
         """
         with hold(self.folder) as gone:
             progress = self._go_on() if resume else Progress()
@@ -187,7 +199,7 @@ class States:
         path, content, damage = None, {}, []
         for path in paths:
             try:
-                content = load_saved(path, FORMAT, VERSION)
+                content = read_state(path)
                 break
             except Damaged as reason:
                 damage.append(str(reason))
