@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from llama.checkpoint import save_atomically
 from preprocess import pretrain_sasrec
+from tests.bad_files import tree
 from tests.small_data import N_ITEMS, N_USERS, write_dataset
+from tests.test_states import flip, without
 from utils import baselines
 from utils.baselines import BaselineSettings, cosines, item_knn, nearest
 from utils.data import Interactions
 from utils.metrics import metrics, ranks
+from utils.training_state import STATE
 
 MAX_LEN = 8  # shorter than some sequences
 
@@ -115,6 +119,31 @@ def test_what_is_not_there_is_left_out(place, capsys):
     }
 
 
+def without_items(path):
+    weights = torch.load(path, weights_only=True)
+    del weights["item_embedding.weight"]
+    save_atomically(weights, path)
+
+
+def refuse_damaged(place, capsys):
+    """SASRec's files are told by name where they are damaged or lack a part, and nothing is written."""
+    folder, before = place / "output" / "Small" / "SASRec" / "pretrain", tree(place)
+    for name, damage, message in (
+        (STATE, lambda path: flip(path, 700), "cut short or damaged"),
+        ("best_model.pt", lambda path: flip(path, -1500), "cut short or damaged"),
+        (STATE, without("settings"), "without settings; "),
+        ("best_model.pt", without_items, "missing item_embedding.weight"),
+    ):
+        whole = (folder / name).read_bytes()
+        damage(folder / name)
+        capsys.readouterr()
+        assert baselines.main(command(place)) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {folder / name}: {message}") and told.count("\n") == 1
+        (folder / name).write_bytes(whole)
+        assert tree(place) == before
+
+
 def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
     sizes = ["--width", "8", "--hidden", "12", "--batch_size", "16", "--num_epochs", "2", "--validate_every", "1"]
     assert pretrain_sasrec.main(command(place, *sizes, "--overwrite")) == 0
@@ -126,6 +155,7 @@ def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
         assert metrics(found["seen_removed"]) == own["test_unseen"]
     assert baselines.main([*command(place), "--max_len", "50"]) == 2
     assert "trained with --max_len 8" in capsys.readouterr().err
+    refuse_damaged(place, capsys)
     (place / "output" / "Small" / "SASRec" / "pretrain" / "best_model.pt").unlink()
     assert baselines.main(command(place)) == 0
     assert f"| SASRec, by its log | {own['test']['Recall@10']:.4f} |" in capsys.readouterr().out

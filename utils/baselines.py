@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from llama.weight_files import load_file
+from llama.checkpoint import compare_names, load_sealed
 from preprocess.fitting import BEST_MODEL
 from preprocess.hypergraph import interaction_matrix
 from preprocess.pretrain_graph import table_names
@@ -26,7 +26,7 @@ from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_produc
 from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
 from utils.metrics import metrics
 from utils.run_log import CHOOSE_BY, SHOWN, RunLog, read_records
-from utils.training_state import STATE, run_folder
+from utils.training_state import STATE, read_state, run_folder
 
 NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
 BATCH = 512  # users
@@ -115,20 +115,20 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
 
     Raises:
         FileNotFoundError: not left here; names what makes it.
-        ValueError: its items are not those of the data.
+        ValueError: damaged, or its items are not those of the data.
     """
     folder = run_folder(settings.output_dir, settings.dataset, "SASRec", SequenceSettings.target)
     path = folder / BEST_MODEL
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
-    made_by = recorded_settings(SequenceSettings, load_file(folder / STATE)["settings"])
-    weights = load_file(path)
+    made_by, weights = recorded_settings(SequenceSettings, read_state(folder / STATE)["settings"]), load_sealed(path)
+    model = SASRec(data.n_items, made_by).eval()
+    compare_names(str(path), set(weights), set(dict(model.named_parameters())))
     rows = len(weights["item_embedding.weight"])
     if rows != data.n_items + 1:
         raise ValueError(f"{path}: {rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")
     if made_by.max_len < settings.max_len:
         raise ValueError(f"{path}: trained with --max_len {made_by.max_len}, which is the most it can score")
-    model = SASRec(data.n_items, made_by).eval()
     model.load_state_dict(weights)
     return Baseline(*(rank_all(model, data, samples, BATCH) for samples in (data.validation(), data.test())), {})
 
