@@ -76,7 +76,7 @@ class Trainer:
         files = required_files(settings.dataset, settings.GNNModel)
         depends_on = state_settings(settings) | files_read(data.path.with_name(name) for name in files)
         what, dims = (adapter_parameters(model), self.optimizer, depends_on), partition_dims(model)
-        self.states = States(folder, self.best_adapter, *what, log.say, dims, writes=dp_rank() == 0)
+        self.states = States(folder, self.best_adapter, *what, log, dims, writes=dp_rank() == 0)
         self.signals, self.saved_at = StopSignals(), time.monotonic()
         self.unread = []  # rows, learning rate, loss and gradient norm of the newest steps
         self.norm = None  # of the newest gradient

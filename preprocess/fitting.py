@@ -107,7 +107,7 @@ class Fit:
         log_folder = Path(settings.logging_dir) / settings.dataset / name
         self.log = RunLog(log_folder, settings.target, f"{name}/{settings.dataset}")
         self.fingerprint = fingerprint(settings, FREE_TO_CHANGE) | files_read(files)
-        self.states = States(self.folder, self.best, self.tensors, optimizer, self.fingerprint, self.log.say)
+        self.states = States(self.folder, self.best, self.tensors, optimizer, self.fingerprint, self.log)
         self.progress, self.signals, self.saved_at = Progress(), StopSignals(), time.monotonic()
 
     @property
@@ -120,10 +120,10 @@ class Fit:
 
     @contextlib.contextmanager
     def begun(self) -> Iterator[None]:
-        """Keep other runs out of the folder while the block goes on and, if that is asked for, go to the newest state.
+        """Keep other runs out of folder and log while the block goes on; go to the newest state if that is asked for.
 
         Raises:
-            ValueError: another run is in the folder, or there is no going on from its states.
+            ValueError: another run is in one of them, or there is no going on from its states.
         """
         with self.states.begun(self.settings.resume) as self.progress:
             yield

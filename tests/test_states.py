@@ -1,5 +1,6 @@
 """States and adapters that are damaged, of another run, or of a run that is still going on."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -202,10 +203,21 @@ import sys
 from pathlib import Path
 from utils.hold import hold
 
-with hold(Path(sys.argv[1])):
+with hold(Path(sys.argv[1]), *sys.argv[2:]):
     print("in", flush=True)
     sys.stdin.read()
 """
+
+
+@contextlib.contextmanager
+def holding(*arguments):
+    """Another process that holds something, and is killed in the end."""
+    argv = [sys.executable, "-c", HOLD, *map(str, arguments)]
+    holder = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "in\n"
+    yield holder
+    holder.kill()
+    holder.communicate()
 
 
 @pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
@@ -214,22 +226,39 @@ def test_a_second_run_is_told_who_holds_the_folder(place, which, capsys):
     folder = place / "output" / "Small" / (which if which in PRETRAINING else "MMHCL") / name
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
     argv = pretrain_argv(place) if which in PRETRAINING else command(place, *SIZES)
-    arguments = [sys.executable, "-c", HOLD, str(folder)]
-    holder = subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "in\n"
-    before = contents(place)
-    capsys.readouterr()
-    for more in ((), ("--resume",)):
-        assert main([*argv, *more]) == 2
-        message = capsys.readouterr().err
-        assert message.startswith(f"error: {folder}: held by process {holder.pid} on {os.uname().nodename} since 2")
-        assert message.count("\n") == 1
-    assert contents(place) == before
-    holder.kill()
-    holder.communicate()
+    with holding(folder) as holder:
+        before = contents(place)
+        capsys.readouterr()
+        for more in ((), ("--resume",)):
+            assert main([*argv, *more]) == 2
+            message = capsys.readouterr().err
+            assert message.startswith(f"error: {folder}: held by process {holder.pid} on {os.uname().nodename} since 2")
+            assert message.count("\n") == 1
+        assert contents(place) == before
     assert main(argv) == 0
     assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
     assert (folder / "held_by.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
+def test_a_second_run_is_told_who_writes_the_log(place, which, capsys):
+    """Where states go does not matter."""
+    name, argv = ("MMHCL/tiny", command(place, *SIZES)) if which == "fine-tuning" else (f"{which}/pretrain", None)
+    main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
+    argv = [*(argv or pretrain_argv(place)), "--output_dir", str(place / "elsewhere")]
+    log = place / "log" / "Small" / name
+    with holding(log, "_") as holder:
+        before = contents(place)
+        capsys.readouterr()
+        assert main(argv) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {log}: held by process {holder.pid} on {os.uname().nodename} since 2")
+        assert message.count("\n") == 1
+        assert contents(place) == before
+    assert main(argv) == 0
+    assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
+    (left,) = log.parent.glob(f"{log.name}*held_by.txt")
+    assert left.read_text() == ""
 
 
 def broken_at(run, step, parameter, change):

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""One run at a time in a folder, or at files of one name."""
 
 import contextlib
 import fcntl
@@ -10,25 +10,27 @@ from pathlib import Path
 
 from utils.distributed import is_main, largest
 
-HELD = "held_by.txt"  # in the folder: who is in it; empty once a run has left it
+HELD = "held_by.txt"  # in the folder, or after the files' name: who is at it; empty once a run has left it
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[str]:
+def hold(what: Path, separator: str = "/") -> Iterator[str]:
     """Keep other runs out of a folder, made when absent, for as long as the block goes on.
+
+    With the separator "_" from the files whose names begin with `what` and it.
 
     The lock is the system's and ends with the process, however that ends. The first of several processes takes it
     for all; all must call.
 
-    Yields: who was in the folder last and was gone without leaving it, "" mostly.
+    Yields: who was there last and was gone without leaving it, "" mostly.
 
     Raises:
-        ValueError: another run is in it, with its process, host and time.
+        ValueError: another run is there, with its process, host and time.
     """
     with contextlib.ExitStack() as leaving:
-        path, taken, gone = folder / HELD, False, ""
+        path, taken, gone = Path(f"{what}{separator}{HELD}"), False, ""
         if is_main():
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = leaving.enter_context(path.open("a+", encoding="utf-8"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +39,7 @@ def hold(folder: Path) -> Iterator[str]:
             gone = path.read_text(encoding="utf-8")
         if any(largest(taken)):
             who = path.read_text(encoding="utf-8") if path.is_file() else "another process"
-            raise ValueError(f"{folder}: held by {who}; wait for it, end it, or take another --target")
+            raise ValueError(f"{what}: held by {who}; wait for it, end it, or take another --target")
         if is_main():
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")

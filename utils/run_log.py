@@ -74,6 +74,11 @@ class RunLog:
         self.folder, self.target, self.quiet = Path(folder), target, quiet
         self.published = published_log(published)
 
+    @property
+    def stem(self) -> Path:
+        """What the paths of all files of this run begin with."""
+        return self.folder / self.target
+
     def clear(self) -> None:
         """Remove what an earlier run of this name left; a resumed run adds to it instead."""
         if not self.quiet:

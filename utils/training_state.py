@@ -1,7 +1,7 @@
 """A complete training state: what is trained, the optimiser, every random generator, the place in the run."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from utils.distributed import is_main, largest
 from utils.flags import differences
 from utils.guard import describe_step, not_finite
 from utils.hold import hold
+from utils.run_log import RunLog
 from utils.seed import rng_state, set_rng_state
 from utils.stopping import Stopped
 
@@ -73,7 +74,7 @@ class States:
         folder: of the run; best: file of its best epoch.
         tensors: what is trained, by name; optimizer: of these.
         settings: what a resumed run must agree with, data files among it.
-        say: told where a run goes on.
+        log: of the run, which other runs are kept out of as well; told where a run goes on.
         dims: along which dimension a tensor is split over the processes that share the model.
         writes: whether this process, or one that it shares the model with, writes.
     """
@@ -85,31 +86,31 @@ class States:
         tensors: dict[str, Tensor],
         optimizer: torch.optim.Optimizer,
         settings: dict,
-        say: Callable[[str], None],
+        log: RunLog,
         dims: dict[str, int | None] | None = None,
         writes: bool = True,
     ) -> None:
         self.folder, self.best, self.tensors, self.optimizer = folder, best, tensors, optimizer
-        self.settings, self.say, self.dims, self.writes = settings, say, dims or {}, writes
+        self.settings, self.log, self.dims, self.writes = settings, log, dims or {}, writes
         self.ours = False  # whether a state that is there is of this run, and not what an earlier one left
 
     @contextlib.contextmanager
     def begun(self, resume: bool) -> Iterator[Progress]:
-        """Keep other runs out of the folder while the block goes on; the place where this run begins.
+        """Keep other runs out of folder and log while the block goes on; the place where this run begins.
 
         Args:
             resume: go to the newest state that is whole, or to the beginning where there is none.
 
         Raises:
-            ValueError: another run is in the folder; states, or the best epoch, are damaged, of another format or
+            ValueError: another run is in one of them; states, or the best epoch, are damaged, of another format or
                 version, lack a part, are of other settings or data files (named), do not fit the model, are not the
                 same everywhere.
         """
-        with hold(self.folder) as gone:
+        with hold(self.log.stem, "_") as from_log, hold(self.folder) as from_folder:
             progress = self._go_on() if resume else Progress()
             self.ours = resume
-            if gone:
-                self.say(f"{gone} was in {self.folder} and is gone")
+            if gone := from_folder or from_log:
+                self.log.say(f"{gone} was in {self.folder if from_folder else self.log.stem} and is gone")
             yield progress
 
     def save(self, progress: Progress) -> None:
@@ -167,7 +168,7 @@ class States:
         """Go to the newest state that is whole, this process's part of it."""
         path, content, damage = self._newest()
         if not path:
-            self.say(f"no training state in {self.folder}: starting from the beginning")
+            self.log.say(f"no training state in {self.folder}: starting from the beginning")
             return Progress()
         _check_settings(path, content["settings"], self.settings)
         progress = Progress(**{f.name: content["progress"][f.name] for f in fields(Progress)})
@@ -186,8 +187,8 @@ class States:
         self.optimizer.load_state_dict(_each_slot(content["optimizer"], _own_part, self._splits()))
         set_rng_state(content["rng"])
         for reason in damage:
-            self.say(f"{reason}; the state before it is taken")
-        self.say(f"resumed at {progress.place}")
+            self.log.say(f"{reason}; the state before it is taken")
+        self.log.say(f"resumed at {progress.place}")
         return progress
 
     def _newest(self) -> tuple[Path | None, dict, list[str]]:
