@@ -102,11 +102,11 @@ def read_columns(path: Path, settings: OwnSettings, needed: tuple[str, ...], als
         found = [names.index(n) for n in [given.partition(":")[0].lower()] * bool(given) or NAMES[kind] if n in names]
         if not found and (given or kind in needed):
             looked = given or " or ".join(NAMES[kind])
-            raise ValueError(f"{where}: no column {looked}; --{kind} names one of the header")
+            raise ValueError(f"{where}: no column {looked}; --{kind} takes one of the header")
         places.append(found[0] if found else None)
     for name in settings.text if also else ():
         if name.lower() not in names:
-            raise ValueError(f"{where}: no column {name}, which --text names")
+            raise ValueError(f"{where}: no column {name}; --text takes some of the header")
         places.append(names.index(name.lower()))
     for where, fields in lines:
         if len(fields) != len(header):
@@ -144,7 +144,8 @@ def read_interactions(path: Path, settings: OwnSettings) -> Reviews:
         try:
             date, value = parse_time(time)
         except ValueError:
-            raise ValueError(f"{where}: {time[:40]!r} is neither a number nor a date as 2024-01-31 10:00:00") from None
+            what = f"{time[:40]!r} is neither a number nor a date"
+            raise ValueError(f"{where}: {what}; write one as 2024-01-31 10:00:00") from None
         if dated not in (None, date):
             raise ValueError(f"{where}: {time!r} among {'dates' if dated else 'numbers'}; write all times in one way")
         dated = date
@@ -152,7 +153,7 @@ def read_interactions(path: Path, settings: OwnSettings) -> Reviews:
         columns[1].append(items.setdefault(as_asin(item), len(items)))
         columns[2].append(value)
     if not users:
-        raise ValueError(f"{path}: no line below a header")
+        raise ValueError(f"{path}: no line below a header; give a file with some")
     return Reviews(*map(np.array, columns), list(users), list(items))
 
 
@@ -172,7 +173,8 @@ def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict
         if picture and not address:
             files[asin] = path.parent / picture
             if not files[asin].is_file() or files[asin].suffix.lower() not in SUFFIXES:
-                raise ValueError(f"{where}: {picture[:80]!r} is neither an address nor a file ({', '.join(SUFFIXES)})")
+                what, kinds = f"{picture[:80]!r} is neither an address nor a file", ", ".join(SUFFIXES)
+                raise ValueError(f"{where}: {what} ({kinds}); correct it, or put the file there")
     return known, files
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 import train_HeLLM
-from preprocess import amazon, features, pretrain_graph, pretrain_sasrec
-from tests.small_data import N_ITEMS, command, write_dataset, write_texts
+from preprocess import amazon, features, own, pretrain_graph, pretrain_sasrec
+from tests.small_data import N_ITEMS, command, sequences, write_dataset, write_texts
 from tests.small_encoders import write_pictures
 from tests.small_raw import raw
 
@@ -39,7 +39,7 @@ ANY_FILE: dict[str, tuple[Callable[[Path], object], str]] = {  # way to damage a
     "missing": (Path.unlink, "missing|[Nn]o such|no base weights|without|neither|no text_feat or image_feat"),
     "empty": (
         lambda path: path.write_bytes(b""),
-        "empty|cut short|no review|none of the|no text|not JSON|not a|no begin-of|line 1: '' ",
+        "empty|cut short|no column|no review|none of the|no text|not JSON|not a|no begin-of|line 1: '' ",
     ),
     "folder": (replaced_by_folder, "folder"),
     "unreadable": (lambda path: path.chmod(0), "ermission denied"),
@@ -76,6 +76,7 @@ def copied(template: Path, place: Path) -> Path:
 
 DATA, RAW = Path("data/sequential/Small"), Path("data/raw")
 REVIEWS, META, TXT = "reviews_Small_5.json.gz", "meta_Small.json.gz", "Small.txt"
+TABLE, ITEMS = "table.csv", "items.csv"  # of one's own
 GRAPH, SEQUENCE = "MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"
 
 
@@ -91,6 +92,10 @@ def write_everything(place: Path) -> Path:
     (folder / "item_image.tsv").write_text("item_id\tasin\turl\n" + "".join(f"{i}\tA{i}\tx\n" for i in range(N_ITEMS)))
     for release in (2014, 2018, 2023):
         raw(place / "data", release)
+    lines = [f"u{user},A{item},{time}" for user, items in enumerate(sequences()) for time, item in enumerate(items)]
+    (place / RAW / TABLE).write_text("\n".join(["user,item,time", *lines]) + "\n")
+    about = [f"A{item},thing {item},../sequential/Small/pictures/A{item % 3}.png" for item in range(N_ITEMS)]
+    (place / RAW / ITEMS).write_text("\n".join(["item,title,picture", *about]) + "\n")
     return place
 
 
@@ -138,6 +143,11 @@ def raw_2014(place):
 
 def raw_2018(place):
     return _amazon(place, "Small_5.json", "meta_Small.json")
+
+
+def table(place):
+    files = (str(place / RAW / TABLE), "--item_file", str(place / RAW / ITEMS))
+    return own.main, [*files, "--dataset", "Mine", "--data_dir", str(place / "data")]
 
 
 def raw_2023(place):

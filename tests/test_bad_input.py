@@ -10,15 +10,19 @@ import re
 import pytest
 
 from preprocess.item_files import read_addresses, read_asins, read_texts
+from preprocess.own import OwnSettings, read_interactions
+from preprocess.own import read_items as read_own_items
 from preprocess.releases import read_items, read_reviews
 from tests.bad_files import (
     ANY_FILE,
     DATA,
     GRAPH,
+    ITEMS,
     META,
     RAW,
     REVIEWS,
     SEQUENCE,
+    TABLE,
     TXT,
     complaint,
     copied,
@@ -29,6 +33,7 @@ from tests.bad_files import (
     raw_2018,
     raw_2023,
     sequence,
+    table,
     text,
     train,
     write_everything,
@@ -56,6 +61,7 @@ READERS = [  # program, folder, file, and whether half of the file is still a fi
     (text, DATA, "item_text.tsv", True),
     (image, DATA, "i_id_mapping.csv", True),
     (fetch, DATA, "item_image.tsv", True),
+    *((table, RAW, name, True) for name in (TABLE, ITEMS)),
     *((raw_2014, RAW, name, False) for name in (REVIEWS, META)),
     *((raw_2018, RAW, name, False) for name in ("Small_5.json", "meta_Small.json")),
     *((raw_2023, RAW, name, False) for name in ("Small.jsonl.gz", "meta_Small.jsonl.gz")),
@@ -91,6 +97,8 @@ TEXT_FILES = {
     "item_text.tsv": (DATA / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
     "item_image.tsv": (DATA / "item_image.tsv", lambda path: read_addresses(path.parent, N_ITEMS)),
     "i_id_mapping.csv": (DATA / "i_id_mapping.csv", lambda path: read_asins(path.parent, N_ITEMS)),
+    "table of one's own": (RAW / TABLE, lambda path: read_interactions(path, OwnSettings()).item.tolist()),
+    "items of one's own": (RAW / ITEMS, lambda path: [*read_own_items(path, OwnSettings())[0].items()]),
     "JSON reviews": (RAW / "Small_5.json", lambda path: [*read_reviews(path)]),
     "JSON metadata": (RAW / "meta_Small.json", lambda path: [*read_items(path, "AB")]),
     "zipped literals": (RAW / REVIEWS, lambda path: [*read_reviews(path)]),
