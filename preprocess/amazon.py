@@ -9,6 +9,7 @@ Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (r
 """
 
 import json
+import shutil
 import sys
 from array import array
 from collections.abc import Iterable
@@ -213,13 +214,17 @@ def free_place(data_dir: str, dataset: str, overwrite: bool) -> Path:
     return done
 
 
-def write_all(done: Path, contents: dict[str, str]) -> None:
-    """Write `outputs` into the folder of the interaction file `done`."""
-    (done.parent / "5-core").mkdir(parents=True, exist_ok=True)
+def write_all(done: Path, contents: dict[str, str | Path]) -> None:
+    """Write `outputs` into the folder of the interaction file `done`; of a path, what its file holds."""
     done.unlink(missing_ok=True)  # written last again: without it the folder is not complete
     for name, content in contents.items():
-        with replacing(done.parent / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        place = done.parent / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            if isinstance(content, Path):
+                shutil.copyfile(content, temporary)
+            else:
+                temporary.write_text(content, encoding="utf-8")
 
 
 def distinct_core(everything: Reviews, k: int, source: Path) -> tuple[Reviews, dict]:

@@ -12,7 +12,6 @@ a letter, digit or one of . : _ - in percent-encoding. Times are numbers of any 
 import csv
 import math
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from preprocess.amazon import Reviews, distinct_core, free_place, outputs, write
 from preprocess.item_files import ADDRESSES, TEXTS, as_asin
 from preprocess.pictures import SUFFIXES
 from preprocess.releases import Item, plain
-from utils.files import replacing
 from utils.flags import attempt, check_numbers, check_words, complain, parse_settings
 
 SEPARATORS = ",\t;"
@@ -197,12 +195,8 @@ def preprocess(path: Path, settings: OwnSettings) -> Path:
         if not there:
             del contents[name]
             (done.parent / name).unlink(missing_ok=True)
-    write_all(done, contents)
-    for asin in set(files) & set(reviews.item_ids):
-        place = done.parent / "pictures" / (asin + files[asin].suffix.lower())
-        place.parent.mkdir(exist_ok=True)
-        with replacing(place) as temporary:
-            shutil.copyfile(files[asin], temporary)
+    pictures = {asin: files[asin] for asin in reviews.item_ids if asin in files}
+    write_all(done, {f"pictures/{asin}{file.suffix.lower()}": file for asin, file in pictures.items()} | contents)
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
         f"{len(everything):,} lines"

@@ -17,11 +17,11 @@ from PIL import Image
 
 from preprocess.demo_data import make_raw
 from tests.crash_worker import work
-from tests.small_data import N_ITEMS, OWN, command, write_dataset, write_interactions
+from tests.small_data import N_ITEMS, OWN, command, sequences, write_dataset, write_interactions
 from utils.training_state import STATE, STATE_BEFORE
 
 TRAINING = ("train_HeLLM", "preprocess.pretrain_graph", "preprocess.pretrain_sasrec")
-PREPARING = ("preprocess.amazon", "preprocess.features")
+PREPARING = ("preprocess.amazon", "preprocess.features", "preprocess.own")
 FORKS = multiprocessing.get_context("forkserver")  # a process that has imported everything once, and forks
 FORKS.set_forkserver_preload([*TRAINING, *PREPARING, "matplotlib.figure", work.__module__])
 
@@ -55,9 +55,13 @@ class Program:
         process.start()
         return process
 
+    def is_done(self, place: Path) -> bool:
+        """Whether the file that ends it is there: it refuses to begin again then."""
+        return bool(self.done) and (place / self.done).exists()
+
     def run(self, place: Path) -> None:
         """To the end, unless it has been there before it was killed."""
-        if not (self.done and (place / self.done).exists()):
+        if not self.is_done(place):
             process = self.start(place)
             process.join()
             assert process.exitcode == 0, (place / "errors.txt").read_text()
@@ -77,6 +81,15 @@ def picture_data(place):
     for item, colours in enumerate(np.random.default_rng(0).integers(256, size=(N_ITEMS - 5, 9, 8, 3), dtype=np.uint8)):
         Image.fromarray(colours).save(folder / "pictures" / f"A{item}.png")
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
+
+
+def own_table(place):
+    colours = np.random.default_rng(0).integers(256, size=(N_ITEMS, 9, 8, 3), dtype=np.uint8)
+    for item, of_one in enumerate(colours):
+        Image.fromarray(of_one).save(place / f"{item}.png")
+    rows = [(user, item, time) for user, items in enumerate(sequences()) for time, item in enumerate(items)]
+    lines = [f"u{user},{item},{time},thing {item},{item}.png" for user, item, time in rows]
+    (place / "table.csv").write_text("\n".join(["user,item,time,title,picture", *lines]) + "\n")
 
 
 LIMIT = 20_000  # bytes, less than a state
@@ -112,6 +125,12 @@ PROGRAMS = [
         picture_data,
         lambda place: ["image", *small(place)[:4], "--shard_size", "4", "--encoder", "histogram", "--batch_size", "2"],
         done="data/sequential/Small/image_feat.npy",
+    ),
+    Program(
+        PREPARING[2],
+        own_table,
+        lambda place: [str(place / "table.csv"), *small(place)[:4]],
+        done="data/sequential/Small/Small.txt",
     ),
 ]
 EVERY = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
@@ -155,7 +174,7 @@ def test_killed_at_random_moments(program, whole, tmp_path, request):
     left = request.config.getoption("--kills")
     while left:
         place = program.make(tmp_path)
-        while left:
+        while left and not program.is_done(place):
             process = program.start(place)
             process.join(moments.uniform(0, seconds))
             if not process.is_alive():

@@ -98,6 +98,19 @@ def test_texts_and_pictures(tmp_path):
     assert "item_image.tsv" not in written(tmp_path)
 
 
+def test_without_its_pictures_a_dataset_is_not_there(tmp_path, capsys):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    text = csv_of([f"{line},a.png" for line in LINES], header="user,item,time,picture")
+    pictures = tmp_path / "data" / "sequential" / "Small" / "pictures"
+    pictures.parent.mkdir(parents=True)
+    pictures.write_text("in the way")
+    assert run(tmp_path, text) == 2
+    assert str(pictures) in capsys.readouterr().err and "Small.txt" not in written(tmp_path)
+    pictures.unlink()
+    assert run(tmp_path, text) == 0
+    assert written(tmp_path)["pictures/c.png"] == (tmp_path / "a.png").read_bytes()
+
+
 def test_any_id_becomes_one_that_files_take():
     for text in ("a/b", "../x", "~", "%", "%25", "a\tb", "名", "a,b", "B000:1_2-3.4"):
         assert ASIN.fullmatch(as_asin(text)) and "/" not in as_asin(text)
