@@ -21,7 +21,7 @@ from utils.evaluate import Ranking
 from utils.flags import check_numbers, check_words, complain, fingerprint
 from utils.memory import peak_memory
 from utils.metrics import summary
-from utils.run_log import RunLog
+from utils.run_log import SETTINGS, RunLog, settings_line
 from utils.seed import seed_everything
 from utils.stopping import Stopped, StopSignals
 from utils.training_state import Progress, States, files_read, run_folder
@@ -168,7 +168,7 @@ class Fit:
         self.signals.listen()
         if not self.progress.records and not self.progress.step:
             self.log.clear()
-        self.log.say(f"settings: {self.fingerprint}")
+        self.log.say(settings_line(SETTINGS, self.fingerprint))
         self.log.say(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {steps:,} steps an epoch")
         progress, s = self.progress, self.settings
         while progress.epoch < s.num_epochs:

@@ -122,7 +122,7 @@ def test_runs_without_ranks_settings_or_test(tmp_path):
     write_run(tmp_path, "Beauty", "MMHCL/old", 0)
     folder = tmp_path / "Beauty" / "MMHCL"
     (folder / "old_ranks.npz").unlink()
-    line = "2026-01-01 00:00:00  settings beside the published ones: {'lr': 0.01, 'target': 'old'}\n"
+    line = '2026-01-01 00:00:00  settings beside the published ones: {"lr": 0.01, "w_lora": true, "target": "old"}\n'
     (folder / "old_log.txt").write_text(line)
     (folder / "new_log.txt").write_text(line)  # no epoch yet
     assert report.main([str(tmp_path)]) == 0
@@ -181,6 +181,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
         ranks_file.write_bytes(damage)
         assert "a_ranks.npz: cut short or no file of ranks" in told(tmp_path)
     ranks_file.unlink()
+    log = report.file_of(a.with_name("begun"), "log.txt")
+    log.write_text("2026-01-01 00:00:00  resumed\n2026-01-01 00:00:00  settings: {'lr': 1e-2}\n")
+    assert f"error: {log}: line 2: settings that are no JSON object; remove " in told(tmp_path)
+    log.unlink()
     with report.file_of(a, "metrics.jsonl").open("a") as file:
         file.write("{\n")
     assert "a_metrics.jsonl: line 4 is no JSON object" in told(tmp_path)

@@ -7,7 +7,17 @@ import pytest
 
 from utils.evaluate import Ranking
 from utils.metrics import metrics
-from utils.run_log import RunLog, published_log, published_tests, read_records, training_seconds
+from utils.run_log import (
+    BESIDE_PUBLISHED,
+    SETTINGS,
+    RunLog,
+    published_log,
+    published_tests,
+    read_records,
+    read_settings,
+    settings_line,
+    training_seconds,
+)
 
 RANK = np.array([1, 4, 11, 300])
 
@@ -48,6 +58,18 @@ def test_the_log_tells_the_published_figures_behind_ours(tmp_path, capsys):
     )
     RunLog(tmp_path, "other", "HeLLM/Small").say_test(last())
     assert "published" not in capsys.readouterr().out
+
+
+def test_a_log_tells_the_settings_that_it_was_told(tmp_path):
+    settings = {"lora_targets": ("w1", "wq"), "w_lora": False, "lr": 3e-4, "model_name": "a}: {'b\n"}
+    for title in (SETTINGS, BESIDE_PUBLISHED):
+        log = RunLog(tmp_path, title, "")
+        log.say("resumed at epoch 1, step 0")
+        assert read_settings(tmp_path / f"{title}_log.txt") == ("", {})
+        log.say(settings_line(title, settings))
+        log.say(settings_line(title, {"of": "a later run"}))
+        expected = title, settings | {"lora_targets": ["w1", "wq"]}
+        assert read_settings(tmp_path / f"{title}_log.txt") == expected
 
 
 def test_finished_files_and_their_removal(tmp_path):

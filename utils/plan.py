@@ -13,6 +13,7 @@ from utils.distributed import is_main, join_processes
 from utils.fit import Simulation, announce, fitted, job_of
 from utils.memory import GIB
 from utils.prompter import own_positions
+from utils.run_log import BESIDE_PUBLISHED, settings_line
 
 PUBLISHED_WIDTH = 64  # of both tables, assumed where they are not there to be read
 # The published run on a 24 GB card: 0.23 s a step of 7 samples of 92 positions (SPEC.md section 6), each
@@ -52,7 +53,7 @@ def training_flops(model: HeLLM, length: int, batch_size: int) -> float:
 
 def beginning(settings: Settings, model: HeLLM) -> list[str]:
     """What a run says of itself before it trains, as lines."""
-    lines = [f"settings beside the published ones: {beside_published(settings)}"]
+    lines = [settings_line(BESIDE_PUBLISHED, beside_published(settings))]
     if settings.max_memory:
         lines.append(announce(settings))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

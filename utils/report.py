@@ -4,7 +4,6 @@ python -m utils.report log/
 python -m utils.report --compare log/Beauty/MMHCL/best-2024 log/Beauty/baselines/item-kNN
 """
 
-import ast
 import re
 import sys
 import zipfile
@@ -20,7 +19,17 @@ from utils.bootstrap import intervals, paired
 from utils.files import replacing
 from utils.flags import Parser, complain
 from utils.report_page import Figure, Section, Table, table_to_markdown, to_html, to_markdown
-from utils.run_log import CHOOSE_BY, FILES, SHOWN, published_log, published_tests, read_records, training_seconds
+from utils.run_log import (
+    BESIDE_PUBLISHED,
+    CHOOSE_BY,
+    FILES,
+    SHOWN,
+    published_log,
+    published_tests,
+    read_records,
+    read_settings,
+    training_seconds,
+)
 
 BASELINES = "baselines"  # the folder of utils.baselines
 PROTOCOLS = {"test": "seen_kept", "test_unseen": "seen_removed"}  # in the metrics, in the ranks
@@ -94,10 +103,10 @@ def read_run(path: Path) -> Run:
     records = read_records(metrics_file) if metrics_file.is_file() else []
     epochs = [record for record in records if "epoch" in record]
     last = records[-1] if records and "test" in records[-1] else {}
-    text = log.read_text(encoding="utf-8") if log.is_file() else ""
-    said = re.search(r"  settings( beside the published ones)?: (\{.*\})", text)
-    settings = last.get("settings", ast.literal_eval(said[2]) if said else {})
-    fine_tuning = "popularity" in last or bool(said and said[1])
+    title, settings = "", last.get("settings", {})
+    if "settings" not in last and log.is_file():
+        title, settings = read_settings(log)
+    fine_tuning = "popularity" in last or title == BESIDE_PUBLISHED
     ranks = read_ranks(file_of(path, "ranks.npz"), last["users"]) if last else {}
     tests = {}
     for protocol, of_ranks in PROTOCOLS.items():

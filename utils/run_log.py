@@ -1,6 +1,7 @@
 """What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from utils.metrics import summary
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 CHOOSE_BY = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
+SETTINGS, BESIDE_PUBLISHED = "settings", "settings beside the published ones"  # what the log calls them
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
 
 
@@ -52,6 +54,28 @@ def read_records(path: Path) -> list[dict]:
             raise ValueError(f"{path}: line {number} is no JSON object; remove it, or the file")
         records.append(record)
     return records
+
+
+def settings_line(title: str, settings: dict) -> str:
+    """What a log says of settings, which are all (SETTINGS) or those that differ (BESIDE_PUBLISHED)."""
+    return f"{title}: {json.dumps(settings)}"
+
+
+def read_settings(path: Path) -> tuple[str, dict]:
+    """Title and settings of the first `settings_line` in a log; "" and none without any.
+
+    Raises:
+        ValueError: naming path and line of one that can't be read.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        said = re.match(rf"\S+ \S+  ({SETTINGS}|{BESIDE_PUBLISHED}): (.*)", line)
+        if said:
+            try:
+                return said[1], dict(json.loads(said[2]))
+            except (ValueError, TypeError):
+                what = "settings that are no JSON object; remove the line, or the file"
+                raise ValueError(f"{path}: line {number}: {what}") from None
+    return "", {}
 
 
 def training_seconds(epochs: list[dict]) -> float:
