@@ -60,6 +60,7 @@ class Settings:
     eval_batch_size: int = 64  # users a forward pass when scoring
     max_memory: str = ""  # 24GiB, 20GB or bytes: takes smaller batches a pass where needed, the same a step; empty: no
     seed: int = 2024  # of every random generator
+    deterministic: bool = False  # operations that give the same bits again on CUDA, too, where others may be faster
     dtype: str = "auto"  # fp32 or bf16 matrix products; auto: bf16 on CUDA, fp32 on the CPU
     device: str = "auto"  # cuda, cpu, …; auto: CUDA where there is one
     # output
@@ -118,9 +119,9 @@ PRESETS["demo"] = PRESETS["tiny"] | {
 # command line: --sweep lr=1e-4,3e-4 lora_r=8,16
 SWEEP: dict[str, list] = {}
 
-# What a resumed run may change: where things lie and are computed, in what portions and when they are saved, not what
-# is computed. Of batch_size and grad_steps their product stays (see `state_settings`).
-FREE_TO_CHANGE = {"data_dir", "device", "model_parallel", "output_dir", "logging_dir"}
+# What a resumed run may change: where things lie and are computed, by which operations of torch, in what portions and
+# when they are saved, not what is computed. Of batch_size and grad_steps their product stays (see `state_settings`).
+FREE_TO_CHANGE = {"data_dir", "device", "deterministic", "model_parallel", "output_dir", "logging_dir"}
 FREE_TO_CHANGE |= {"batch_size", "grad_steps", "eval_batch_size", "max_memory", "log_every"}
 FREE_TO_CHANGE |= {"save_every_minutes", "resume", "plan"}
 

@@ -51,7 +51,7 @@ from utils.memory import is_out_of_memory, peak_memory
 from utils.metrics import metrics, summary
 from utils.prompter import own_positions
 from utils.run_log import CHOOSE_BY, RunLog
-from utils.seed import seed_everything, seed_step
+from utils.seed import make_deterministic, seed_everything, seed_step
 from utils.stopping import Stopped, StopSignals, stopped_by
 from utils.sweep import parse_sweep
 from utils.training_state import BEST_ADAPTER, STATE, Progress, States, files_read, run_folder
@@ -268,6 +268,8 @@ class Trainer:
 
 def prepare(settings: Settings, shared: dict | None = None) -> Trainer:
     """Read all that a run needs; what is wrong with it shows here, before anything is written. `build_model` shares."""
+    if settings.deterministic:
+        make_deterministic()
     join_processes(settings.model_parallel, settings.model_name)
     device = pick_device(settings.device)
     make_demo(settings)

@@ -22,7 +22,12 @@ def running_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
     Args:
         mean: divide G_t by t.
     """
-    pooled = (embeddings[..., None] * embeddings[..., None, :]).flatten(2).cumsum(1)
+    pooled = (embeddings[..., None] * embeddings[..., None, :]).flatten(2)
+    if torch.are_deterministic_algorithms_enabled():  # which cumsum is not on CUDA
+        length = pooled.shape[1]
+        pooled = torch.ones(length, length, dtype=pooled.dtype, device=pooled.device).tril() @ pooled
+    else:
+        pooled = pooled.cumsum(1)
     return pooled / torch.arange(1, pooled.shape[1] + 1, device=pooled.device)[:, None] if mean else pooled
 
 

@@ -153,7 +153,10 @@ def test_prompt_gets_gradients_from_all_users():
     assert rows == [1, 5, 7]
 
 
-def test_running_pool_is_the_pool_of_every_beginning():
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_running_pool_is_the_pool_of_every_beginning(deterministic, request):
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    torch.use_deterministic_algorithms(deterministic)
     rows = torch.randn(3, 6, 4)
     for mean in (False, True):
         each = torch.stack([bimap_pool(rows[:, : t + 1], mean) for t in range(6)], 1)

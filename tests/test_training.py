@@ -87,6 +87,18 @@ def test_sigterm_saves_and_leaves(place):
     assert_same_run(place, "whole", "asked")
 
 
+@pytest.mark.parametrize("objective", [(), ("--objective", "causal", "--n_negatives", "20", "--warm_head")])
+def test_deterministic_runs_are_equal(place, objective, monkeypatch, request):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    for target in ("one", "other"):
+        assert train_HeLLM.main(command(place, "--target", target, "--deterministic", *objective)) == 0
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert_same_run(place, "one", "other")
+    assert train_HeLLM.main(command(place, "--target", "one", "--resume", "--no-deterministic", *objective)) == 0
+
+
 def test_resume_refuses_other_settings_by_name(place, capsys):
     assert train_HeLLM.main(command(place)) == 0
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}

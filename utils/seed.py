@@ -1,5 +1,6 @@
-"""Every random generator of a run, together."""
+"""Every random generator of a run, together, and what else makes two runs equal."""
 
+import os
 import random
 
 import numpy as np
@@ -11,6 +12,13 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def make_deterministic() -> None:
+    """From here on, before CUDA starts, the operations of torch give the same bits again, or raise a RuntimeError."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
 
 
 def seed_step(*place: int) -> None:

@@ -35,7 +35,8 @@ from utils.stopping import end_by_signals
 ABLATION = "ablation"  # the sweep that is no grid
 KINDS = {field.name: field.type for field in fields(Settings)}
 # The same for all runs: where things lie, what is compared with each other, how the program goes on
-NOT_SWEPT = {"target", "dataset", "data_dir", "output_dir", "logging_dir", "model_parallel", "resume", "plan"}
+NOT_SWEPT = {"target", "dataset", "data_dir", "output_dir", "logging_dir", "model_parallel"}
+NOT_SWEPT |= {"deterministic", "resume", "plan"}
 
 
 @dataclass(frozen=True)
