@@ -1,5 +1,6 @@
 """What utils.benchmark prints, on the small data."""
 
+import os
 import re
 
 import pytest
@@ -9,7 +10,9 @@ from tests.small_data import command, write_dataset
 from tests.small_model import histories, small_hellm
 from utils import benchmark
 from utils.benchmark_gpu import Elsewhere
+from utils.benchmark_soak import Sample, judged, sample
 from utils.count import REST, PartCounter
+from utils.memory import resident
 
 
 @pytest.fixture
@@ -46,6 +49,50 @@ def test_results_elsewhere_are_found():
     with Elsewhere(torch.device("cuda")) as mode:
         torch.ones(3) @ torch.ones(3)  # one number, as a learning rate is
     assert mode.found == {"aten.ones.default": 2}
+
+
+def samples(resident, files):
+    return [Sample(10.0 * n, *both, 3, 100 + 7 * n, n) for n, both in enumerate(zip(resident, files, strict=True))]
+
+
+@pytest.mark.parametrize(
+    ("resident", "files", "problem"),
+    [
+        ([1000] * 21, [9] * 21, ""),
+        ([500, 1000, *[900] * 10, 1019, *[900] * 8], [4, *[9, 11] * 10], ""),  # what is opened for a moment only
+        ([1000] * 12 + [1021] + [1000] * 8, [9] * 21, "resident memory grew by 2.10 %, more than 2 %"),
+        ([1000] * 21, [9] * 11 + [10, 12] * 5, "open files grew from 9 to 10"),
+    ],
+)
+def test_what_a_long_run_may_hold(resident, files, problem):
+    lines, problems = judged(samples(resident, files))
+    assert problems == [problem] * bool(problem)
+    assert "log and metrics 7 bytes an epoch, 20 epochs in 3.3 minutes" in lines
+    assert f"10 % of the time 0.0 MB, after that 0.0 MB, growth {max(resident) / 10 - 100:.2f} %" in lines[0]
+
+
+def test_a_process_from_outside(tmp_path):
+    files = [tmp_path / name for name in ("log.txt", "metrics.jsonl")]
+    files[0].write_text("five\n")
+    files[1].write_text("{}\n{}\n")
+    before = sample(os.getpid(), 1.0, files)
+    with files[0].open():
+        after = sample(os.getpid(), 1.0, files)
+    assert after.files == before.files + 1 and (after.log, after.epochs) == (11, 2)
+    assert 0.9 < after.resident / resident() < 1.1 and after.threads >= 1
+
+
+def test_a_soak(place, capsys):
+    status = benchmark.main(["soak", "--minutes", "0.1", *command(place, "--batch_size", "60", "--n_layers", "1")])
+    shown = capsys.readouterr().out
+    assert status == ("grew" in shown)
+    assert int(re.search(r"([\d,]+) epochs in", shown)[1].replace(",", "")) >= 1
+    assert re.search(r"first 10 % of the time [\d.]+ MB, after that [\d.]+ MB, growth -?[\d.]+ %\nopen files", shown)
+    assert [path.name for path in place.iterdir()] == ["data"]
+    (place / "data" / "sequential" / "Small" / "Small.txt").unlink()
+    assert benchmark.main(["soak", *command(place)]) == 2
+    complaint = capsys.readouterr().err
+    assert "Small.txt" in complaint and complaint.count("\n") == complaint.count("error: ") == 1
 
 
 def test_operations_by_part():

@@ -8,6 +8,7 @@ python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark full --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark load [--size 2GB]
 python -m utils.benchmark ablation --dataset Beauty [any flag of preprocess.pretrain_graph]
+python -m utils.benchmark soak --minutes 120 [any flag of train_HeLLM.py]
 """
 
 import sys
@@ -22,6 +23,7 @@ from utils.benchmark_gpu import gpu
 from utils.benchmark_load import load
 from utils.benchmark_memory import full, memory
 from utils.benchmark_pretrain import pretrain
+from utils.benchmark_soak import soak
 from utils.benchmark_train import train
 from utils.build import build_model, read_inputs
 from utils.data import Samples
@@ -64,7 +66,7 @@ def score(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Run one benchmark; returns the exit status."""
     benchmarks = {"train": train, "score": score, "pretrain": pretrain, "ablation": ablation}
-    benchmarks |= {"gpu": gpu, "memory": memory, "full": full, "load": load}
+    benchmarks |= {"gpu": gpu, "memory": memory, "full": full, "load": load, "soak": soak}
     if not argv or argv[0] not in benchmarks:
         return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:
