@@ -71,6 +71,11 @@ def test_what_a_long_run_may_hold(resident, files, problem):
     assert f"10 % of the time 0.0 MB, after that 0.0 MB, growth {max(resident) / 10 - 100:.2f} %" in lines[0]
 
 
+def test_nothing_is_said_of_memory_after_too_few_epochs():
+    _, (problem,) = judged(samples([1000, 1500, 1500], [9] * 3))
+    assert problem.startswith("no 2 epochs, validation among them, in the first 10 % of the time: too short to say")
+
+
 def test_a_process_from_outside(tmp_path):
     files = [tmp_path / name for name in ("log.txt", "metrics.jsonl")]
     files[0].write_text("five\n")

@@ -21,6 +21,7 @@ EPOCHS = 10**6  # more than there is time for
 EVERY, TOLD_EVERY = 10.0, 300.0  # seconds between two samples, and two lines about them
 LEAST_SAMPLES = 30  # a shorter time than theirs has them more often
 SETTLED = 0.1  # share of the time after which nothing should grow any more
+LEAST_EPOCHS = 2  # in that share, so that the highest there is known
 MOST_GROWTH = 0.02  # of resident memory
 
 
@@ -153,7 +154,10 @@ def judged(samples: list[Sample]) -> tuple[list[str], list[str]]:
         f"log and metrics {each:,.0f} bytes an epoch, {last.epochs:,} epochs in {end / 60:.1f} minutes",
     ]
     problems = []
-    if growth > MOST_GROWTH:
+    if early[-1].epochs - first.epochs < LEAST_EPOCHS:
+        what = f"no {LEAST_EPOCHS} epochs, validation among them, in the first {100 * SETTLED:.0f} % of the time"
+        problems.append(f"{what}: too short to say whether memory grew, give more --minutes")
+    elif growth > MOST_GROWTH:
         problems.append(f"resident memory grew by {100 * growth:.2f} %, more than {100 * MOST_GROWTH:.0f} %")
     if min(files[half:], default=0) > min(files[:half]):
         problems.append(f"open files grew from {min(files[:half])} to {min(files[half:])}")
