@@ -86,7 +86,7 @@ def entries(settings: CheckSettings, folder: Path, data: Interactions) -> list[t
     pretrain = f"python -m preprocess.pretrain_graph {module}" + f" --GNNModel {model}" * (model != "MMHCL")
     features = {path.name: "" for path in find_features(folder)} or {
         "text_feat.npy": f"python -m preprocess.features text {module}",
-        "image_feat.npy": f"python -m preprocess.features image {module}",
+        "image_feat.npy": f"python -m preprocess.features image --encoder histogram {module}",
     }
     return [
         (f"{model}_item_embeddings.pt", table(data.n_items), pretrain),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from preprocess import amazon, check
+from preprocess import amazon, check, features
 from tests.small_data import N_ITEMS, N_USERS, WIDTH, write_dataset
 from tests.small_raw import raw
 
@@ -53,6 +53,9 @@ def test_files_made_from_raw_ones(tmp_path, capsys):
     capsys.readouterr()
     status, lines = report(tmp_path, capsys)
     assert status == 1
+    image = lines["image_feat.npy"][1].removeprefix("python -m preprocess.features ").split()
+    assert features.main([*image, "--data_dir", str(tmp_path)]) == 2
+    assert "pictures" in capsys.readouterr().err  # there are none yet; the command is right
     assert {name for name, (state, _) in lines.items() if state == "ok"} == {
         *("Small.txt", "item_text.tsv", "u_id_mapping.csv", "i_id_mapping.csv", "5-core")
     }
