@@ -14,7 +14,7 @@ class Settings:
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/DATASET/
     GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL, LightGCN, or a name given to pretrain_graph --tables
-    max_len: int = 50  # last items of a user that are used, both targets among them
+    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
     standardize: bool = False  # scale the columns of both tables to mean 0 and variance 1
     # model
     objective: str = "prefix"  # prefix: a pass a history, as published; causal: a pass a user, every item predicted

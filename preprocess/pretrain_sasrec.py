@@ -33,7 +33,7 @@ class SequenceSettings(FitSettings):
     lr: float = 1e-3  # learning rate
     num_epochs: int = 200  # epochs at most
     validate_every: int = 2  # epochs between validations
-    max_len: int = 50  # last items of a user that are used, both targets among them
+    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
     width: int = 64  # of the item embeddings
     hidden: int = 64  # width between them; projected where it differs
     n_layers: int = 2  # attention blocks

@@ -39,6 +39,19 @@ def test_last_items_are_kept_before_the_split(tmp_path):
     assert data.n_items == 20
 
 
+def test_what_is_counted_is_not_cut_to_what_is_read(tmp_path):
+    data = Interactions(write(tmp_path, "0 0 1 2 1 3 4 5 6\n1 2 4 3\n"), max_len=4)
+    assert data.count.tolist() == [4, 3]
+    assert history(data, data.test(), 0) == ([3, 4, 5], 6)
+    assert [history(data, data.train(), row) for row in range(len(data.train()))] == [([3], 4)]
+    users, items = data.training_pairs()
+    assert list(zip(users.tolist(), items.tolist(), strict=True)) == [*((0, i) for i in (0, 1, 2, 1, 3, 4)), (1, 2)]
+    assert data.popularity().tolist() == [1, 2, 2, 1, 1, 0, 0]
+    whole = data.whole(data.test())
+    assert [history(data, whole, row) for row in (0, 1)] == [([0, 1, 2, 1, 3, 4, 5], 6), ([2, 4], 3)]
+    assert history(data, data.whole(data.validation()), 0) == ([0, 1, 2, 1, 3, 4], 5)
+
+
 def test_batch_is_left_padded(tmp_path):
     data = Interactions(write(tmp_path, "0 4 1 2 3 0\n1 2 4\n"), max_len=50)
     items, mask, targets = data.batch(data.test(), np.array([1, 0]))

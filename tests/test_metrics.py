@@ -113,6 +113,24 @@ def test_newest_positions_are_ranked_as_splits_of_their_own(tmp_path):
         assert np.array_equal(found.seen_removed, expected.seen_removed)
 
 
+def test_what_is_not_read_any_more_is_taken_out_of_the_ranking_too(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("0 0 1 2 3 4 5\n1 6 2 1\n2 5 4 0 5\n")
+    data = Interactions(path, 3)
+    read = []
+
+    def by_id(items, mask):  # the lower the better
+        read.append(items.tolist())
+        return -torch.arange(7.0).expand(len(items), 2, 7)
+
+    test, validation = rank_newest(by_id, data, data.test(), 8)
+    assert read == [[[3, 4], [6, 2], [4, 0]]]
+    assert test.seen_kept.tolist() == [6, 2, 6]
+    assert test.seen_removed.tolist() == [1, 2, 4]  # the last has bought its target before
+    assert validation.seen_kept.tolist() == [5, 3, 1]
+    assert validation.seen_removed.tolist() == [1, 3, 1]
+
+
 def test_popularity_ranks_the_most_bought_first(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("0 2 1 2 1 0\n1 2 3 3 2\n2 2 2 0 1\n")

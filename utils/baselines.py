@@ -39,7 +39,7 @@ class BaselineSettings:
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/DATASET/
     GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
-    max_len: int = 50  # last items of a user that are used, both targets among them
+    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
     neighbours: int = 0  # similar items that count for an item in item-kNN; 0: validation chooses
     output_dir: str = "output"  # where preprocess.pretrain_sasrec has left its best model
     logging_dir: str = "log"  # metrics and ranks go to LOGGING_DIR/DATASET/baselines
@@ -150,7 +150,7 @@ def graph(settings: BaselineSettings, data: Interactions) -> Baseline:
 
 
 def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Samples) -> Ranking:
-    started, n = time.perf_counter(), len(samples)
+    started, n, samples = time.perf_counter(), len(samples), data.whole(samples)
     within = np.arange(samples.length.sum()) - np.repeat(np.cumsum(samples.length) - samples.length, samples.length)
     history = data.items[np.repeat(samples.begin, samples.length) + within]
     shape = (data.n_users, data.n_items)

@@ -135,10 +135,11 @@ def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tu
         step = time.perf_counter() - started
     training = resident("VmHWM")
     samples = data.test()
-    items, mask, targets = data.batch(samples, _longest(samples, settings.eval_batch_size))
+    rows = _longest(samples, settings.eval_batch_size)
+    items, mask, _ = data.batch(samples, rows)
     reset_resident_peak()
     with torch.no_grad():
-        rank_scores(model.eval().scores(items, mask, 1 + causal), items, mask, targets)
+        rank_scores(model.eval().scores(items, mask, 1 + causal), *data.batch(data.whole(samples), rows))
     return training, resident("VmHWM"), step
 
 

@@ -1,7 +1,7 @@
 """Interaction file to training samples, evaluation users and batches (SPEC.md section 1)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +61,11 @@ class Samples:
 
 
 class Interactions:
-    """Every user's last `max_len` items, and the leave-one-out split of them.
+    """Every user's items, and the leave-one-out split of the last `max_len` of them.
 
     Args:
         path: one line a user, `user item item …`, both numbered from 0, users in order, items oldest first.
-        max_len: how many last items of a user are kept, both targets among them; 0: all.
+        max_len: how many last items of a user samples are made of, both targets among them; 0: all.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,12 +76,13 @@ class Interactions:
         self.path = Path(path)
         sequences = _read_sequences(self.path)
         self.n_users = len(sequences)
-        self.n_interactions = sum(map(len, sequences))
-        self.n_items = 1 + int(max(s.max() for s in sequences))
-        kept = [s[-max_len:] for s in sequences]
-        self.items = np.concatenate(kept)
-        self.count = np.array([len(s) for s in kept])
-        self.begin = np.concatenate([[0], np.cumsum(self.count)[:-1]])
+        self.items = np.concatenate(sequences)
+        self.n_interactions, self.n_items = len(self.items), 1 + int(self.items.max())
+        length = np.array([len(s) for s in sequences])
+        end = np.cumsum(length)
+        self.first = end - length  # place of each user's oldest item of all
+        self.count = np.minimum(length, max_len or length)
+        self.begin = end - self.count
 
     def train(self) -> Samples:
         """Every proper prefix of all but a user's last two items, with the item that follows it."""
@@ -112,13 +113,18 @@ class Interactions:
         user = np.flatnonzero(self.count > last)
         return Samples(user, self.begin[user], self.count[user] - last)
 
+    def whole(self, samples: Samples) -> Samples:
+        """The same samples with all older items of their users in front of the histories."""
+        begin = self.first[samples.user]
+        return replace(samples, begin=begin, length=samples.begin - begin + samples.length)
+
     def training_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of every interaction outside the two held-out positions: int64 (N,) each."""
         held_out = np.zeros(len(self.items), dtype=bool)
         end = self.begin + self.count
         for last in (1, 2):
             held_out[(end - last)[self.count >= last]] = True
-        return np.repeat(np.arange(self.n_users), self.count)[~held_out], self.items[~held_out]
+        return np.repeat(np.arange(self.n_users), end - self.first)[~held_out], self.items[~held_out]
 
     def popularity(self) -> np.ndarray:
         """How often each item occurs outside the two held-out positions: int64 (n_items,)."""

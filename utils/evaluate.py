@@ -21,7 +21,7 @@ class Ranking:
     """Rank of every user's target, in the order of the samples; and how fast they were scored."""
 
     seen_kept: np.ndarray  # int64 (N,), the published protocol
-    seen_removed: np.ndarray  # int64 (N,), the user's history taken out of the ranking
+    seen_removed: np.ndarray  # int64 (N,), the user's whole history taken out of the ranking
     users_per_s: float
 
 
@@ -84,15 +84,16 @@ def rank_newest(
 
 def _rank_batch(score: Callable, data: Interactions, samples: Samples, rows: np.ndarray, device) -> Tensor:
     """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B)."""
-    items, mask, targets = (t if t is None else to_device(t, torch.device(device)) for t in data.batch(samples, rows))
-    return rank_scores(score(items, mask), items, mask, targets)
+    batches = data.batch(samples, rows), data.batch(data.whole(samples), rows)
+    read, seen = ([t if t is None else to_device(t, torch.device(device)) for t in batch] for batch in batches)
+    return rank_scores(score(*read[:2]), *seen)
 
 
 def rank_scores(scores: Tensor, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
     """Ranks with seen items kept and removed, for each of the newest positions, the last first.
 
     Args:
-        scores: (B, K, I), oldest position first; items, mask: the histories, as in `HeLLM.forward`.
+        scores: (B, K, I), oldest position first; items, mask: the whole histories, as in `HeLLM.forward`.
         targets: int64 (B,), of the last position; those before it have the newest items as targets.
 
     Returns: int64 (K, 2, B).

@@ -30,21 +30,21 @@ class Job:
     widths: tuple[int, int]  # of the graph and sequence tables
     prompt: tuple[int, int]  # tokens before and after the items
     dtype: torch.dtype  # of matrix products, and of a base that is not trained
-    longest: tuple[int, int]  # items of the longest history that is trained on, and that is scored
+    longest: tuple[int, int, int]  # items of the longest history: trained on, scored, left out of a ranking
     clip: float  # norm to which gradients are clipped; 0: none
 
 
 def job_of(settings: Settings, data: Interactions, widths: tuple[int, int], device: torch.device) -> Job:
     """What a run with these settings on this device is."""
     args = model_args(settings)
-    samples = data.training(args.objective)
+    samples = data.training(args.objective), data.test(), data.whole(data.test())
     return Job(
         args,
         data.n_items,
         widths,
         LENGTHS[settings.prompt],
         number_format(settings, device),
-        (int(samples.length.max()), int(data.test().length.max())),
+        tuple(int(some.length.max()) for some in samples),
         settings.max_grad_norm,
     )
 
@@ -106,9 +106,9 @@ class Simulation:
         self.model.eval()
         with self.fake, self.memory, torch.no_grad():
             self.memory.peak = self.memory.live
-            items = torch.zeros(users, self.job.longest[1], dtype=torch.int64)
-            mask = torch.ones_like(items, dtype=torch.bool)
-            rank_scores(self.model.scores(items, mask, 1 + self.causal), items, mask, items[:, 0])
+            items, seen = (torch.zeros(users, length, dtype=torch.int64) for length in self.job.longest[1:])
+            mask, not_padding = (torch.ones_like(some, dtype=torch.bool) for some in (items, seen))
+            rank_scores(self.model.scores(items, mask, 1 + self.causal), seen, not_padding, items[:, 0])
         return self.memory.peak
 
 
