@@ -149,6 +149,20 @@ def refuse_damaged(place, capsys):
         assert tree(place) == before
 
 
+def refuse_other_data(place, capsys):
+    """SASRec that has trained on other sequences may know what is held out from these."""
+    path, before = place / "data" / "sequential" / "Small" / "Small.txt", tree(place)
+    whole = path.read_text()
+    first, rest = whole.split("\n", 1)
+    *earlier, last_but_one, last = first.split(" ")
+    path.write_text(" ".join([*earlier, last, last_but_one]) + "\n" + rest)
+    assert baselines.main(command(place)) == 2
+    told = capsys.readouterr().err
+    assert "SASRec/pretrain was trained on: CRC-32 of Small.txt differs; " in told and told.count("\n") == 1
+    path.write_text(whole)
+    assert tree(place) == before
+
+
 def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
     sizes = ["--width", "8", "--hidden", "12", "--batch_size", "16", "--num_epochs", "2", "--validate_every", "1"]
     assert pretrain_sasrec.main(command(place, *sizes, "--overwrite")) == 0
@@ -161,6 +175,7 @@ def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
     assert baselines.main([*command(place), "--max_len", "50"]) == 2
     assert "trained with --max_len 8" in capsys.readouterr().err
     refuse_damaged(place, capsys)
+    refuse_other_data(place, capsys)
     (place / "output" / "Small" / "SASRec" / "pretrain" / "best_model.pt").unlink()
     assert baselines.main(command(place)) == 0
     assert f"| SASRec, by its log | {own['test']['Recall@10']:.4f} |" in capsys.readouterr().out

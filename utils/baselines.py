@@ -26,7 +26,7 @@ from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_produc
 from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
 from utils.metrics import metrics
 from utils.run_log import CHOOSE_BY, SHOWN, RunLog, read_records
-from utils.training_state import STATE, read_state, run_folder
+from utils.training_state import STATE, check_files_read, read_state, run_folder
 
 NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
 BATCH = 512  # users
@@ -115,13 +115,15 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
 
     Raises:
         FileNotFoundError: not left here; names what makes it.
-        ValueError: damaged, or its items are not those of the data.
+        ValueError: damaged, or trained on other data, what is held out here among it.
     """
     folder = run_folder(settings.output_dir, settings.dataset, "SASRec", SequenceSettings.target)
     path = folder / BEST_MODEL
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
-    made_by, weights = recorded_settings(SequenceSettings, read_state(folder / STATE)["settings"]), load_sealed(path)
+    recorded, weights = read_state(folder / STATE)["settings"], load_sealed(path)
+    made_by = recorded_settings(SequenceSettings, recorded)
+    check_files_read(folder, recorded, [data.path])
     model = SASRec(data.n_items, made_by).eval()
     compare_names(str(path), set(weights), set(dict(model.named_parameters())))
     rows = len(weights["item_embedding.weight"])

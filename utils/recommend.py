@@ -32,7 +32,7 @@ from utils.files import replacing
 from utils.flags import attempt, check_numbers, parse_settings, recorded_settings
 from utils.recommend_page import Catalogue, Place, Recommendation, to_page
 from utils.seed import seed_everything
-from utils.training_state import BEST_ADAPTER, STATE, files_read, read_state
+from utils.training_state import BEST_ADAPTER, STATE, check_files_read, read_state
 
 WITHOUT = (
     "Without: the rank by the same weights with the history's graph vector left out of the adapter's keys and values, "
@@ -99,10 +99,7 @@ def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM
     ran = recorded_settings(Settings, recorded)
     ran = replace(ran, data_dir=settings.data_dir, model_name=settings.model_name or ran.model_name)
     data, tables = read_inputs(replace(ran, max_len=0))
-    files = required_files(ran.dataset, ran.GNNModel)
-    others = [what for what, crc in files_read(map(data.path.with_name, files)).items() if recorded.get(what) != crc]
-    if others:
-        raise ValueError(f"{data.path.parent}: other files than {folder} was trained on: {', '.join(others)} differs")
+    check_files_read(folder, recorded, [*map(data.path.with_name, required_files(ran.dataset, ran.GNNModel))])
     seed_everything(ran.seed)
     model = build_model(ran, tables, pick_device(settings.device))
     load_adapter(model, folder / BEST_ADAPTER)

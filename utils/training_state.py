@@ -56,6 +56,21 @@ def files_read(paths: Iterable[Path]) -> dict[str, str]:
     return {f"CRC-32 of {path.name}": crc_of(path) for path in paths}
 
 
+def check_files_read(folder: Path, recorded: dict, paths: list[Path]) -> None:
+    """Compare data files with those that a run was trained on.
+
+    Args:
+        folder: of the run; recorded: the settings in its state.
+
+    Raises:
+        ValueError: naming those that are others.
+    """
+    others = [what for what, crc in files_read(paths).items() if recorded.get(what) != crc]
+    if others:
+        what = f"{paths[0].parent}: other files than {folder} was trained on: {', '.join(others)} differs"
+        raise ValueError(f"{what}; put back those, or train it anew")
+
+
 def read_state(path: Path) -> dict:
     """The content of a training state: `settings`, `progress`, `tensors`, `optimizer`, `rng`.
 
