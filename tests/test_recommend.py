@@ -209,3 +209,12 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             recommend.main(argv)
         assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("page", "message"), [(".", "is a folder"), ("none/page.html", "no folder ")])
+def test_a_page_that_has_no_place_is_refused_before_the_run_is_read(tmp_path, capsys, page, message):
+    with pytest.raises(SystemExit) as stop:
+        recommend.main(["--run", "x", "--html", str(tmp_path / page)])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"error: --html {tmp_path / page}: ") and message in told

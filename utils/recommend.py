@@ -70,6 +70,11 @@ def check(settings: RecommendSettings) -> list[str]:
         problems.append("--user or --items, not both")
     if not (settings.user or settings.items or settings.html):
         problems.append("whose recommendations: --user, --items, or --html for a page of sampled users")
+    page = Path(settings.html)
+    if settings.html and page.is_dir():
+        problems.append(f"--html {page}: is a folder; give the path of a file")
+    elif not page.parent.is_dir():
+        problems.append(f"--html {page}: no folder {page.parent}; make it first")
     return problems
 
 
