@@ -24,7 +24,7 @@ from utils.training_state import BEST_ADAPTER, STATE
 RUNS = {
     "prefix": [],
     "causal": ["--objective", "causal", "--prompt", "none", "--standardize", "--graph_mean", "--warm_head"],
-    "bare": ["--no-w_adapter"],
+    "bare": ["--no-w_adapter", "--max_len", "6"],  # less than most histories have
 }
 
 
