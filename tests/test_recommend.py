@@ -11,7 +11,7 @@ from PIL import Image
 
 import train_HeLLM
 from preprocess.item_files import ASINS, ASINS_HEADER, USERS, USERS_HEADER
-from tests.small_data import N_ITEMS, N_USERS, command, write_dataset, write_texts
+from tests.small_data import N_ITEMS, N_USERS, command, sequences, write_dataset, write_interactions, write_texts
 from tests.small_model import N_ITEMS as N_SMALL
 from tests.small_model import histories, small_hellm, wake
 from tests.test_report import Page
@@ -105,6 +105,25 @@ def test_a_long_history_is_read_in_part_and_left_out_as_a_whole(place):
     assert sorted(p.item for p in one.best) == list(range(30, N_ITEMS))
     (same,) = found_of(place, "prefix", items=tuple(map(str, items[-49:])), k=N_ITEMS, seen=True)
     assert [p for p in same.best if p.item >= 30] != [] and len(same.best) == N_ITEMS
+
+
+def test_an_id_is_of_the_user_in_its_line(tmp_path):
+    folder = write_interactions(tmp_path)
+    data = Interactions(folder / "Small.txt", 0)
+
+    def asked(**given):
+        return list(recommend.histories(RecommendSettings(**given), data, recommend.read_catalogue(data)))
+
+    with pytest.raises(ValueError, match="u_id_mapping.csv: missing or without ids"):
+        asked(user="u3", own_ids=True)
+    lines = [f"{user},u{user}" for user in reversed(range(N_USERS)) if user != 7]
+    (folder / USERS).write_text("\n".join([USERS_HEADER, *lines]) + "\n")
+    (one,) = asked(user="u3", own_ids=True)
+    assert (one.title, one.items) == ("user 3 (u3)", sequences()[3][:-1])
+    titles = [one.title for one in asked(html="x", users=N_USERS)]
+    assert titles == [f"user {user} (u{user})" if user != 7 else "user 7" for user in range(N_USERS)]
+    with pytest.raises(ValueError, match="--user u7: not in"):
+        asked(user="u7", own_ids=True)
 
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])

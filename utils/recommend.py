@@ -133,14 +133,15 @@ def read_catalogue(data: Interactions) -> Catalogue:
         ValueError: naming path and line of what is wrong.
     """
     folder, n_items = data.path.parent, data.n_items
-    titles, ids, user_ids = [""] * n_items, [""] * n_items, []
+    titles, ids, user_ids = [""] * n_items, [""] * n_items, [""] * data.n_users
     if (folder / TEXTS).is_file():
         for _, item, rest in read_lines(folder / TEXTS, n_items, "\t"):
             ids[item], titles[item], *_ = [*rest.split("\t"), ""]
     if (folder / ASINS).is_file() or (folder / ADDRESSES).is_file():
         ids = read_asins(folder, n_items)
     if (folder / USERS).is_file():
-        user_ids = [name for *_, name in read_lines(folder / USERS, data.n_users, ",", USERS_HEADER)]
+        for _, user, name in read_lines(folder / USERS, data.n_users, ",", USERS_HEADER):
+            user_ids[user] = name
     pictures = folder / "pictures"
     return Catalogue(titles, ids, user_ids, find_pictures(pictures) if pictures.is_dir() else {})
 
@@ -151,9 +152,9 @@ def numbers(words: tuple[str, ...], flag: str, n: int, ids: list[str] | None, so
     Raises:
         ValueError: there is no such one, or no file of ids.
     """
-    if ids is not None and len(ids) != n:
-        raise ValueError(f"{source}: missing or not of {n} lines; without it leave out --own_ids and give numbers")
-    known = {word: number for number, word in enumerate(map(str, range(n)) if ids is None else ids)}
+    known = {word: number for number, word in enumerate(map(str, range(n)) if ids is None else ids) if word}
+    if not known:
+        raise ValueError(f"{source}: missing or without ids; leave out --own_ids and give numbers")
     asked = words if ids is None else tuple(map(as_asin, words))
     unknown = [word for word, name in zip(words, asked, strict=True) if name not in known]
     if unknown:
@@ -185,7 +186,7 @@ def histories(settings: RecommendSettings, data: Interactions, catalogue: Catalo
         users = sorted(rng.choice(users, min(settings.users, len(users)), replace=False).tolist())
     for user in users:
         items = data.items[data.begin[user] : data.begin[user] + data.count[user]].tolist()
-        title = f"user {user}" + (f" ({unquote(catalogue.user_ids[user])})" if catalogue.user_ids else "")
+        title = f"user {user}" + (f" ({unquote(catalogue.user_ids[user])})" if catalogue.user_ids[user] else "")
         yield History(title, items, None) if settings.whole else History(title, items[:-1], items[-1])
 
 

@@ -29,7 +29,7 @@ ol small { display: block; font-variant-numeric: tabular-nums; }
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is known of users and items beside their numbers; ids and titles are empty where unknown."""
+    """What is known of users and items beside their numbers, by number; ids and titles are empty where unknown."""
 
     titles: list[str]
     ids: list[str]  # of items
