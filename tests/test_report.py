@@ -160,6 +160,25 @@ def test_two_runs_in_detail(tmp_path, capsys):
     assert not (tmp_path / "report.md").exists()
 
 
+def test_ranks_that_are_not_those_of_the_metrics(tmp_path, capsys):
+    for seed, name in enumerate("ab"):
+        write_run(tmp_path, "Small", f"MMHCL/{name}", seed)
+    a, b = (tmp_path / "Small" / "MMHCL" / name for name in "ab")
+    path = report.file_of(b, "ranks.npz")
+    own = dict(np.load(path))
+    shutil.copy(report.file_of(a, "ranks.npz"), path)
+    others = dict(np.load(path))
+    for ranks in (others, own | {"seen_removed": others["seen_removed"]}, own | {"seen_kept": own["seen_removed"]}):
+        np.savez(path, **ranks)
+        for argv in ([tmp_path], ["--compare", a, b]):
+            assert report.main([str(argument) for argument in argv]) == 2
+            captured = capsys.readouterr()
+            assert captured.out == "" and captured.err.count("\n") == 1
+            assert captured.err.startswith(f"error: {path}: not the ranks of the 300 users in the metrics beside it; ")
+    np.savez(path, **own)
+    assert report.main(["--compare", str(a), str(b)]) == 0
+
+
 def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
     write_run(tmp_path, "Small", "MMHCL/a", 0)
     write_run(tmp_path, "Other", "MMHCL/a", 1)
@@ -175,9 +194,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
     assert "is on Small, " in told("--compare", a, other)
     assert "none_ranks.npz: no test ranks of a finished run" in told("--compare", a, a.with_name("none"))
     ranks_file = report.file_of(a, "ranks.npz")
+    flipped = bytearray(ranks_file.read_bytes())
+    flipped[len(flipped) // 2] ^= 255
     np.savez(ranks_file, seen_kept=np.arange(5), seen_removed=np.arange(5))
     assert "not the ranks of the 300 users" in told(tmp_path)
-    for damage in (b"PK\x03\x04 cut", b"", b"text"):
+    for damage in (b"PK\x03\x04 cut", b"", b"text", flipped):
         ranks_file.write_bytes(damage)
         assert "a_ranks.npz: cut short or no file of ranks" in told(tmp_path)
     ranks_file.unlink()

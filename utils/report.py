@@ -6,7 +6,6 @@ python -m utils.report --compare log/Beauty/MMHCL/best-2024 log/Beauty/baselines
 
 import re
 import sys
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from preprocess.pretrain_sasrec import SequenceSettings
 from utils.bootstrap import intervals, paired
 from utils.files import replacing
 from utils.flags import Parser, complain
+from utils.metrics import metrics
 from utils.report_page import Figure, Section, Table, table_to_markdown, to_html, to_markdown
 from utils.run_log import (
     BESIDE_PUBLISHED,
@@ -56,6 +56,7 @@ class Run:
     fine_tuning: bool  # a run of HeLLM: whose settings stand beside the published ones
     settings: dict  # as recorded: of fine-tuning those that differ, else all
     tests: dict[str, dict[str, Figure]]  # protocol to metrics
+    ranks: dict[str, np.ndarray]  # of all tested users, as in `read_ranks`
 
     @property
     def name(self) -> str:
@@ -68,21 +69,28 @@ class Run:
         return (best or [record["val"] for record in self.epochs[-1:]] or [self.last.get("val", {})])[0]
 
 
-def read_ranks(path: Path, users: int) -> dict[str, np.ndarray]:
-    """Test ranks `seen_kept` and `seen_removed` of all users; empty where there is no such file.
+def read_ranks(path: Path, last: dict) -> dict[str, np.ndarray]:
+    """Test ranks `seen_kept` and `seen_removed` of all users, int (N,); empty where there is no such file.
+
+    Args:
+        last: the record with the test.
 
     Raises:
-        ValueError: no file of ranks, or not of as many users.
+        ValueError: no file of ranks, or not those that the recorded test is of.
     """
     if not path.is_file():
         return {}
     try:
         with np.load(path) as file:
             ranks = {name: file[name] for name in PROTOCOLS.values()}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # many kinds for a damaged file
         raise ValueError(f"{path}: cut short or no file of ranks; remove it, or run again") from error
-    if any(rank.shape != (users,) for rank in ranks.values()):
-        raise ValueError(f"{path}: not the ranks of the {users:,} users in the metrics beside it; run again")
+    for protocol, name in PROTOCOLS.items():
+        recorded, users = last.get(protocol, {}), last["users"]
+        if ranks[name].shape != (users,) or not all(
+            abs(recorded.get(metric, np.nan) - value) < 1e-9 for metric, value in metrics(ranks[name]).items()
+        ):
+            raise ValueError(f"{path}: not the ranks of the {users:,} users in the metrics beside it; run again")
     return ranks
 
 
@@ -107,13 +115,13 @@ def read_run(path: Path) -> Run:
     if "settings" not in last and log.is_file():
         title, settings = read_settings(log)
     fine_tuning = "popularity" in last or title == BESIDE_PUBLISHED
-    ranks = read_ranks(file_of(path, "ranks.npz"), last["users"]) if last else {}
+    ranks = read_ranks(file_of(path, "ranks.npz"), last) if last else {}
     tests = {}
     for protocol, of_ranks in PROTOCOLS.items():
         if protocol in last:
             ends = intervals(ranks[of_ranks]) if ranks else {}
             tests[protocol] = {name: Figure(last[protocol][name], *ends.get(name, ())) for name in SHOWN}
-    return Run(path, path.parents[1].name, epochs, last, fine_tuning, settings, tests)
+    return Run(path, path.parents[1].name, epochs, last, fine_tuning, settings, tests, ranks)
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -257,18 +265,17 @@ def compare(names: list[str]) -> str:
     Raises:
         ValueError, FileNotFoundError: a run without ranks, or two whose users differ.
     """
-    runs, of_each = [run_at(name) for name in names], []
+    runs = [run_at(name) for name in names]
     for run in runs:
-        path = file_of(run.path, "ranks.npz")
-        if not run.last or not path.is_file():
+        if not run.ranks:
+            path = file_of(run.path, "ranks.npz")
             raise FileNotFoundError(f"{path}: no test ranks of a finished run; run it again to have them")
-        of_each.append(read_ranks(path, run.last["users"]))
     if runs[0].dataset != runs[1].dataset:
         raise ValueError(f"{names[0]} is on {runs[0].dataset}, {names[1]} on {runs[1].dataset}: nothing to pair")
     first, second = (run.name for run in runs)
     tables = [f"{runs[0].last['users']:,} users of {runs[0].dataset}; bootstrap over users, paired\n"]
     for protocol, of_ranks in PROTOCOLS.items():
-        found = paired(*(ranks[of_ranks] for ranks in of_each))
+        found = paired(*(run.ranks[of_ranks] for run in runs))
         rows = []
         for name in SHOWN:
             both = [str(Figure(run.last[protocol][name])) for run in runs]
