@@ -160,6 +160,33 @@ def test_two_runs_in_detail(tmp_path, capsys):
     assert not (tmp_path / "report.md").exists()
 
 
+def test_runs_by_bare_names(tmp_path, capsys, monkeypatch):
+    for seed, name in enumerate("ab"):
+        write_run(tmp_path, "Small", f"MMHCL/{name}", seed)
+    paths = [str(tmp_path / "Small" / "MMHCL" / name) for name in "ab"]
+    assert report.main(["--compare", *paths]) == 0
+    expected = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "Small" / "MMHCL")
+    assert report.main(["--compare", "a", "b_ranks.npz"]) == 0
+    assert capsys.readouterr().out == expected
+    assert report.main(["--compare", "a", "none"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {paths[0][:-1]}none: no such run; ")
+
+
+def test_what_gives_a_graph_its_ranks(tmp_path, capsys):
+    for seed, name in enumerate(("MMHCL/a", "LightGCN/pretrain")):
+        write_run(tmp_path, "Small", name, seed)
+    a, graph = tmp_path / "Small" / "MMHCL" / "a", tmp_path / "Small" / "LightGCN" / "pretrain"
+    report.file_of(graph, "ranks.npz").unlink()
+    records = [json.loads(line) for line in report.file_of(graph, "metrics.jsonl").read_text().splitlines()]
+    del records[-1]["test_unseen"], records[-1]["popularity"]
+    report.file_of(graph, "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert report.main(["--compare", str(a), str(graph)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {graph}_ranks.npz: ") and told.count("\n") == 1
+    assert "python -m utils.baselines --dataset Small --GNNModel LightGCN" in told
+
+
 def test_ranks_that_are_not_those_of_the_metrics(tmp_path, capsys):
     for seed, name in enumerate("ab"):
         write_run(tmp_path, "Small", f"MMHCL/{name}", seed)
@@ -192,7 +219,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
 
     assert "no run; " in told(tmp_path / "empty")
     assert "is on Small, " in told("--compare", a, other)
-    assert "none_ranks.npz: no test ranks of a finished run" in told("--compare", a, a.with_name("none"))
+    assert "none: no such run; " in told("--compare", a, a.with_name("none"))
     ranks_file = report.file_of(a, "ranks.npz")
     flipped = bytearray(ranks_file.read_bytes())
     flipped[len(flipped) // 2] ^= 255

@@ -121,7 +121,7 @@ def read_run(path: Path) -> Run:
         if protocol in last:
             ends = intervals(ranks[of_ranks]) if ranks else {}
             tests[protocol] = {name: Figure(last[protocol][name], *ends.get(name, ())) for name in SHOWN}
-    return Run(path, path.parents[1].name, epochs, last, fine_tuning, settings, tests, ranks)
+    return Run(path, path.parent.parent.name, epochs, last, fine_tuning, settings, tests, ranks)
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -255,21 +255,31 @@ def write_report(folder: Path) -> list[Path]:
 
 
 def run_at(name: str) -> Run:
-    """The run that a path names: one of its files, or what they have in common."""
-    return read_run(Path(re.sub(f"_({'|'.join(map(re.escape, FILES))})$", "", name)))
+    """The run that a path names: one of its files, or what they have in common.
+
+    Raises:
+        FileNotFoundError: no such run, or one without ranks; ValueError: a file that can't be read.
+    """
+    path = Path(re.sub(f"_({'|'.join(map(re.escape, FILES))})$", "", name)).absolute()
+    if not any(file_of(path, kind).is_file() for kind in FILES[:2]):
+        raise FileNotFoundError(f"{path}: no such run; give its files' path without _metrics.jsonl and the like")
+    run = read_run(path)
+    if not run.ranks:
+        what, parent = "no test ranks of a finished run; run it again to have them", path.parent.name
+        if run.tests.keys() == {"test"}:
+            what = "pre-training of graphs leaves no test ranks; compare what python -m utils.baselines "
+            what += f"--dataset {run.dataset} --GNNModel {parent} writes to {BASELINES}/{parent}"
+        raise FileNotFoundError(f"{file_of(path, 'ranks.npz')}: {what}")
+    return run
 
 
 def compare(names: list[str]) -> str:
     """A paired bootstrap between two runs, as Markdown.
 
     Raises:
-        ValueError, FileNotFoundError: a run without ranks, or two whose users differ.
+        ValueError, FileNotFoundError: as `run_at`, or two runs whose users differ.
     """
     runs = [run_at(name) for name in names]
-    for run in runs:
-        if not run.ranks:
-            path = file_of(run.path, "ranks.npz")
-            raise FileNotFoundError(f"{path}: no test ranks of a finished run; run it again to have them")
     if runs[0].dataset != runs[1].dataset:
         raise ValueError(f"{names[0]} is on {runs[0].dataset}, {names[1]} on {runs[1].dataset}: nothing to pair")
     first, second = (run.name for run in runs)
