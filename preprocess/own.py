@@ -51,7 +51,7 @@ class OwnSettings:
     picture: str = ""  # column of items' pictures, addresses or files beside FILE, may be absent: picture or image
     item_file: str = ""  # another such file, with columns of items, titles, texts and pictures; FILE itself when empty
     k_core: int = 5  # users and items keep at least so many interactions
-    overwrite: bool = False  # replace files that are there already
+    overwrite: bool = False  # replace files that are there already; the items' pictures of before are removed
 
 
 def check(settings: OwnSettings) -> list[str]:
@@ -176,6 +176,13 @@ def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict
     return known, files
 
 
+def remove_pictures(folder: Path, ids: set[str], kept: set[Path]) -> None:
+    """Remove pictures of these items under any suffix, since another one would be taken first; but those `kept`."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.stem in ids and path.suffix.lower() in SUFFIXES and path.resolve() not in kept:
+            path.unlink()
+
+
 def preprocess(path: Path, settings: OwnSettings) -> Path:
     """Read everything, write everything; returns the dataset's folder.
 
@@ -190,12 +197,15 @@ def preprocess(path: Path, settings: OwnSettings) -> Path:
     items = [known.get(asin) for asin in reviews.item_ids]
     absent = [("no line about it", "", asin) for asin, item in zip(reviews.item_ids, items, strict=True) if not item]
     contents = outputs(settings, reviews, items, absent, counts)
+    pictures = {asin: files[asin] for asin in reviews.item_ids if asin in files}
+    done.unlink(missing_ok=True)  # without it the folder is not complete
+    renewed = set(reviews.item_ids) if settings.overwrite else set(pictures)
+    remove_pictures(done.with_name("pictures"), renewed, {file.resolve() for file in pictures.values()})
     has_text = any(item and item.title + item.description for item in items)
     for name, there in ((TEXTS, has_text), (ADDRESSES, any(item and item.image for item in items))):
         if not there:
             del contents[name]
             (done.parent / name).unlink(missing_ok=True)
-    pictures = {asin: files[asin] for asin in reviews.item_ids if asin in files}
     write_all(done, {f"pictures/{asin}{file.suffix.lower()}": file for asin, file in pictures.items()} | contents)
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "

@@ -159,6 +159,22 @@ def test_other_mistakes(tmp_path, capsys):
     assert "Small.txt" in capsys.readouterr().err
 
 
+def test_overwrite_leaves_no_picture_of_before(tmp_path):
+    header = "user,item,time,picture"
+    for name, colour in (("old.jpg", "red"), ("new.png", "blue")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name)
+    assert run(tmp_path, csv_of([f"{line},old.jpg" for line in LINES], header=header)) == 0
+    folder = tmp_path / "data" / "sequential" / "Small" / "pictures"
+    (folder / "other.jpg").write_text("of no item")
+    text = csv_of([f"{line},{'' if ',c,' in line else 'new.png'}" for line in LINES], header=header)
+    assert run(tmp_path, text, "--overwrite") == 0
+    assert {path.name for path in folder.iterdir()} == {"a%20b.png", "b.png", "other.jpg"}
+    (folder.parent / "table.csv").write_text(text.replace("new.png", "pictures/b.png"))
+    places = ["--dataset", "Small", "--data_dir", str(tmp_path / "data"), "--k_core", "3", "--overwrite"]
+    assert own.main([str(folder.parent / "table.csv"), *places]) == 0  # which reads what it would remove
+    assert (folder / "a%20b.png").read_bytes() == (folder / "b.png").read_bytes() == (tmp_path / "new.png").read_bytes()
+
+
 def purchases(folder):
     """The README's table: 40 customers who buy at random (so training ends soon), titles, some pictures."""
     (folder / "pictures").mkdir()
