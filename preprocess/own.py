@@ -216,12 +216,15 @@ def preprocess(path: Path, settings: OwnSettings) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    program, file = "python -m preprocess.own FILE", [name for name in argv[:1] if not name.startswith("-")]
-    settings = parse_settings(OwnSettings, argv[len(file) :], program, "Your own interactions.", check)
-    if not file:
+    argv, program = list(sys.argv[1:] if argv is None else argv), "python -m preprocess.own FILE"
+    valued = {f"--{name}" for name, value in vars(OwnSettings()).items() if not isinstance(value, bool)}
+    words = zip(["", *argv], argv, strict=False)  # each behind the one before it
+    places = [n for n, (before, word) in enumerate(words) if not word.startswith("-") and before not in valued]
+    file = argv.pop(places[0]) if places else None
+    settings = parse_settings(OwnSettings, argv, program, "Your own interactions.", check)
+    if file is None:
         return complain(f"which file: {program} [flags]")
-    return attempt(preprocess, Path(file[0]), settings)
+    return attempt(preprocess, Path(file), settings)
 
 
 if __name__ == "__main__":

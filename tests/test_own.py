@@ -70,6 +70,15 @@ def test_separators_and_headers(tmp_path, separator, header, flags):
     assert written(tmp_path / "one") == written(tmp_path / "other")
 
 
+def test_the_file_stands_anywhere(tmp_path):
+    places = ["--dataset", "Small", "--k_core", "3", "--data_dir"]
+    (tmp_path / "table.csv").write_text(csv_of(LINES), encoding="utf-8")
+    for n, where in enumerate((0, 2, 6)):
+        argv = [*places, str(tmp_path / str(n) / "data")]
+        assert own.main([*argv[:where], str(tmp_path / "table.csv"), *argv[where:], "--no-overwrite"]) == 0
+    assert written(tmp_path / "0") == written(tmp_path / "1") == written(tmp_path / "2") != {}
+
+
 def test_dates_are_times(tmp_path):
     dates = ["2024-01-02", "2024-01-01 10:00:00", "2024-01-01T09:30:00+00:00", "2023-12-31T23:59:59.5-05:00"]
     lines = [f"{user},{item},{date}" for user in "pq" for item, date in zip("abcd", dates, strict=True)]
