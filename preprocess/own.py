@@ -44,7 +44,7 @@ class OwnSettings:
     dataset: str = "Mine"  # name of the folder that is written, under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/
     user: str = ""  # column of users: user, user_id or userid when empty
-    item: str = ""  # column of items: item, item_id or itemid when empty
+    item: str = ""  # column of items: item, item_id or itemid when empty, and where ITEM_FILE has none of this name
     time: str = ""  # column of times: time, timestamp or date when empty
     title: str = ""  # column of items' titles, may be absent: title, item_title or movie_title when empty
     text: tuple[str, ...] = ()  # further columns of text about items, comma-separated
@@ -83,6 +83,11 @@ def read_fields(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"{path}: after line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
+def column_name(text: str) -> str:
+    """A column's name as it is compared: without RecBole's type, in small letters."""
+    return text.partition(":")[0].strip().lower()
+
+
 def read_columns(path: Path, settings: OwnSettings, needed: tuple[str, ...], also: tuple[str, ...]) -> Iterator[tuple]:
     """Where it stands, and a value for each of the `needed` and `also` columns and each column of `settings.text`.
 
@@ -93,19 +98,20 @@ def read_columns(path: Path, settings: OwnSettings, needed: tuple[str, ...], als
     """
     lines = read_fields(path)
     where, header = next(lines, (str(path), []))
-    names = [name.partition(":")[0].strip().lower() for name in header]
-    places = []
+    names, places = [column_name(name) for name in header], []
     for kind in (*needed, *also):
         given = getattr(settings, kind)
-        found = [names.index(n) for n in [given.partition(":")[0].lower()] * bool(given) or NAMES[kind] if n in names]
+        looked = (given,) * bool(given)
+        if not given or (kind in needed and also):  # of items: FILE has the column under this name, this file may not
+            looked += NAMES[kind]
+        found = [names.index(name) for name in map(column_name, looked) if name in names]
         if not found and (given or kind in needed):
-            looked = given or " or ".join(NAMES[kind])
-            raise ValueError(f"{where}: no column {looked}; --{kind} takes one of the header")
+            raise ValueError(f"{where}: no column {' or '.join(looked)}; --{kind} takes one of the header")
         places.append(found[0] if found else None)
     for name in settings.text if also else ():
-        if name.lower() not in names:
+        if column_name(name) not in names:
             raise ValueError(f"{where}: no column {name}; --text takes some of the header")
-        places.append(names.index(name.lower()))
+        places.append(names.index(column_name(name)))
     for where, fields in lines:
         if len(fields) != len(header):
             raise ValueError(f"{where}: {len(fields)} fields, but {len(header)} in the header; correct or remove it")

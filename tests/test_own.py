@@ -107,6 +107,19 @@ def test_texts_and_pictures(tmp_path):
     assert "item_image.tsv" not in written(tmp_path)
 
 
+def test_names_that_a_file_of_items_writes_otherwise(tmp_path):
+    """Types are left out of --text, too, and --item is what the table's column is called."""
+    about = "item_id:token\ttitle:token_seq\tclass:token_seq\na b\tLamp\told\nc\tCup\tnew\n"
+    (tmp_path / "items.csv").write_text(about)
+    flags = ["--item", "sku", "--item_file", str(tmp_path / "items.csv"), "--text", "class:token_seq"]
+    assert run(tmp_path, csv_of(LINES, header="user,sku,time"), *flags) == 0
+    lines = written(tmp_path)["item_text.tsv"].decode().splitlines()
+    assert lines[1:] == ["0\ta%20b\tLamp\t\t\told", "2\tc\tCup\t\t\tnew"]
+    (tmp_path / "items.csv").write_text("item,sku,title\nx,a b,Lamp\n")
+    assert run(tmp_path, csv_of(LINES, header="user,sku,time"), *flags[:4], "--overwrite") == 0
+    assert written(tmp_path)["item_text.tsv"].decode().splitlines()[1:] == ["0\ta%20b\tLamp\t\t\t"]
+
+
 def test_without_its_pictures_a_dataset_is_not_there(tmp_path, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     text = csv_of([f"{line},a.png" for line in LINES], header="user,item,time,picture")
