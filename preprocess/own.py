@@ -35,6 +35,7 @@ NAMES = {  # of a column where no flag names it, in any case of letters
     "picture": ("picture", "image"),
 }
 ADDRESS = re.compile(r"https?://\S+")
+TOLD = 5  # pictures that are missing, the others counted
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ def read_interactions(path: Path, settings: OwnSettings) -> Reviews:
     return Reviews(*map(np.array, columns), list(users), list(items))
 
 
-def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict[str, Path]]:
-    """What the first line that says anything of an item says of it, and pictures that are files.
+def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict[str, tuple[Path, str]]]:
+    """What the first line that says anything of an item says of it; pictures that are files, and where they stand.
 
     Raises:
         FileNotFoundError, ValueError: naming file, line and value.
@@ -175,11 +176,23 @@ def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict
         address = ADDRESS.fullmatch(picture)
         known[asin] = Item(plain(title), "", "", plain(" ".join(texts)), picture if address else "")
         if picture and not address:
-            files[asin] = path.parent / picture
-            if not files[asin].is_file() or files[asin].suffix.lower() not in SUFFIXES:
-                what, kinds = f"{picture[:80]!r} is neither an address nor a file", ", ".join(SUFFIXES)
-                raise ValueError(f"{where}: {what} ({kinds}); correct it, or put the file there")
+            files[asin] = path.parent / picture, f"{where}: {picture[:80]!r}"
     return known, files
+
+
+def usable(files: dict[str, tuple[Path, str]], asins: list[str]) -> dict[str, Path]:
+    """The pictures of these items among those of `read_items`.
+
+    Raises:
+        ValueError: some are no such files; names the first.
+    """
+    found = [(asin, *files[asin]) for asin in asins if asin in files]
+    bad = [told for _, file, told in found if not file.is_file() or file.suffix.lower() not in SUFFIXES]
+    if bad:
+        told = ", ".join(bad[:TOLD]) + f" and {len(bad) - TOLD} more" * (len(bad) > TOLD)
+        what = f"{'are' if bad[1:] else 'is'} neither an address nor a file ({', '.join(SUFFIXES)})"
+        raise ValueError(f"{told} {what}; correct it, or put the file there")
+    return {asin: file for asin, file, _ in found}
 
 
 def remove_pictures(folder: Path, ids: set[str], kept: set[Path]) -> None:
@@ -202,8 +215,7 @@ def preprocess(path: Path, settings: OwnSettings) -> Path:
     reviews.time[np.argsort(reviews.time, kind="stable")] = np.arange(len(reviews))  # no ties left
     items = [known.get(asin) for asin in reviews.item_ids]
     absent = [("no line about it", "", asin) for asin, item in zip(reviews.item_ids, items, strict=True) if not item]
-    contents = outputs(settings, reviews, items, absent, counts)
-    pictures = {asin: files[asin] for asin in reviews.item_ids if asin in files}
+    contents, pictures = outputs(settings, reviews, items, absent, counts), usable(files, reviews.item_ids)
     done.unlink(missing_ok=True)  # without it the folder is not complete
     renewed = set(reviews.item_ids) if settings.overwrite else set(pictures)
     remove_pictures(done.with_name("pictures"), renewed, {file.resolve() for file in pictures.values()})

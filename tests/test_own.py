@@ -133,6 +133,21 @@ def test_without_its_pictures_a_dataset_is_not_there(tmp_path, capsys):
     assert written(tmp_path)["pictures/c.png"] == (tmp_path / "a.png").read_bytes()
 
 
+def test_pictures_that_are_missing_are_told_at_once(tmp_path, capsys):
+    lines = [f"{user},{item},{time},{item}.png" for user in "pqr" for time, item in enumerate("abcdefg")]
+    table = csv_of([*lines, "p,once,9,once.png"], header="user,item,time,picture")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    assert run(tmp_path, table) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    told = [f"line {n}: '{item}.png'" for n, item in ((2, "a"), (4, "c"), (5, "d"), (6, "e"), (7, "f"))]
+    assert re.findall(r"line \d+: '.*?'", line) == told and " and 1 more are neither " in line
+    assert not (tmp_path / "data").exists()
+    for item in "acdefg":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{item}.png")
+    assert run(tmp_path, table) == 0  # an item that is taken out needs none
+    assert sum(name.startswith("pictures/") for name in written(tmp_path)) == 7
+
+
 def test_any_id_becomes_one_that_files_take():
     for text in ("a/b", "../x", "~", "%", "%25", "a\tb", "名", "a,b", "B000:1_2-3.4"):
         assert ASIN.fullmatch(as_asin(text)) and "/" not in as_asin(text)
@@ -156,7 +171,11 @@ def test_any_id_becomes_one_that_files_take():
         (csv_of([*LINES, "u,b,2024-01-31"]), (), "line 14: '2024-01-31' among numbers"),
         (csv_of([*LINES, 'u,"b"c,3']), (), "after line 13: "),
         (csv_of(LINES), ("--k_core", "4"), "no user and item with 4 interactions each"),
-        (csv_of(["u,b,3,a.jpg"], header="user,item,time,picture"), (), "'a.jpg' is neither an address nor a file"),
+        (
+            csv_of([f"{line},a.jpg" for line in LINES], header="user,item,time,picture"),
+            (),
+            "line 5: 'a.jpg' are neither an address nor a file",
+        ),
         (csv_of(LINES), ("--item_file", "nowhere.csv"), "nowhere.csv"),
     ],
 )
