@@ -5,8 +5,9 @@
 Reads a file of columns separated by commas, semicolons or tabs (in the last, quotation marks mean nothing), below a
 header that names them, with or without RecBole's types (`user_id:token`). Ids are any strings; files hold what is not
 a letter, digit or one of . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
-2024-01-31 10:00:00; equal ones stay in the order of lines. Every line counts, whatever else it holds. Writes what
-`preprocess.amazon` writes, and copies pictures that are files into `pictures/`.
+2024-01-31 10:00:00; equal ones stay in the order of lines. Every line counts, whatever else it holds, but for those
+that repeat user, item and time of one before. Writes what `preprocess.amazon` writes, and copies pictures that are
+files into `pictures/`.
 """
 
 import csv
