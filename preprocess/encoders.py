@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from llama.weight_files import read_json
+from preprocess.item_files import Indistinct
 
 BINS, SIDE = 4, 64  # of a colour histogram: bins a channel; pixels a side of the reduced picture that is counted
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
@@ -26,13 +27,16 @@ def tfidf(texts: list[str], width: int) -> np.ndarray:
 
     Returns: float32 (N, words), zeros for a text without words that occur in two texts; where there are more words
         than `width`, the nearest matrix of that rank, (N, width).
+
+    Raises:
+        Indistinct: there is no such word.
     """
     counts = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
     n_texts = Counter(word for count in counts for word in count)
     column = {word: i for i, word in enumerate(sorted(word for word, n in n_texts.items() if n > 1))}
     entries = [(row, column[w], 1 + np.log(n)) for row, c in enumerate(counts) for w, n in c.items() if w in column]
     if not entries:
-        raise ValueError(
+        raise Indistinct(
             "item_text.tsv: no word occurs in two texts to compare them by; put more there or take another --encoder"
         )
     rows, columns, values = map(np.array, zip(*entries, strict=True))

@@ -21,7 +21,7 @@ import numpy as np
 
 from preprocess import encoders
 from preprocess.fetching import FetchSettings, fetch_pictures
-from preprocess.item_files import read_addresses, read_asins, read_texts
+from preprocess.item_files import Indistinct, read_addresses, read_asins, read_texts
 from preprocess.pictures import find_pictures, open_picture
 from preprocess.shards import Source, Unusable, digest, encode_in_shards, remove_parts
 from utils.data import Interactions, check_files, scoring_batches
@@ -151,7 +151,7 @@ def encode_image(settings: ImageSettings) -> None:
     missing |= absent  # saved shards know no newer reasons
     if len(missing) == n_items:
         remove_parts(path)
-        raise ValueError(f"{folder}: no picture of any item that can be read; the first one: {missing[0]}")
+        raise Indistinct(f"{folder}: no picture of any item that can be read; the first one: {missing[0]}")
     lost = sorted(missing)
     features[lost] = np.delete(features, lost, axis=0).mean(0, dtype=np.float64)
     lines = ["item_id\tasin\treason", *(f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in lost)]
@@ -212,9 +212,12 @@ PROGRAMS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+def run(argv: list[str]) -> int:
+    """Run the program; returns its exit status.
+
+    Raises:
+        Indistinct: the one mistake that a program with other modalities can go on from.
+    """
     program = "python -m preprocess.features"
     if not argv or argv[0] not in PROGRAMS:
         return complain(f"{program} text [flags], or {program} image [flags]")
@@ -222,12 +225,22 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(kind, argv[1:], f"{program} {argv[0]}", what, check)
     try:
         encode(settings)
+    except Indistinct:
+        raise
     except (ValueError, OSError) as mistake:
         return complain(mistake)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except Indistinct as mistake:
+        return complain(mistake)
 
 
 if __name__ == "__main__":

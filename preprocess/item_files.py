@@ -12,6 +12,10 @@ ADDRESSES, ADDRESSES_HEADER = "item_image.tsv", "item_id\tasin\turl"
 ASIN = re.compile(r"[\w.:%-]+", re.ASCII)  # and reviewer ids; becomes a file name
 
 
+class Indistinct(ValueError):
+    """A modality in which nothing tells items apart."""
+
+
 def as_asin(text: str) -> str:
     """Any id as files hold it: what ASINs do not have in percent-encoding, as in addresses."""
     return quote(text, safe=":").replace("~", "%7E")

@@ -4,20 +4,22 @@
 
 Runs, with settings for a CPU, what has not left its file yet: `preprocess.features text` where there is an
 `item_text.tsv`, `preprocess.features image` by colours where there are `pictures/`, `preprocess.pretrain_graph` (no
-item hypergraph where there are no features) and `preprocess.pretrain_sasrec`. Every command is printed; one that was
-run by hand before, with other flags, is not run again. A killed run goes on with the same command.
+item hypergraph where there are no features) and `preprocess.pretrain_sasrec`. Texts or pictures in which nothing tells
+items apart are left out, with the reason. Every command is printed; one that was run by hand before, with other flags,
+is not run again. A killed run goes on with the same command.
 """
 
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.hypergraph import find_features
-from preprocess.item_files import TEXTS
+from preprocess.item_files import TEXTS, Indistinct
 from utils.data import check_files
 from utils.flags import attempt, check_words, parse_settings
 from utils.metrics import summary
@@ -53,16 +55,30 @@ class Stages:
     def __init__(self, folder: Path, logs: Path) -> None:
         self.folder, self.logs, self.log = folder, logs, RunLog(logs, "stages", folder.name)
 
-    def run(self, made: list[str], program: ModuleType, argv: list[str], metrics: str = "") -> None:
+    def encode(self, modality: str, argv: list[str]) -> None:
+        """Run preprocess.features, unless its file is there; what tells no items apart is told and left out."""
+        try:
+            self.run([f"{modality}_feat.npy"], features, [modality, *argv], main=features.run)
+        except Indistinct as reason:
+            self.log.say(f"{modality} left out: {reason}")
+
+    def run(
+        self,
+        made: list[str],
+        program: ModuleType,
+        argv: list[str],
+        metrics: str = "",
+        main: Callable[[list[str]], int] | None = None,
+    ) -> None:
         """Run a program, unless the last file that it makes is there; a mistake ends this program, too.
 
         Args:
-            metrics: name of its folder in the logs, if it tests what it makes.
+            metrics: name of its folder in the logs, if it tests what it makes; main: what is called, if not its own.
         """
         if (self.folder / made[-1]).exists():
             return
         self.log.say(f"python -m {program.__name__} {shlex.join(argv)}")
-        status = program.main(argv)
+        status = (main or program.main)(argv)
         if status:
             sys.exit(status)
         lines = (self.logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines() if metrics else []
@@ -81,9 +97,9 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
     stages = Stages(folder, Path(s.logging_dir) / s.dataset)
     place = ["--dataset", s.dataset, "--data_dir", s.data_dir]
     if (folder / TEXTS).is_file():
-        stages.run(["text_feat.npy"], features, ["text", *place])
+        stages.encode("text", place)
     if (folder / "pictures").is_dir():
-        stages.run(["image_feat.npy"], features, ["image", *place, "--encoder", "histogram"])
+        stages.encode("image", [*place, "--encoder", "histogram"])
     runs = [*place, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
     argv = [*runs, "--GNNModel", s.GNNModel, *graph_flags.split()]
     argv += ["--item_loss_ratio", "0"] * (not find_features(folder))

@@ -253,11 +253,31 @@ def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
     assert not {int(row[3]) for row in best} & set(history.tolist())
 
 
+def table_settings(place):
+    places = {"output_dir": str(place / "output"), "logging_dir": str(place / "log")}
+    return tables.TableSettings("Small", str(place / "data"), **places)
+
+
+def test_a_modality_that_tells_no_items_apart_is_left_out(tmp_path, capsys):
+    """Every title is a word of its own, and no picture can be read."""
+    (tmp_path / "none.png").write_bytes(b"none")
+    orders = [np.random.default_rng(user).permutation(9) for user in range(30)]
+    lines = [f"{user},{item},{day},w{item},none.png" for user, of in enumerate(orders) for day, item in enumerate(of)]
+    assert run(tmp_path, csv_of(lines, header="user,item,time,title,picture")) == 0
+    tables.make_tables(table_settings(tmp_path), "--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
+    assert {"MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"} <= written(tmp_path).keys()
+    assert not [name for name in written(tmp_path) if "_feat" in name]
+    told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
+    shown = capsys.readouterr().out
+    for reason in ("text left out: ", "no word occurs in two texts", "image left out: ", "no picture of any item"):
+        assert reason in told and reason in shown
+    assert "--item_loss_ratio 0\n" in told
+
+
 def test_tables_without_features_and_after_a_command_by_hand(tmp_path):
     folder = write_interactions(tmp_path / "data")
     torch.save(torch.ones(1), folder / "SASRec_item_embedding.pt")
-    own_places = {"output_dir": str(tmp_path / "output"), "logging_dir": str(tmp_path / "log")}
-    settings = tables.TableSettings("Small", str(tmp_path / "data"), **own_places)
+    settings = table_settings(tmp_path)
     tables.make_tables(settings, "--num_epochs 1 --embed_dim 4")
     assert torch.load(folder / "MMHCL_item_embeddings.pt", weights_only=True).shape == (40, 4)
     assert torch.load(folder / "SASRec_item_embedding.pt", weights_only=True).shape == (1,)
