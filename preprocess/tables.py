@@ -6,7 +6,7 @@ Runs, with settings for a CPU, what has not left its file yet: `preprocess.featu
 `item_text.tsv`, `preprocess.features image` by colours where there are `pictures/`, `preprocess.pretrain_graph` (no
 item hypergraph where there are no features) and `preprocess.pretrain_sasrec`. Texts or pictures in which nothing tells
 items apart are left out, with the reason. Every command is printed; one that was run by hand before, with other flags,
-is not run again. A killed run goes on with the same command.
+is not run again; what was made from another interaction file is refused. A killed run goes on with the same command.
 """
 
 import json
@@ -18,12 +18,14 @@ from pathlib import Path
 from types import ModuleType
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
+from preprocess.fitting import FitSettings
 from preprocess.hypergraph import find_features
 from preprocess.item_files import TEXTS, Indistinct
 from utils.data import check_files
 from utils.flags import attempt, check_words, parse_settings
 from utils.metrics import summary
 from utils.run_log import RunLog
+from utils.training_state import STATE, files_read, read_state, run_folder
 
 # What does best on Beauty on two cores (README.md); the published settings ask for a GPU
 GRAPH_FLAGS = "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 256"
@@ -86,25 +88,54 @@ class Stages:
         self.log.say(f"{program.__name__}: {', '.join(str(self.folder / name) for name in made)}{tested}")
 
 
+def check_origin(data: Path, made_by: dict[Path, list[str]]) -> None:
+    """See that no pre-training was run on another interaction file.
+
+    Args:
+        data: the interaction file; made_by: folder of a pre-training's run to the tables that it makes beside `data`.
+
+    Raises:
+        ValueError: one was; names its folder, the tables, and the features that it read and that are still the same.
+    """
+    now, old, of_data = files_read([data, *find_features(data.parent)]), [], f"CRC-32 of {data.name}"
+    for run, names in made_by.items():
+        try:
+            recorded = read_state(run / STATE)["settings"]
+        except (FileNotFoundError, ValueError):  # nothing is known; who goes on from a damaged one is told
+            continue
+        if recorded.get(of_data, now[of_data]) != now[of_data]:
+            same = [what.removeprefix("CRC-32 of ") for what, crc in now.items() if recorded.get(what) == crc]
+            old += [run, *(data.with_name(name) for name in [*names, *same] if data.with_name(name).exists())]
+    if old:
+        told = ", ".join(map(str, old))
+        raise ValueError(
+            f"{told}: made from another {data.name}; remove them, or give the new data another --dataset name"
+        )
+
+
 def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequence_flags: str = "") -> None:
     """Make what is absent.
 
     Raises:
-        FileNotFoundError: no interaction file.
+        FileNotFoundError: no interaction file; ValueError: there is what was made from another one.
     """
     s = settings
     folder = check_files(s.data_dir, s.dataset, [f"{s.dataset}.txt"])
+    graph_tables = pretrain_graph.table_names(s.GNNModel)
+    made_by = {s.GNNModel: graph_tables, "SASRec": [pretrain_sasrec.TABLE]}
+    runs = {run_folder(s.output_dir, s.dataset, name, FitSettings.target): made for name, made in made_by.items()}
+    check_origin(folder / f"{s.dataset}.txt", runs)
     stages = Stages(folder, Path(s.logging_dir) / s.dataset)
     place = ["--dataset", s.dataset, "--data_dir", s.data_dir]
     if (folder / TEXTS).is_file():
         stages.encode("text", place)
     if (folder / "pictures").is_dir():
         stages.encode("image", [*place, "--encoder", "histogram"])
-    runs = [*place, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
-    argv = [*runs, "--GNNModel", s.GNNModel, *graph_flags.split()]
+    shared = [*place, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
+    argv = [*shared, "--GNNModel", s.GNNModel, *graph_flags.split()]
     argv += ["--item_loss_ratio", "0"] * (not find_features(folder))
-    stages.run(pretrain_graph.table_names(s.GNNModel), pretrain_graph, argv, s.GNNModel)
-    stages.run([pretrain_sasrec.TABLE], pretrain_sasrec, [*runs, *sequence_flags.split()], "SASRec")
+    stages.run(graph_tables, pretrain_graph, argv, s.GNNModel)
+    stages.run([pretrain_sasrec.TABLE], pretrain_sasrec, [*shared, *sequence_flags.split()], "SASRec")
 
 
 def main(argv: list[str] | None = None) -> int:

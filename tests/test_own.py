@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,32 @@ def test_a_modality_that_tells_no_items_apart_is_left_out(tmp_path, capsys):
     for reason in ("text left out: ", "no word occurs in two texts", "image left out: ", "no picture of any item"):
         assert reason in told and reason in shown
     assert "--item_loss_ratio 0\n" in told
+
+
+def test_tables_of_another_interaction_file_are_not_kept(tmp_path, capsys):
+    folder = write_interactions(tmp_path / "data")
+    write_texts(folder)
+    flags = ("--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
+    tables.make_tables(table_settings(tmp_path), *flags)
+    tables.make_tables(table_settings(tmp_path), *flags)
+    made = ["MMHCL_user_embeddings.pt", "MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt", "text_feat.npy"]
+    runs = [tmp_path / "output" / "Small" / name / "pretrain" for name in ("MMHCL", "SASRec")]
+    lines = (folder / "Small.txt").read_text().splitlines()
+    (folder / "Small.txt").write_text("\n".join([*lines[:-1], lines[-1] + " 0"]) + "\n")
+    capsys.readouterr()
+    argv = ["--dataset", "Small", *(f"--{name}_dir={tmp_path / name}" for name in ("data", "output"))]
+    assert tables.main([*argv, f"--logging_dir={tmp_path / 'log'}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.out == ""
+    assert "made from another Small.txt; remove them, or give the new data another --dataset name" in captured.err
+    assert all(str(path) in captured.err for path in [*runs, *(folder / name for name in made)])
+    for path in [*runs, *(folder / name for name in made)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    tables.make_tables(table_settings(tmp_path), *flags)
+    shutil.rmtree(runs[0].parent)
+    shutil.rmtree(runs[1].parent)
+    (folder / "Small.txt").write_text("\n".join(lines) + "\n")
+    tables.make_tables(table_settings(tmp_path), *flags)  # nobody knows what they were made from
 
 
 def test_tables_without_features_and_after_a_command_by_hand(tmp_path):
