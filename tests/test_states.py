@@ -220,6 +220,17 @@ def holding(*arguments):
     holder.communicate()
 
 
+def refused_as_held(main, argv, held, holder, place, capsys):
+    """The holder of what is held is told in one line, and nothing is touched."""
+    before = contents(place)
+    capsys.readouterr()
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {held}: held by process {holder.pid} on {os.uname().nodename} since 2")
+    assert message.count("\n") == 1
+    assert contents(place) == before
+
+
 @pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
 def test_a_second_run_is_told_who_holds_the_folder(place, which, capsys):
     name = "pretrain" if which in PRETRAINING else "tiny"
@@ -227,14 +238,8 @@ def test_a_second_run_is_told_who_holds_the_folder(place, which, capsys):
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
     argv = pretrain_argv(place) if which in PRETRAINING else command(place, *SIZES)
     with holding(folder) as holder:
-        before = contents(place)
-        capsys.readouterr()
         for more in ((), ("--resume",)):
-            assert main([*argv, *more]) == 2
-            message = capsys.readouterr().err
-            assert message.startswith(f"error: {folder}: held by process {holder.pid} on {os.uname().nodename} since 2")
-            assert message.count("\n") == 1
-        assert contents(place) == before
+            refused_as_held(main, [*argv, *more], folder, holder, place, capsys)
     assert main(argv) == 0
     assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
     assert (folder / "held_by.txt").read_text() == ""
@@ -248,13 +253,7 @@ def test_a_second_run_is_told_who_writes_the_log(place, which, capsys):
     argv = [*(argv or pretrain_argv(place)), "--output_dir", str(place / "elsewhere")]
     log = place / "log" / "Small" / name
     with holding(log, "_") as holder:
-        before = contents(place)
-        capsys.readouterr()
-        assert main(argv) == 2
-        message = capsys.readouterr().err
-        assert message.startswith(f"error: {log}: held by process {holder.pid} on {os.uname().nodename} since 2")
-        assert message.count("\n") == 1
-        assert contents(place) == before
+        refused_as_held(main, argv, log, holder, place, capsys)
     assert main(argv) == 0
     assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
     (left,) = log.parent.glob(f"{log.name}*held_by.txt")
