@@ -50,7 +50,7 @@ from utils.lr_sched import learning_rate
 from utils.memory import is_out_of_memory, peak_memory
 from utils.metrics import metrics, summary
 from utils.prompter import own_positions
-from utils.run_log import CHOOSE_BY, RunLog
+from utils.run_log import CHOOSE_BY, RunLog, log_folder
 from utils.seed import make_deterministic, seed_everything, seed_step
 from utils.stopping import Stopped, StopSignals, stopped_by
 from utils.sweep import parse_sweep
@@ -279,8 +279,8 @@ def prepare(settings: Settings, shared: dict | None = None) -> Trainer:
     seed_everything(settings.seed)
     model = build_model(settings, tables, device, shared)
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
-    log_folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
-    log = RunLog(log_folder, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
+    logs = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
+    log = RunLog(logs, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
     return Trainer(settings, model, data, log, folder)
 
 

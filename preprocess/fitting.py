@@ -21,7 +21,7 @@ from utils.evaluate import Ranking
 from utils.flags import check_numbers, check_words, complain, fingerprint
 from utils.memory import peak_memory
 from utils.metrics import summary
-from utils.run_log import SETTINGS, RunLog, settings_line
+from utils.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.seed import seed_everything
 from utils.stopping import Stopped, StopSignals
 from utils.training_state import Progress, States, files_read, run_folder
@@ -104,8 +104,8 @@ class Fit:
     ) -> None:
         self.settings, self.model, self.optimizer, self.choose_by = settings, model, optimizer, choose_by
         self.folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
-        log_folder = Path(settings.logging_dir) / settings.dataset / name
-        self.log = RunLog(log_folder, settings.target, f"{name}/{settings.dataset}")
+        logs = log_folder(settings.logging_dir, settings.dataset, name)
+        self.log = RunLog(logs, settings.target, f"{name}/{settings.dataset}")
         self.fingerprint = fingerprint(settings, FREE_TO_CHANGE) | files_read(files)
         self.states = States(self.folder, self.best, self.tensors, optimizer, self.fingerprint, self.log)
         self.progress, self.signals, self.saved_at = Progress(), StopSignals(), time.monotonic()

@@ -19,7 +19,8 @@ from tests.small_data import N_ITEMS, OWN, write_dataset
 from tests.small_data import command as small_command
 from tests.small_model import SHAPE, small_hellm, write_meta
 from utils.build import build_model, read_inputs
-from utils.sweep import label, parse_sweep
+from utils.sweep import parse_sweep
+from utils.sweep_grid import label
 
 ROOT = Path(__file__).parents[1]
 GRID = ("--sweep", "lr=1e-3,3e-3", "adapter_len=2,3,4")

@@ -25,7 +25,7 @@ from utils.data import Interactions, Samples, check_files, load_table
 from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
 from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
 from utils.metrics import metrics
-from utils.run_log import CHOOSE_BY, SHOWN, RunLog, read_records
+from utils.run_log import CHOOSE_BY, SHOWN, RunLog, log_folder, read_records
 from utils.training_state import STATE, check_files_read, read_state, run_folder
 
 NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
@@ -164,7 +164,8 @@ def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Sa
 
 def logged_sasrec(settings: BaselineSettings) -> list[dict]:
     """The records of SASRec's own log, if it is there."""
-    path = Path(settings.logging_dir) / settings.dataset / "SASRec" / f"{SequenceSettings.target}_metrics.jsonl"
+    folder = log_folder(settings.logging_dir, settings.dataset, "SASRec")
+    path = folder / f"{SequenceSettings.target}_metrics.jsonl"
     return read_records(path) if path.is_file() else []
 
 

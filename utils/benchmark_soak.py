@@ -12,9 +12,8 @@ from pathlib import Path
 
 from config_HeLLM import parse_args
 from utils.flags import Parser
-from utils.run_log import read_records
+from utils.run_log import log_path, read_records
 from utils.stopping import Stopped
-from utils.sweep import log_path
 
 PROGRAM = Path(__file__).parents[1] / "train_HeLLM.py"
 EPOCHS = 10**6  # more than there is time for

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from config_HeLLM import Settings
 from llama.files import told_when_full
 from utils.evaluate import Ranking
 from utils.files import replacing
@@ -17,6 +18,16 @@ SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 CHOOSE_BY = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
 SETTINGS, BESIDE_PUBLISHED = "settings", "settings beside the published ones"  # what the log calls them
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
+
+
+def log_folder(logging_dir: str | Path, dataset: str, name: str) -> Path:
+    """Where the runs of this name (a GNNModel, SASRec, …) write what they leave to read."""
+    return Path(logging_dir) / dataset / name
+
+
+def log_path(settings: Settings, ending: str) -> Path:
+    """Where a fine-tuning, or a sweep of this target, writes the file with this ending."""
+    return log_folder(settings.logging_dir, settings.dataset, settings.GNNModel) / f"{settings.target}_{ending}"
 
 
 def published_log(name: str) -> dict:

@@ -8,16 +8,11 @@ finished runs are passed over, the others go on from their states. A run that fa
 """
 
 import gc
-import itertools
 import os
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from config_HeLLM import SWEEP, Settings, parse_args, state_settings
@@ -26,33 +21,13 @@ from utils import plan
 from utils.build import make_demo, outline, read_inputs
 from utils.distributed import pick_device
 from utils.files import replacing
-from utils.flags import Parser, differences, flag, recorded_settings
+from utils.flags import Parser, differences, recorded_settings
 from utils.memory import restart_peak
 from utils.report_page import Table, table_to_markdown
-from utils.run_log import CHOOSE_BY, SHOWN, read_records
+from utils.run_log import CHOOSE_BY, SHOWN, log_path, read_records
 from utils.stopping import end_by_signals
-
-ABLATION = "ablation"  # the sweep that is no grid
-KINDS = {field.name: field.type for field in fields(Settings)}
-# The same for all runs: where things lie, what is compared with each other, how the program goes on
-NOT_SWEPT = {"target", "dataset", "data_dir", "output_dir", "logging_dir", "model_parallel"}
-NOT_SWEPT |= {"deterministic", "resume", "plan"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run of a sweep, or why there is none."""
-
-    title: str
-    settings: Settings | None
-    why: str = ""  # there is none
-    remedy: str = ""  # how there would be one
-
-
-def log_path(settings: Settings, ending: str) -> Path:
-    """Where a run, or a sweep of this target, writes the file with this ending."""
-    folder = Path(settings.logging_dir) / settings.dataset / settings.GNNModel
-    return folder / f"{settings.target}_{ending}"
+from utils.sweep_ablation import ablation_rows
+from utils.sweep_grid import ABLATION, KINDS, Row, grid_rows, parse_words
 
 
 def parse_sweep(argv: list[str] | None = None) -> "Sweep | None":
@@ -72,7 +47,7 @@ def parse_sweep(argv: list[str] | None = None) -> "Sweep | None":
         shard = _parse_shard(given.sweep_shard or "1/1")
         if given.sweep == [ABLATION]:
             return Sweep(parse_args(rest), None, shard)
-        grid = _parse_words(given.sweep) if given.sweep else SWEEP
+        grid = parse_words(given.sweep) if given.sweep else SWEEP
         return Sweep(parse_args(rest), grid_rows(rest, grid), shard)
     except ValueError as mistake:
         parser.error(str(mistake))
@@ -83,66 +58,6 @@ def _parse_shard(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise ValueError(f"--sweep_shard {text}: NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
     return int(number), int(count)
-
-
-def _parse_words(words: list[str]) -> dict[str, list[str]]:
-    grid = {}
-    for word in words:
-        name, _, values = word.partition("=")
-        if not name or not all(values.split(",")):
-            raise ValueError(f"--sweep {word}: NAME=VALUE,VALUE … or, alone, {ABLATION}")
-        if name in grid:
-            raise ValueError(f"--sweep {name}: given twice")
-        grid[name] = values.split(",")
-    return grid
-
-
-def grid_rows(rest: list[str], grid: dict[str, list]) -> list[Row]:
-    """A run for every combination of values, each parsed and checked as on a command line of its own.
-
-    Args:
-        rest: the command line without the sweep; grid: setting to its values, as they are or as text.
-
-    Raises:
-        ValueError: a setting that can't be swept, or the same run twice.
-    """
-    for name, values in grid.items():
-        if name not in KINDS:
-            raise ValueError(f"--sweep {name}: no such setting; train_HeLLM.py --help lists them")
-        if name in NOT_SWEPT:
-            raise ValueError(f"--sweep {name}: has to be the same for all runs")
-        if not isinstance(values, (list, tuple)) or not values:
-            raise ValueError(f"SWEEP in config_HeLLM.py: {name} is {values!r}, a list of values is expected")
-    rows = []
-    for values in itertools.product(*grid.values()):
-        settings = parse_args([*rest, *map(_flag, grid, values)])
-        target = "-".join([settings.target, *(label(name, getattr(settings, name)) for name in grid)])
-        rows.append(Row(target, replace(settings, target=target, resume=True)))
-    twice = [title for title, n in Counter(row.title for row in rows).items() if n > 1]
-    if twice:
-        raise ValueError(f"--sweep: the same run twice: {', '.join(twice)}")
-    return rows
-
-
-def _flag(name: str, value: object) -> str:
-    if KINDS[name] is bool:
-        words = {"true": True, "false": False}
-        if str(value).lower() not in words:
-            raise ValueError(f"--sweep {name}={value}: true or false")
-        value = words[str(value).lower()]
-    return flag(name, value)
-
-
-def label(name: str, value: object) -> str:
-    """A setting and its value in a run's name: lr1e-4, lora_r8, no-w_lora, lora_targetsw1+wq."""
-    if isinstance(value, bool):
-        return name if value else f"no-{name}"
-    if isinstance(value, tuple):
-        value = "+".join(value)
-    if isinstance(value, float):
-        plain = np.format_float_positional(value, trim="-")
-        value = min(plain, np.format_float_scientific(value, trim="-", exp_digits=1), key=len)
-    return name + "".join(c if c.isalnum() or c in "+-._" else "_" for c in str(value))
 
 
 def last_record(settings: Settings) -> dict:
@@ -217,8 +132,6 @@ class Sweep:
         """
         make_demo(self.base)
         if self.rows is None:
-            from utils.sweep_ablation import ablation_rows  # slow to import
-
             self.rows = ablation_rows(self.base)
         if self.base.plan:
             for one in self.own:

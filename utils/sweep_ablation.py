@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import fields, replace
-from pathlib import Path
 
 from config_HeLLM import Settings
 from preprocess.hypergraph import find_features
@@ -12,7 +11,8 @@ from utils.build import model_args
 from utils.data import dataset_folder
 from utils.flags import flag
 from utils.report import file_of, read_run
-from utils.sweep import Row
+from utils.run_log import log_folder
+from utils.sweep_grid import Row
 
 # In the table's order: part to the setting without it, or to what is done to the pre-training of the graph table
 PARTS = {
@@ -91,7 +91,7 @@ def pretraining_of(settings: Settings) -> GraphSettings:
     """The settings behind a run's graph tables as their log tells them; those published where there is no log."""
     argv = ["--dataset", settings.dataset] + ["--GNNModel", "LightGCN"] * (settings.GNNModel == "LightGCN")
     published = parse_graph_args(argv)
-    path = Path(settings.logging_dir) / settings.dataset / settings.GNNModel / published.target
+    path = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel) / published.target
     told = read_run(path).settings if file_of(path, "log.txt").is_file() else {}
     names = {field.name for field in fields(GraphSettings)}
     told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items() if name in names}
