@@ -73,8 +73,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
         )
-        files = required_files(settings.dataset, settings.GNNModel)
-        depends_on = state_settings(settings) | files_read(data.path.with_name(name) for name in files)
+        names = required_files(settings.dataset, settings.GNNModel)
+        self.files = files_read(map(data.path.with_name, names))  # what is tested is of these
+        depends_on = state_settings(settings) | self.files
         what, dims = (adapter_parameters(model), self.optimizer, depends_on), partition_dims(model)
         self.states = States(folder, self.best_adapter, *what, log, dims, writes=dp_rank() == 0)
         self.signals, self.saved_at = StopSignals(), time.monotonic()
@@ -241,6 +242,7 @@ class Trainer:
             "users": len(samples),
             "users_per_s": ranking.users_per_s,
             "settings": beside_published(self.settings),
+            "files": self.files,
             "peak_memory_bytes": peak_memory(self.device),
         }
         if validation:  # of the tested weights, from the same passes

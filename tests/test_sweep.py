@@ -226,10 +226,30 @@ def test_runs_finished_under_other_settings_are_not_replaced(place, capsys):
     assert train_HeLLM.main(argv) == 0
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     assert train_HeLLM.main([*argv, "--num_epochs", "2"]) == 2
-    assert "lr1e-3_metrics.jsonl: finished under other settings: num_epochs was 1, is now 2" in capsys.readouterr().err
+    told = "lr1e-3_metrics.jsonl: finished under other settings or data: "
+    assert f"{told}num_epochs was 1, is now 2; " in capsys.readouterr().err
     assert train_HeLLM.main([*argv, "--log_every", "3"]) == 0  # what changes no figure may change
     after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_runs_finished_on_other_data_are_told(place, capsys):
+    argv = command(place, "--sweep", "lr=1e-3,3e-3")
+    assert train_HeLLM.main(argv) == 0
+    torch.save(torch.zeros(N_ITEMS, 3), place / "data" / "sequential" / "Small" / "MMHCL_item_embeddings.pt")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert train_HeLLM.main(argv) == 2
+    message = capsys.readouterr().err
+    for lr in ("1e-3", "3e-3"):
+        what = "finished under other settings or data: CRC-32 of MMHCL_item_embeddings.pt was "
+        assert f"lr{lr}_metrics.jsonl: {what}" in message
+    assert message.count("\n") == 1 and message.count(" was ") == 2
+    assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for path in logs(place).glob("*_metrics.jsonl"):  # as an earlier version wrote them
+        *epochs, last = (json.loads(line) for line in path.read_text().splitlines())
+        del last["files"]
+        path.write_text("".join(json.dumps(record) + "\n" for record in [*epochs, last]))
+    assert train_HeLLM.main(argv) == 0
 
 
 def ablation_table(place):

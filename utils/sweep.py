@@ -19,6 +19,7 @@ from config_HeLLM import SWEEP, Settings, parse_args, state_settings
 from llama.files import Unwritten
 from utils import plan
 from utils.build import make_demo, outline, read_inputs
+from utils.data import check_files, required_files
 from utils.distributed import pick_device
 from utils.files import replacing
 from utils.flags import Parser, differences, recorded_settings
@@ -28,6 +29,7 @@ from utils.run_log import CHOOSE_BY, SHOWN, log_path, read_records
 from utils.stopping import end_by_signals
 from utils.sweep_ablation import ablation_rows
 from utils.sweep_grid import ABLATION, KINDS, Row, grid_rows, parse_words
+from utils.training_state import files_read
 
 
 def parse_sweep(argv: list[str] | None = None) -> "Sweep | None":
@@ -64,7 +66,8 @@ def last_record(settings: Settings) -> dict:
     """The last record of a finished run, with its best validation as `val`; empty before that.
 
     Raises:
-        ValueError: the metrics file can't be read, or is of other settings.
+        ValueError: the metrics file can't be read, or is of other settings or data files.
+        FileNotFoundError: a data file is missing.
     """
     path = log_path(settings, "metrics.jsonl")
     records = read_records(path) if path.is_file() else []
@@ -74,9 +77,13 @@ def last_record(settings: Settings) -> dict:
     recorded = last.get("settings", {})
     others = {name: value for name, value in recorded.items() if name not in KINDS}  # of another version
     differ = differences(others | state_settings(recorded_settings(Settings, recorded)), state_settings(settings))
+    if files := last.get("files"):
+        names = required_files(settings.dataset, settings.GNNModel)
+        folder = check_files(settings.data_dir, settings.dataset, names)
+        differ += differences(files, files_read(map(folder.joinpath, names)))
     if differ:
         raise ValueError(
-            f"{path}: finished under other settings: {'; '.join(differ)}; use the same ones or another --target"
+            f"{path}: finished under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
         )
     best = next(record for record in epochs if record["epoch"] == last["best_epoch"])
     return {"val": best["val"]} | last
