@@ -19,6 +19,7 @@ from tests.small_data import N_ITEMS, OWN, write_dataset
 from tests.small_data import command as small_command
 from tests.small_model import SHAPE, small_hellm, write_meta
 from utils.build import build_model, read_inputs
+from utils.hold import hold
 from utils.sweep import parse_sweep
 from utils.sweep_grid import label
 
@@ -144,6 +145,16 @@ def test_a_failed_run_is_listed_and_the_others_go_on(place, capsys):
     assert "tiny-lr1e+30 failed: " in text and "; try a lower --lr" in text
     assert "training_state.pt: cut short or damaged" in text
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_has_is_left_to_it(place, capsys):
+    with hold(logs(place) / "tiny-lr1e-3", "_"):
+        assert train_HeLLM.main(command(place, "--sweep", "lr=1e-3,3e-3")) == 0
+    text = (logs(place) / "tiny_sweep.md").read_text()
+    assert "| tiny-lr3e-3 |" in text and "| tiny-lr1e-3 (running elsewhere) |" in text and "failed" not in text
+    captured = capsys.readouterr()
+    assert "tiny-lr1e-3 running elsewhere: " in captured.out and "held by process " in captured.out
+    assert not captured.err.count("Traceback") and not records(place, "tiny-lr1e-3")
 
 
 def test_a_sweep_in_the_config_and_its_shards(monkeypatch):

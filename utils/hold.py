@@ -13,6 +13,10 @@ from utils.distributed import is_main, largest
 HELD = "held_by.txt"  # in the folder, or after the files' name: who is at it; empty once a run has left it
 
 
+class Held(ValueError):
+    """Another run is at a folder or files."""
+
+
 @contextlib.contextmanager
 def hold(what: Path, separator: str = "/") -> Iterator[str]:
     """Keep other runs out of a folder, made when absent, for as long as the block goes on.
@@ -25,7 +29,7 @@ def hold(what: Path, separator: str = "/") -> Iterator[str]:
     Yields: who was there last and was gone without leaving it, "" mostly.
 
     Raises:
-        ValueError: another run is there, with its process, host and time.
+        Held: another run is there, with its process, host and time.
     """
     with contextlib.ExitStack() as leaving:
         path, taken, gone = Path(f"{what}{separator}{HELD}"), False, ""
@@ -39,7 +43,7 @@ def hold(what: Path, separator: str = "/") -> Iterator[str]:
             gone = path.read_text(encoding="utf-8")
         if any(largest(taken)):
             who = path.read_text(encoding="utf-8") if path.is_file() else "another process"
-            raise ValueError(f"{what}: held by {who}; wait for it, end it, or take another --target")
+            raise Held(f"{what}: held by {who}; wait for it, end it, or take another --target")
         if is_main():
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")

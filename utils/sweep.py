@@ -23,6 +23,7 @@ from utils.data import check_files, required_files
 from utils.distributed import pick_device
 from utils.files import replacing
 from utils.flags import Parser, differences, recorded_settings
+from utils.hold import Held
 from utils.memory import restart_peak
 from utils.report_page import Table, table_to_markdown
 from utils.run_log import CHOOSE_BY, SHOWN, log_path, read_records
@@ -121,6 +122,7 @@ class Sweep:
         self.base, self.rows, self.shard = base, rows, shard
         self.kind = "sweep" if rows else ABLATION
         self.failed: dict[str, str] = {}  # target to error
+        self.elsewhere: set[str] = set()  # targets that other processes run
 
     @property
     def own(self) -> list[Settings]:
@@ -164,7 +166,7 @@ class Sweep:
         return 1 if self.failed else 0
 
     def _run_one(self, settings: Settings, prepare: Callable, carry_out: Callable, shared: dict) -> int:
-        """One run, its failure noted; returns the exit status of a signal, 0 without."""
+        """One run, noted if it fails or another process has it; returns the exit status of a signal, 0 without."""
         begun = False
         end_by_signals()  # until the trainer listens
         restart_peak()
@@ -177,6 +179,10 @@ class Sweep:
                 self.failed[settings.target] = log_path(settings, "log.txt").read_text().splitlines()[-1]
         except Unwritten:
             raise
+        except Held as held:  # by another shard, mostly
+            print(f"{settings.target} running elsewhere: {held}", flush=True)
+            self.elsewhere.add(settings.target)
+            status = 0
         except Exception as error:  # of this run alone: the next one may do better
             what = str(error)
             if begun or not isinstance(error, (ValueError, OSError)):  # no mistake of the user's
@@ -204,12 +210,19 @@ class Sweep:
         lines = []
         for row, record in found:
             if not record:
-                state = row.why or ("failed" if row.settings.target in self.failed else "not finished")
-                lines.append([f"{row.title} ({state})", *[""] * (len(header) - 1)])
+                lines.append([f"{row.title} ({self._state(row)})", *[""] * (len(header) - 1)])
                 continue
             cells = [] if ablation else [str(record["best_epoch"]), f"{record['val'][CHOOSE_BY]:.4f}"]
             lines.append([row.title, *cells, *(f"{record['test'][name]:.4f}" for name in SHOWN)])
         return Table("", header, lines)
+
+    def _state(self, row: Row) -> str:
+        """Why a row has no figures, in a few words."""
+        if row.why:
+            return row.why
+        if row.settings.target in self.elsewhere:
+            return "running elsewhere"
+        return "failed" if row.settings.target in self.failed else "not finished"
 
     def _show(self) -> None:
         """Print the table, and what is wrong with the runs that are not in it, and write them beside the logs."""
