@@ -1,6 +1,8 @@
 """Files that are never half written."""
 
 import contextlib
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +16,29 @@ from llama.files import told_when_full
 def replacing(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to; it takes the path's place once the block ends without an exception.
 
+    What a killed process left there is written over; while another process is at it, this one waits.
+
     Raises:
         Unwritten: the disk is full.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with told_when_full(path, temporary):
+    with told_when_full(path, temporary), _alone(temporary):
         yield temporary
         temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _alone(temporary: Path) -> Iterator[None]:
+    """Make a file and keep others that ask for it waiting; the lock is the system's and ends with the process."""
+    held = False
+    while not held:  # what was waited for may have become another file since
+        with contextlib.ExitStack() as leaving:
+            file = leaving.enter_context(temporary.open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                held = os.path.samestat(os.fstat(file.fileno()), temporary.stat())
+            if held:
+                yield
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
