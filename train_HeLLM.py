@@ -290,8 +290,7 @@ def run(trainer: Trainer) -> int:
     """Train and test; returns the exit status. A full disk is `Unwritten`."""
     settings, log = trainer.settings, trainer.log
     trainer.signals.listen()
-    if not settings.resume:
-        log.clear()
+    log.clear(settings.resume)
     try:
         for line in plan.beginning(settings, trainer.model):
             log.say(line)

@@ -78,6 +78,11 @@ def test_finished_files_and_their_removal(tmp_path):
     assert read_records(tmp_path / "log" / "ours_metrics.jsonl")[-1] == last() | {"seconds": 4.0}
     with np.load(tmp_path / "log" / "ours_ranks.npz") as found:
         assert found["seen_removed"].tolist() == [1, 3, 10, 299]
+    (tmp_path / "log" / "ours_failed.txt").write_text("not finite\n")
+    log.clear(resumed=True)
+    assert {path.name for path in (tmp_path / "log").iterdir()} == {
+        f"ours_{name}" for name in ("metrics.jsonl", "ranks.npz", "curves.png")
+    }
     log.clear()
     assert list((tmp_path / "log").iterdir()) == []
     RunLog(tmp_path / "quiet", "ours", "", quiet=True).finish([epoch(0)], last(), Ranking(RANK, RANK, 1.0))

@@ -111,7 +111,7 @@ def test_runs_that_share_a_frozen_base_equal_runs_alone_and_are_ranked(place, fr
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # between runs nobody would read a note
     assert train_HeLLM.main([*flags, "--target", "alone", "--lora_r", "8"]) == 0
     assert_same_run(place, "alone", "sweep-lora_r8")
-    lines = (logs(place) / "sweep_sweep.md").read_text().splitlines()
+    lines = (logs(place) / "sweep_sweep-lora_r.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "| sweep-" in line]
     assert len(rows) == 3
     assert [float(row[2]) for row in rows] == sorted((float(row[2]) for row in rows), reverse=True)
@@ -140,17 +140,34 @@ def test_a_failed_run_is_listed_and_the_others_go_on(place, capsys):
     (folder / "training_state.pt").write_text("no state")
     assert train_HeLLM.main(command(place, "--sweep", "lr=1e30,3e-3,1e-3")) == 1
     assert "test" in records(place, "tiny-lr1e-3")[-1]
-    text = (logs(place) / "tiny_sweep.md").read_text()
+    text = (logs(place) / "tiny_sweep-lr.md").read_text()
     assert text.index("| tiny-lr1e-3 |") < text.index("| tiny-lr1e+30 (failed) |")
     assert "tiny-lr1e+30 failed: " in text and "; try a lower --lr" in text
     assert "training_state.pt: cut short or damaged" in text
     assert "Traceback" not in capsys.readouterr().err
+    assert len(list(logs(place).glob("*_failed.txt"))) == 2
+    (folder / "training_state.pt").unlink()
+    assert train_HeLLM.main(command(place, "--target", "tiny-lr3e-3", "--lr", "3e-3", "--resume")) == 0
+    assert [path.name for path in logs(place).glob("*_failed.txt")] == ["tiny-lr1e+30_failed.txt"]
+
+
+def test_a_shard_that_fails_and_ends_first_is_in_the_last_ones_table(place):
+    argv = command(place, "--sweep", "lr=1e30,3e-3")
+    assert train_HeLLM.main([*argv, "--sweep_shard", "1/2"]) == 1
+    path = logs(place) / "tiny_sweep-lr.md"
+    first = path.read_text().splitlines()
+    assert train_HeLLM.main([*argv, "--sweep_shard", "2/2"]) == 0  # its own part has not failed
+    text = path.read_text()
+    assert text.index("| tiny-lr3e-3 |") < text.index("| tiny-lr1e+30 (failed) |") and "(not finished)" not in text
+    assert text.splitlines()[-1] == first[-1] and first[-1].startswith("* tiny-lr1e+30 failed: ")
+    assert train_HeLLM.main(command(place, "--sweep", "adapter_len=2")) == 0
+    assert path.read_text() == text and (logs(place) / "tiny_sweep-adapter_len.md").is_file()
 
 
 def test_a_run_that_another_process_has_is_left_to_it(place, capsys):
     with hold(logs(place) / "tiny-lr1e-3", "_"):
         assert train_HeLLM.main(command(place, "--sweep", "lr=1e-3,3e-3")) == 0
-    text = (logs(place) / "tiny_sweep.md").read_text()
+    text = (logs(place) / "tiny_sweep-lr.md").read_text()
     assert "| tiny-lr3e-3 |" in text and "| tiny-lr1e-3 (running elsewhere) |" in text and "failed" not in text
     captured = capsys.readouterr()
     assert "tiny-lr1e-3 running elsewhere: " in captured.out and "held by process " in captured.out
@@ -179,7 +196,7 @@ def test_shards_divide_the_runs(place):
         assert sorted(logs(place).glob("*_metrics.jsonl")) == [
             logs(place) / f"tiny-lr{lr}_metrics.jsonl" for lr in done
         ]
-        assert (logs(place) / "tiny_sweep.md").read_text().count("(not finished)") == 3 - len(done)
+        assert (logs(place) / "tiny_sweep-lr.md").read_text().count("(not finished)") == 3 - len(done)
     of_each = [parse_sweep([*GRID, "--sweep_shard", f"{number}/4"]).own for number in (1, 2, 3, 4)]
     assert [len(own) for own in of_each] == [2, 2, 1, 1]
     assert len({settings.target for own in of_each for settings in own}) == 6

@@ -18,6 +18,7 @@ SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 CHOOSE_BY = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
 SETTINGS, BESIDE_PUBLISHED = "settings", "settings beside the published ones"  # what the log calls them
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
+FAILED = "failed.txt"  # beside them: why a run of a sweep has ended without a test
 
 
 def log_folder(logging_dir: str | Path, dataset: str, name: str) -> Path:
@@ -114,10 +115,10 @@ class RunLog:
         """What the paths of all files of this run begin with."""
         return self.folder / self.target
 
-    def clear(self) -> None:
-        """Remove what an earlier run of this name left; a resumed run adds to it instead."""
+    def clear(self, resumed: bool = False) -> None:
+        """Remove what an earlier run of this name left; a resumed run adds to it instead, but to why it failed."""
         if not self.quiet:
-            for name in FILES:
+            for name in (FAILED,) if resumed else (*FILES, FAILED):
                 self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:

@@ -7,6 +7,7 @@ Each run is what it would be alone, under a `target` that says what differs. The
 finished runs are passed over, the others go on from their states. A run that fails is listed, and the next one starts.
 """
 
+import contextlib
 import gc
 import os
 import sys
@@ -26,7 +27,7 @@ from utils.flags import Parser, differences, recorded_settings
 from utils.hold import Held
 from utils.memory import restart_peak
 from utils.report_page import Table, table_to_markdown
-from utils.run_log import CHOOSE_BY, SHOWN, log_path, read_records
+from utils.run_log import CHOOSE_BY, FAILED, SHOWN, log_path, read_records
 from utils.stopping import end_by_signals
 from utils.sweep_ablation import ablation_rows
 from utils.sweep_grid import ABLATION, KINDS, Row, grid_rows, parse_words
@@ -49,9 +50,9 @@ def parse_sweep(argv: list[str] | None = None) -> "Sweep | None":
             raise ValueError("--sweep_shard without --sweep: there is nothing to divide")
         shard = _parse_shard(given.sweep_shard or "1/1")
         if given.sweep == [ABLATION]:
-            return Sweep(parse_args(rest), None, shard)
+            return Sweep(parse_args(rest), None, shard, ABLATION)
         grid = parse_words(given.sweep) if given.sweep else SWEEP
-        return Sweep(parse_args(rest), grid_rows(rest, grid), shard)
+        return Sweep(parse_args(rest), grid_rows(rest, grid), shard, "-".join(["sweep", *grid]))
     except ValueError as mistake:
         parser.error(str(mistake))
 
@@ -116,12 +117,12 @@ class Sweep:
         base: the settings without what is swept; its target is the beginning of all others.
         rows: the runs; None: the paper's ablations, which depend on files.
         shard: which part of the runs is this program's, number and count.
+        kind: ABLATION, or what tells the grid's table from those of others of the same target.
     """
 
-    def __init__(self, base: Settings, rows: list[Row] | None, shard: tuple[int, int]) -> None:
-        self.base, self.rows, self.shard = base, rows, shard
-        self.kind = "sweep" if rows else ABLATION
-        self.failed: dict[str, str] = {}  # target to error
+    def __init__(self, base: Settings, rows: list[Row] | None, shard: tuple[int, int], kind: str) -> None:
+        self.base, self.rows, self.shard, self.kind = base, rows, shard, kind
+        self.failed = False  # whether one of this program's part has
         self.elsewhere: set[str] = set()  # targets that other processes run
 
     @property
@@ -176,7 +177,7 @@ class Sweep:
                 begun = True
                 status = carry_out(trainer) or trainer.signals.number and 128 + trainer.signals.number
             if 0 < status < 128:
-                self.failed[settings.target] = log_path(settings, "log.txt").read_text().splitlines()[-1]
+                self._fail(settings, log_path(settings, "log.txt").read_text().splitlines()[-1])
         except Unwritten:
             raise
         except Held as held:  # by another shard, mostly
@@ -189,7 +190,8 @@ class Sweep:
                 traceback.print_exc()
                 what = f"{type(error).__name__}: {error}"
             print(f"{settings.target} failed: {what}", flush=True)
-            self.failed[settings.target], status = what, 1
+            self._fail(settings, what)
+            status = 1
         finally:
             end_by_signals()
             trainer = None  # lets go of its memory
@@ -199,7 +201,22 @@ class Sweep:
                 torch.compiler.reset()  # it stops compiling after so many models
         return status if status > 128 else 0
 
-    def _table(self) -> Table:
+    def _fail(self, settings: Settings, what: str) -> None:
+        """Keep why a run has failed beside its log, where the tables of all shards find it."""
+        self.failed, path = True, log_path(settings, FAILED)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(" ".join(what.split()) + "\n", encoding="utf-8")
+
+    def _failures(self) -> dict[str, str]:
+        """Target to error of the runs of all shards that have failed."""
+        failures = {}
+        for settings in (row.settings for row in self.rows if row.settings):
+            with contextlib.suppress(FileNotFoundError):
+                failures[settings.target] = log_path(settings, FAILED).read_text(encoding="utf-8").strip()
+        return failures
+
+    def _table(self, failures: dict[str, str]) -> Table:
         """All runs: of a grid the best by validation first, of the ablations in the paper's form."""
         found = [(row, last_record(row.settings) if row.settings else {}) for row in self.rows]
         ablation = self.kind == ABLATION
@@ -210,25 +227,26 @@ class Sweep:
         lines = []
         for row, record in found:
             if not record:
-                lines.append([f"{row.title} ({self._state(row)})", *[""] * (len(header) - 1)])
+                lines.append([f"{row.title} ({self._state(row, failures)})", *[""] * (len(header) - 1)])
                 continue
             cells = [] if ablation else [str(record["best_epoch"]), f"{record['val'][CHOOSE_BY]:.4f}"]
             lines.append([row.title, *cells, *(f"{record['test'][name]:.4f}" for name in SHOWN)])
         return Table("", header, lines)
 
-    def _state(self, row: Row) -> str:
+    def _state(self, row: Row, failures: dict[str, str]) -> str:
         """Why a row has no figures, in a few words."""
         if row.why:
             return row.why
         if row.settings.target in self.elsewhere:
             return "running elsewhere"
-        return "failed" if row.settings.target in self.failed else "not finished"
+        return "failed" if row.settings.target in failures else "not finished"
 
     def _show(self) -> None:
         """Print the table, and what is wrong with the runs that are not in it, and write them beside the logs."""
-        notes = [f"{target} failed: {' '.join(error.split())}" for target, error in self.failed.items()]
+        failures = self._failures()
+        notes = [f"{target} failed: {error}" for target, error in failures.items()]
         notes += [f"{row.title}: {row.remedy}" for row in self.rows if row.remedy]
-        text = "\n* ".join([table_to_markdown(self._table()), *notes])
+        text = "\n* ".join([table_to_markdown(self._table(failures)), *notes])
         path = log_path(self.base, f"{self.kind}.md")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
