@@ -1,20 +1,17 @@
-"""Sweeps: what they run, what they equal, how they go on, and the paper's ablations."""
+"""Sweeps: what they run, what they equal, how they go on."""
 
 import json
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import train_HeLLM
 from config_HeLLM import SWEEP, parse_args
-from preprocess import pretrain_graph
 from tests.small_data import N_ITEMS, OWN, write_dataset
 from tests.small_data import command as small_command
 from tests.small_model import SHAPE, small_hellm, write_meta
@@ -278,66 +275,3 @@ def test_runs_finished_on_other_data_are_told(place, capsys):
         del last["files"]
         path.write_text("".join(json.dumps(record) + "\n" for record in [*epochs, last]))
     assert train_HeLLM.main(argv) == 0
-
-
-def ablation_table(place):
-    return (logs(place) / "tiny_ablation.md").read_text()
-
-
-def test_the_ablations_run_and_say_what_makes_missing_tables(place, capsys):
-    folder = place / "data" / "sequential" / "Small"
-    for name in ("image", "text"):
-        np.save(folder / f"{name}_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
-    places = ("--output_dir", str(place / "output"), "--logging_dir", str(place / "log"))
-    small = ("--num_epochs", "1", "--validate_every", "1", "--topk", "4", "--batch_size", "64", "--embed_dim", "6")
-    data = ("--dataset", "Small", "--data_dir", str(place / "data"))
-    assert pretrain_graph.main([*data, *places, *small, "--overwrite"]) == 0
-    argv = command(place, "--sweep", "ablation")
-    assert train_HeLLM.main(argv) == 0
-    lines = ablation_table(place).splitlines()
-    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == [
-        "Small, test",
-        "---",
-        "HeLLM",
-        "w/o U2U (no such graph tables)",
-        "w/o I2I (no such graph tables)",
-        "w/o graph adapter",
-        "w/o prefix",
-        "w/o LoRA (not part of this preset)",
-        "w/o sequence input",
-        "w/o text (no such graph tables)",
-        "w/o pictures (no such graph tables)",
-    ]
-    test = records(place, "tiny-ablation-no-prefix")[-1]["test"]
-    assert f"| w/o prefix | {test['Recall@10']:.4f} | {test['NDCG@10']:.4f} |" in ablation_table(place)
-    commands = {line.split(":")[0]: line.split("make it: ")[1] for line in lines if "make it: " in line}
-    assert list(commands) == ["* w/o U2U", "* w/o I2I", "* w/o text", "* w/o pictures"]
-    made_by = [pretrain_graph.parse_args(shlex.split(made)[3:]) for made in commands.values()]
-    assert [made.tables for made in made_by] == ["MMHCL-no-U2U", "MMHCL-no-I2I", "MMHCL-no-text", "MMHCL-no-pictures"]
-    assert [made.user_loss_ratio for made in made_by] == [0, 0.9, 0.9, 0.9]
-    assert [made.item_loss_ratio for made in made_by] == [0.1, 0, 0.1, 0.1]
-    assert [made.features for made in made_by] == [(), (), ("image",), ("text",)]
-    assert {(made.embed_dim, made.topk, made.logging_dir) for made in made_by} == {(6, 4, str(place / "log"))}
-    assert pretrain_graph.main(shlex.split(commands["* w/o text"])[3:]) == 0
-    assert (logs(place, "MMHCL-no-text") / "pretrain_metrics.jsonl").is_file()
-    capsys.readouterr()
-    assert train_HeLLM.main(argv) == 0
-    assert capsys.readouterr().out.count("finished before") == 4
-    text = (logs(place, "MMHCL-no-text") / "tiny-ablation-no-text_metrics.jsonl").read_text()
-    found = json.loads(text.splitlines()[-1])["test"]["Recall@10"]
-    assert f"| w/o text | {found:.4f} |" in ablation_table(place)
-    assert ablation_table(place).count("(no such graph tables)") == 3
-
-
-def test_ablations_of_what_is_not_there(place):
-    folder = place / "data" / "sequential" / "Small"
-    np.save(folder / "text_feat.npy", np.ones((N_ITEMS, 2), np.float32))
-    flags = ("--no-graph_input", "--no-prefix_adapter", "--sweep", "ablation")
-    assert train_HeLLM.main(command(place, *flags, "--sweep_shard", "1/1")) == 0
-    text = ablation_table(place)
-    assert "w/o prefix (not part of this preset" in text
-    assert "w/o graph adapter (nothing would be left: w_adapter needs" in text
-    assert "w/o sequence input (nothing would be left: an item vector needs" in text
-    assert "w/o text (nothing would be left of the item hypergraph" in text
-    assert "w/o pictures (not part of these graph tables" in text
-    assert text.count("w/o") == 8 + 1 + 2  # one row says w/o I2I, two say what to do

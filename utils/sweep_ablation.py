@@ -1,23 +1,24 @@
 """The paper's ablations: a run with everything, and one without each part."""
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from config_HeLLM import Settings
+from preprocess.fitting import FREE_TO_CHANGE
 from preprocess.hypergraph import find_features
 from preprocess.pretrain_graph import GraphSettings, table_names
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from utils.build import model_args
 from utils.data import dataset_folder
-from utils.flags import flag
-from utils.report import file_of, read_run
-from utils.run_log import log_folder
+from utils.flags import differences, fingerprint, flag, recorded_settings
+from utils.run_log import log_folder, read_settings
 from utils.sweep_grid import Row
 
 # In the table's order: part to the setting without it, or to what is done to the pre-training of the graph table
 PARTS = {
     "U2U": {"user_loss_ratio": 0.0},
-    "I2I": {"item_loss_ratio": 0.0},
+    "I2I": {"item_loss_ratio": 0.0, "features": ()},
     "graph adapter": "graph_adapter",
     "prefix": "prefix_adapter",
     "LoRA": "w_lora",
@@ -27,16 +28,41 @@ PARTS = {
 }
 
 
+@dataclass(frozen=True)
+class Pretraining:
+    """What graph tables were made by."""
+
+    settings: GraphSettings  # `features` are the modalities read
+    files: dict[str, str]  # read, as in `files_read`; none where nobody knows
+    known: bool  # by a log, not guessed
+
+    def changed(self, change: dict) -> "Pretraining":
+        """With some settings changed, and the files of the modalities that are left."""
+        settings = replace(self.settings, **change)
+        left = {f"CRC-32 of {name}_feat" for name in settings.features}
+        files = {what: crc for what, crc in self.files.items() if "_feat." not in what or Path(what).stem in left}
+        return Pretraining(settings, files, self.known)
+
+    def differences(self, wanted: "Pretraining") -> list[str]:
+        """What would have to be otherwise, a phrase each, as far as both are known."""
+        if not (self.known and wanted.known):
+            return []
+        here, there = (fingerprint(one.settings, FREE_TO_CHANGE | {"features"}) for one in (self, wanted))
+        if self.files and wanted.files:
+            here, there = here | self.files, there | wanted.files
+        return differences(here, there)
+
+
 def ablation_rows(settings: Settings) -> list[Row]:
     """The full run and one without each of PARTS, where the settings and the tables have it.
 
     A run without a part of the hypergraphs reads tables of its own, `{GNNModel}-no-{part}_item_embeddings.pt`; where
-    they are missing, its row says which command makes them.
+    they are missing, or made otherwise than the full ones, its row says which command makes them.
 
     Raises:
         FileNotFoundError, ValueError: base weights or features that can't be read.
     """
-    made = pretraining_of(settings)
+    full = pretraining_of(settings)
     rows = [Row("HeLLM", replace(settings, target=f"{settings.target}-ablation", resume=True))]
     for part, change in PARTS.items():
         without = f"no-{part.replace(' ', '-')}"
@@ -45,7 +71,7 @@ def ablation_rows(settings: Settings) -> list[Row]:
             rows.append(without_switch(f"w/o {part}", start, change))
         else:
             start = replace(start, GNNModel=f"{settings.GNNModel}-{without}")
-            rows.append(without_tables(f"w/o {part}", start, made, change))
+            rows.append(without_tables(f"w/o {part}", start, full, change))
     return rows
 
 
@@ -61,41 +87,54 @@ def without_switch(title: str, settings: Settings, switch: str) -> Row:
     return Row(title, changed)
 
 
-def without_tables(title: str, settings: Settings, made: GraphSettings, change: dict | tuple[str, ...]) -> Row:
+def without_tables(title: str, settings: Settings, full: Pretraining, change: dict | tuple[str, ...]) -> Row:
     """The settings, which name tables of their own, where the full tables have the part and these are there.
 
     Args:
-        made: the pre-training of the full tables.
+        full: the pre-training of the full tables.
         change: what is changed of it, or how names of the modalities begin that are left out.
     """
-    both, absent = made.GNNModel == "MMHCL", Row(title, None, "not part of these graph tables")
-    folder = dataset_folder(settings.data_dir, settings.dataset)
+    made, absent = full.settings, Row(title, None, "not part of these graph tables")
+    both = made.GNNModel == "MMHCL"
     if isinstance(change, tuple):
-        used = made.features or tuple(path.stem.removesuffix("_feat") for path in find_features(folder))
-        left = tuple(name for name in used if not name.startswith(change))
-        if left == used or not (both and made.item_loss_ratio):
+        left = tuple(name for name in made.features if not name.startswith(change))
+        if left == made.features or not (both and made.item_loss_ratio):
             return absent
         if not left:
             return Row(title, None, "nothing would be left of the item hypergraph: the same as w/o I2I")
         change = {"features": left}
     elif not both or not getattr(made, next(iter(change))):
         return absent
-    name = table_names(settings.GNNModel)[1]
-    if (folder / name).is_file():
-        return Row(title, settings)
-    command = graph_command(settings, replace(made, **change))
-    return Row(title, None, "no such graph tables", f"{folder / name} is missing; make it: {command}")
+    wanted = full.changed(change)
+    path = dataset_folder(settings.data_dir, settings.dataset) / table_names(settings.GNNModel)[1]
+    if not path.is_file():
+        command = graph_command(settings, wanted.settings)
+        return Row(title, None, "no such graph tables", f"{path} is missing; make it: {command}")
+    differ = pretraining_of(settings).differences(wanted)
+    if differ:
+        command = graph_command(settings, replace(wanted.settings, overwrite=True))
+        what = f"{path}: made otherwise than the full tables: {'; '.join(differ)}; make it anew: {command}"
+        return Row(title, None, "graph tables of another pre-training", what)
+    return Row(title, settings)
 
 
-def pretraining_of(settings: Settings) -> GraphSettings:
-    """The settings behind a run's graph tables as their log tells them; those published where there is no log."""
+def pretraining_of(settings: Settings) -> Pretraining:
+    """The pre-training behind a run's graph tables as its log tells it; the published one where there is no log.
+
+    Where no log says which modalities it read, they are those asked for, or else all whose files are there.
+    """
     argv = ["--dataset", settings.dataset] + ["--GNNModel", "LightGCN"] * (settings.GNNModel == "LightGCN")
     published = parse_graph_args(argv)
-    path = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel) / published.target
-    told = read_run(path).settings if file_of(path, "log.txt").is_file() else {}
-    names = {field.name for field in fields(GraphSettings)}
-    told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items() if name in names}
-    return replace(published, **told)
+    logs = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
+    log = logs / f"{published.target}_log.txt"
+    told = read_settings(log)[1] if log.is_file() else {}
+    made = recorded_settings(GraphSettings, vars(published) | told)
+    files = {what: crc for what, crc in told.items() if what.startswith("CRC-32 of ")}
+    read = [Path(what.removeprefix("CRC-32 of ")) for what in files]
+    if not files and not made.features:
+        read = find_features(dataset_folder(settings.data_dir, settings.dataset))
+    names = tuple(path.stem.removesuffix("_feat") for path in read if path.stem.endswith("_feat"))
+    return Pretraining(replace(made, features=names or made.features), files, bool(told))
 
 
 def graph_command(settings: Settings, wanted: GraphSettings) -> str:
