@@ -8,5 +8,6 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure() -> None:
-    """One thread a process: sums in one order on any machine, and a core for each of `-n auto`."""
+    """One thread a process: sums in one order on any machine, and a core for each of `-n auto`. No GPU unasked."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
