@@ -36,7 +36,7 @@ def test_training_cost_of_two_settings(place, capsys):
 
 def test_one_command_for_a_gpu_here_on_the_cpu(place, capsys, monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "disable", True)  # compiling takes longer than all the rest
-    assert benchmark.main(["gpu", *command(place), "--max_memory", "15MB", "--batch_size", "64"]) == 0
+    assert benchmark.main(["gpu", *command(place), "--max_memory", "15MB", "--batch_size", "64", "--compile"]) == 0
     shown = capsys.readouterr().out
     assert "--max_memory 15MB: --batch_size" in shown and "--batch_size 64" not in shown
     assert "results elsewhere than on cpu: none" in shown

@@ -23,13 +23,13 @@ SCORED = 10  # scoring batches that are timed, from the shortest histories to th
 
 
 def gpu(argv: list[str]) -> None:
-    """Print step time, share of peak, memory and users/s at LLaMA-2-7B's shape, with and without compiled blocks.
+    """Print step time, share of peak, memory and users/s at LLaMA-2-7B's shape; with --compile, compiled as well.
 
     Weights and tables are random; with --max_memory the batch sizes are those that fit. Also prints which operations
     of a training step leave their results elsewhere than on the device.
     """
     settings, expected = _sizes(parse_args(argv))
-    for compiled in (False, True):
+    for compiled in [False, True][: 1 + settings.compile]:
         started = time.perf_counter()
         run = Training(replace(settings, compile=compiled))
         if not compiled:
