@@ -60,7 +60,7 @@ def soak(argv: list[str]) -> None:
         flags = ["--preset", "demo", *rest, "--num_epochs", str(EPOCHS), "--patience", "0", "--no-resume"]
         flags += ["--output_dir", f"{place}/output", "--logging_dir", f"{place}/log"]
         settings = parse_args(flags)
-        files = [log_path(settings, "log.txt"), log_path(settings, "metrics.jsonl")]
+        files = [log_path(settings, name) for name in ("log.txt", "metrics.jsonl", "curves.png")]
         samples = watched(flags, files, 60 * given.minutes, Path(place, "errors.txt"))
     lines, problems = judged(samples)
     print("\n".join(lines), flush=True)
@@ -72,17 +72,17 @@ def watched(flags: list[str], files: list[Path], seconds: float, errors: Path) -
     """Samples of a run over some seconds from its first epoch on; a line about every few of them is printed.
 
     Args:
-        flags: of train_HeLLM.py; files: log and metrics of the run; errors: where its complaints go.
+        flags: of train_HeLLM.py; files: log, metrics and curves of the run; errors: where its complaints go.
     """
     samples, told = [], 0.0
     with started(flags, errors) as process:
-        while not files[1].is_file():
+        while not files[-1].is_file():  # the last of an epoch: drawing the first one opens fonts for good
             check_running(process, errors)
             time.sleep(1)
         begun = time.monotonic()
         while not samples or samples[-1].seconds < seconds:
             check_running(process, errors)
-            samples.append(sample(process.pid, time.monotonic() - begun, files))
+            samples.append(sample(process.pid, time.monotonic() - begun, files[:-1]))
             if samples[-1].seconds >= told:
                 print(samples[-1], flush=True)
                 told += TOLD_EVERY
