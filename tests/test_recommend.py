@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import train_HeLLM
-from preprocess.item_files import ASINS, ASINS_HEADER, USERS, USERS_HEADER
+from preprocess.item_files import ASINS, ASINS_HEADER, TEXTS, USERS, USERS_HEADER, as_asin
 from tests.small_data import N_ITEMS, N_USERS, command, sequences, write_dataset, write_interactions, write_texts
 from tests.small_model import N_ITEMS as N_SMALL
 from tests.small_model import histories, small_hellm, wake
@@ -193,6 +193,26 @@ def test_the_page_needs_nothing_but_itself(place, capsys):
     for address in pictures[:3]:
         with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
             assert picture.size == (120, 60)
+
+
+def test_titles_and_ids_are_text_in_the_page(place, tmp_path):
+    folder = shutil.copytree(place / "data", tmp_path / "data") / "sequential" / "Small"
+    for name, plain, other in (
+        (TEXTS, "group0 thing3 nice", "<script>alert(3)</script>"),
+        (ASINS, "3,A3\n", "3," + as_asin('"onclick="3') + "\n"),
+        (USERS, "7,a%20user7\n", "7," + as_asin("</h2>'7'&") + "\n"),
+    ):
+        lines = (folder / name).read_text()
+        assert lines.count(plain) == 1
+        (folder / name).write_text(lines.replace(plain, other))
+    path, page = tmp_path / "page.html", Page()
+    flags = ["--user", 7, "--seen", "--k", N_ITEMS, "--html", path, "--data_dir", tmp_path / "data"]
+    assert ask(place, "bare", *flags) == 0
+    html = path.read_text()
+    page.feed(html)
+    assert page.open == []
+    assert "<h2>user 7 (&lt;/h2&gt;&#x27;7&#x27;&amp;)</h2>" in html
+    assert '<div title="&quot;onclick=&quot;3 item 3">&lt;script&gt;alert(3)&lt;/script&gt;</div>' in html
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
