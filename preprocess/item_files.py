@@ -83,7 +83,8 @@ def read_asins(folder: Path, n_items: int) -> list[str]:
     if not names:
         raise FileNotFoundError(f"{folder}: neither {ASINS} nor {ADDRESSES}; python -m preprocess.amazon makes both")
     for name in names:
-        pairs = _read_addresses(folder / name, n_items) if name == ADDRESSES else _read_mapping(folder / name, n_items)
+        path = folder / name
+        pairs = read_lines(path, n_items, ",", ASINS_HEADER) if name == ASINS else _read_addresses(path, n_items)
         for where, item, asin, *_ in pairs:
             if not ASIN.fullmatch(asin):
                 raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN: letters, digits and . : % _ - are read")
@@ -93,11 +94,6 @@ def read_asins(folder: Path, n_items: int) -> list[str]:
                 raise ValueError(f"{where}: {asin} is item {item}, but item {item_of[asin]} too; correct one of them")
             asins[item] = asin
     return asins
-
-
-def _read_mapping(path: Path, n_items: int) -> Iterator[tuple[str, int, str]]:
-    """Where, item, ASIN."""
-    return read_lines(path, n_items, ",", ASINS_HEADER)
 
 
 def _read_addresses(path: Path, n_items: int) -> Iterator[tuple[str, int, str, str]]:

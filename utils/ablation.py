@@ -16,6 +16,7 @@ from utils.data import check_files, dataset_folder
 from utils.distributed import pick_device
 from utils.files import replacing
 from utils.flags import fingerprint
+from utils.run_log import SHOWN
 from utils.seed import seed_everything
 
 VARIANTS = {
@@ -25,7 +26,6 @@ VARIANTS = {
     "without both (LightGCN)": {"user_loss_ratio": 0.0, "item_loss_ratio": 0.0},
 }
 SEEDS = 3
-SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 
 
 def ablation(argv: list[str]) -> None:

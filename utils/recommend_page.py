@@ -14,7 +14,7 @@ from utils.report_page import as_page
 
 SIDE = 120  # pixels of a picture's longer side, at most
 MAX_PIXELS = 50_000_000  # of a picture that is opened
-SHOWN = 12  # newest items of a history
+NEWEST = 12  # items of a history that are shown
 STYLE = """
 h1, h2 { overflow-wrap: anywhere; }
 ol { display: flex; flex-wrap: wrap; gap: .5rem; margin: .5rem 0 1rem; padding: 0; list-style: none; }
@@ -90,10 +90,10 @@ def _count(all_found: list[Recommendation]) -> str:
 
 
 def _section(found: Recommendation, catalogue: Catalogue) -> list[str]:
-    card, earlier = partial(_card, found, catalogue), max(len(found.history) - SHOWN, 0)
+    card, earlier = partial(_card, found, catalogue), max(len(found.history) - NEWEST, 0)
     parts = [f"<h2>{escape(found.title)}</h2>"]
     parts.append(f"<h3>History, newest last{f', after {earlier} earlier items' if earlier else ''}</h3>")
-    parts += ['<ol class="history">', *(_item(item, catalogue) for item in found.history[-SHOWN:]), "</ol>"]
+    parts += ['<ol class="history">', *(_item(item, catalogue) for item in found.history[-NEWEST:]), "</ol>"]
     parts += [f"<h3>The {len(found.best)} best</h3>", "<ol>", *map(card, found.best), "</ol>"]
     if found.held_out and not found.hit:
         parts += ["<h3>Held out, and not among them</h3>", "<ol>", card(found.held_out), "</ol>"]
