@@ -25,7 +25,7 @@ from utils.data import check_files
 from utils.flags import attempt, check_words, parse_settings
 from utils.metrics import summary
 from utils.run_log import RunLog
-from utils.training_state import STATE, files_read, read_state, run_folder
+from utils.training_state import STATE, other_files, read_state, run_folder
 
 # What does best on Beauty on two cores (README.md); the published settings ask for a GPU
 GRAPH_FLAGS = "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 256"
@@ -97,15 +97,16 @@ def check_origin(data: Path, made_by: dict[Path, list[str]]) -> None:
     Raises:
         ValueError: one was; names its folder, the tables, and the features that it read and that are still the same.
     """
-    now, old, of_data = files_read([data, *find_features(data.parent)]), [], f"CRC-32 of {data.name}"
+    files, old = [data, *find_features(data.parent)], []
     for run, names in made_by.items():
         try:
             recorded = read_state(run / STATE)["settings"]
         except (FileNotFoundError, ValueError):  # nothing is known; who goes on from a damaged one is told
             continue
-        if recorded.get(of_data, now[of_data]) != now[of_data]:
-            same = [what.removeprefix("CRC-32 of ") for what, crc in now.items() if recorded.get(what) == crc]
-            old += [run, *(data.with_name(name) for name in [*names, *same] if data.with_name(name).exists())]
+        others = other_files(recorded, files)
+        if data in others:
+            old += [run, *(path for path in map(data.with_name, names) if path.exists())]
+            old += [path for path in files if path not in others]
     if old:
         told = ", ".join(map(str, old))
         raise ValueError(

@@ -56,6 +56,11 @@ def files_read(paths: Iterable[Path]) -> dict[str, str]:
     return {f"CRC-32 of {path.name}": crc_of(path) for path in paths}
 
 
+def other_files(recorded: dict, paths: list[Path]) -> list[Path]:
+    """Those of some data files that are not what was read by the settings in a state, `recorded`."""
+    return [path for path in paths if not files_read([path]).items() <= recorded.items()]
+
+
 def check_files_read(folder: Path, recorded: dict, paths: list[Path]) -> None:
     """Compare data files with those that a run was trained on.
 
@@ -65,9 +70,9 @@ def check_files_read(folder: Path, recorded: dict, paths: list[Path]) -> None:
     Raises:
         ValueError: naming those that are others.
     """
-    others = [what for what, crc in files_read(paths).items() if recorded.get(what) != crc]
-    if others:
-        what = f"{paths[0].parent}: other files than {folder} was trained on: {', '.join(others)} differs"
+    if others := other_files(recorded, paths):
+        told = ", ".join(f"CRC-32 of {path.name}" for path in others)
+        what = f"{paths[0].parent}: other files than {folder} was trained on: {told} differs"
         raise ValueError(f"{what}; put back those, or train it anew")
 
 
