@@ -10,7 +10,7 @@ from llama.checkpoint import save_atomically
 from preprocess import pretrain_sasrec
 from tests.bad_files import tree
 from tests.small_data import N_ITEMS, N_USERS, write_dataset
-from tests.test_states import flip, without
+from tests.test_states import flip, holding, refused_as_held, without
 from utils import baselines
 from utils.baselines import BaselineSettings, cosines, item_knn, nearest
 from utils.data import Interactions
@@ -119,7 +119,7 @@ def test_what_is_not_there_is_left_out(place, capsys):
     assert "left out: SASRec: " in shown and "python -m preprocess.pretrain_sasrec makes both" in shown
     assert "left out: graph: " in shown and "MMHCL_user_embeddings.pt" in shown
     written = {path.name for path in (place / "log" / "Small" / "baselines").iterdir()}
-    assert written == {
+    assert written == {"held_by.txt"} | {
         f"{name}_{kind}" for name in ("popularity", "item-kNN") for kind in ("metrics.jsonl", "ranks.npz")
     }
 
@@ -179,6 +179,14 @@ def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
     (place / "output" / "Small" / "SASRec" / "pretrain" / "best_model.pt").unlink()
     assert baselines.main(command(place)) == 0
     assert f"| SASRec, by its log | {own['test']['Recall@10']:.4f} |" in capsys.readouterr().out
+
+
+def test_a_second_process_is_told_who_writes_there(place, capsys):
+    folder = place / "log" / "Small" / "baselines"
+    with holding(folder) as holder:
+        refused_as_held(baselines.main, command(place), folder, holder, place, capsys)
+    assert baselines.main(command(place)) == 0
+    assert (folder / "held_by.txt").read_text() == ""
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(place, capsys):

@@ -7,6 +7,7 @@ Prints a table and writes, of each, `log/{dataset}/baselines/{name}_metrics.json
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,14 @@ from preprocess.pretrain_sasrec import SASRec, SequenceSettings
 from utils.data import Interactions, Samples, check_files, load_table
 from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
 from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
+from utils.hold import hold
 from utils.metrics import metrics
 from utils.run_log import CHOOSE_BY, SHOWN, RunLog, log_folder, read_records
 from utils.training_state import STATE, check_files_read, read_state, run_folder
 
 NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
 BATCH = 512  # users
+Ranker = Callable[[Samples], Ranking]  # of the samples' targets
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ class Baseline:
     settings: dict
 
 
-def popularity(settings: BaselineSettings, data: Interactions) -> Baseline:
-    """Everybody gets the most bought items."""
-    return Baseline(*(rank_by_popularity(data, samples) for samples in (data.validation(), data.test())), {})
+def by(rank: Ranker, data: Interactions) -> Baseline:
+    """A baseline without settings."""
+    return Baseline(rank(data.validation()), rank(data.test()), {})
 
 
 def cosines(data: Interactions) -> sp.csr_matrix:
@@ -110,7 +113,7 @@ def _sum_over_history(similar: sp.csr_matrix, items: Tensor, mask: Tensor | None
     return torch.from_numpy((sp.csr_matrix(history, (len(items), similar.shape[0])) @ similar).toarray())
 
 
-def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
+def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
     """SASRec as preprocess.pretrain_sasrec has left it, its encoder with it.
 
     Raises:
@@ -132,10 +135,10 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Baseline:
     if made_by.max_len < settings.max_len:
         raise ValueError(f"{path}: trained with --max_len {made_by.max_len}, which is the most it can score")
     model.load_state_dict(weights)
-    return Baseline(*(rank_all(model, data, samples, BATCH) for samples in (data.validation(), data.test())), {})
+    return partial(rank_all, model, data, batch_size=BATCH)
 
 
-def graph(settings: BaselineSettings, data: Interactions) -> Baseline:
+def graph(settings: BaselineSettings, data: Interactions) -> Ranker:
     """Products of the user's and the item's graph embedding.
 
     Raises:
@@ -148,7 +151,7 @@ def graph(settings: BaselineSettings, data: Interactions) -> Baseline:
         if len(table) != rows:
             raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {rows}; make both again")
         tables.append(table)
-    return Baseline(*(_rank_products(*tables, data, samples) for samples in (data.validation(), data.test())), {})
+    return partial(_rank_products, *tables, data)
 
 
 def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Samples) -> Ranking:
@@ -175,21 +178,12 @@ def row(name: str, record: dict) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def run(settings: BaselineSettings) -> None:
-    """Rank with every baseline whose files are there, print the table and write metrics and ranks.
+def write(max_len: int, of_all: dict[str, Baseline], folder: Path) -> None:
+    """Print the table and write metrics and ranks of each.
 
-    Raises:
-        FileNotFoundError: no interaction file.
-        ValueError: a file that is there does not fit.
+    Args:
+        max_len: that all have read; of_all: by name; folder: for the files.
     """
-    folder = check_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
-    data = Interactions(folder / f"{settings.dataset}.txt", settings.max_len)
-    of_all, absent = {}, []
-    for name, rank in (("popularity", popularity), ("item-kNN", item_knn), ("SASRec", sasrec), ("graph", graph)):
-        try:
-            of_all[settings.GNNModel if name == "graph" else name] = rank(settings, data)
-        except FileNotFoundError as missing:
-            absent.append(f"{name}: {missing}")
     print("| seen items kept, then removed | " + " | ".join(SHOWN * 2) + " |\n" + "| --- " * 9 + "|")
     for name, found in of_all.items():
         record = {
@@ -199,12 +193,34 @@ def run(settings: BaselineSettings) -> None:
             "test_unseen": metrics(found.test.seen_removed),
             "users": len(found.test.seen_kept),
             "users_per_s": found.test.users_per_s,
-            "settings": {"max_len": settings.max_len, **found.settings},
+            "settings": {"max_len": max_len, **found.settings},
         }
-        log = RunLog(Path(settings.logging_dir) / settings.dataset / "baselines", name, "")
+        log = RunLog(folder, name, "")
         log.clear()
         log.finish([], record, found.test)
         print(row(name, record))
+
+
+def run(settings: BaselineSettings) -> None:
+    """Rank with every baseline whose files are there, print the table and write metrics and ranks.
+
+    Raises:
+        FileNotFoundError: no interaction file.
+        ValueError: a file that is there does not fit, or another process is at this.
+    """
+    file = f"{settings.dataset}.txt"
+    data = Interactions(check_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
+    rankers, absent = {}, []
+    for name, read in (("SASRec", sasrec), ("graph", graph)):
+        try:
+            rankers[settings.GNNModel if name == "graph" else name] = read(settings, data)
+        except FileNotFoundError as missing:
+            absent.append(f"{name}: {missing}")
+    folder = Path(settings.logging_dir) / settings.dataset / "baselines"
+    with hold(folder):
+        of_all = {"popularity": by(partial(rank_by_popularity, data), data), "item-kNN": item_knn(settings, data)}
+        of_all |= {name: by(rank, data) for name, rank in rankers.items()}
+        write(settings.max_len, of_all, folder)
     if "SASRec" not in of_all:
         for record in logged_sasrec(settings)[-1:]:
             print(row("SASRec, by its log", record))
