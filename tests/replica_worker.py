@@ -2,6 +2,7 @@
 
 JOB `steps`: FOLDER SETTINGS…; write every step's loss, and parameters after steps with uneven shares.
 JOB `rank`: FOLDER; rank many users with a fixed score, and few.
+JOB `alone`: FOLDER; the first process makes a file, the others find it.
 JOB `kill` or `ask`: SETTINGS…; one process dies or gets SIGTERM in the middle of the second epoch, once.
 """
 
@@ -18,7 +19,9 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from llama.parallel import ensure_model_parallel, gather_parts, partition_dims
 from utils.data import Interactions, Samples
+from utils.distributed import by_main
 from utils.evaluate import rank_newest
+from utils.hold import hold
 
 UNEVEN = (1, 3, 8)  # samples of a step; one leaves all replicas but the first without any
 PLACE = (1, 2)  # epoch and step where a process dies or is asked to stop
@@ -83,6 +86,18 @@ def rank(folder: Path) -> None:
     (folder / f"ranks{rank_of_process()}of{os.environ.get('WORLD_SIZE', '1')}.json").write_text(json.dumps(result))
 
 
+def alone(folder: Path) -> None:
+    ensure_model_parallel()
+    path = folder / "made.txt"
+
+    def make():
+        with hold(folder), path.open("a") as file:  # which concerns all processes, elsewhere
+            file.write(f"{rank_of_process()}\n")
+
+    by_main(make)
+    assert path.read_text() == "0\n"
+
+
 def interrupted(number: int, argv: list[str]) -> int:
     """Train; the last process sends itself a signal at PLACE, unless torchrun has started it again."""
     step, last = train_HeLLM.Trainer.step, int(os.environ["WORLD_SIZE"]) - 1
@@ -104,5 +119,7 @@ if __name__ == "__main__":
         steps(Path(arguments[0]), arguments[1:])
     elif job == "rank":
         rank(Path(arguments[0]))
+    elif job == "alone":
+        alone(Path(arguments[0]))
     else:
         sys.exit(interrupted({"kill": signal.SIGKILL, "ask": signal.SIGTERM}[job], arguments))

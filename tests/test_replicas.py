@@ -177,6 +177,11 @@ def test_the_checkpoint_or_a_flag_says_how_many_share_a_model(tmp_path, monkeypa
     join_processes(1, str(tmp_path))
 
 
+def test_one_process_works_alone_while_the_others_wait(tmp_path):
+    done = worker(2, "alone", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_process_enters_the_folder_of_another_run(place):
     folder = place / "output" / "Small" / "MMHCL" / "held"
     with hold(folder):

@@ -12,7 +12,7 @@ from llama.HeLLM import HeLLM, base_parameters, fill
 from llama.model import SIZES, ModelArgs
 from llama.weight_files import WHERE_FROM, open_folder
 from utils.data import Interactions, check_files, load_tables, required_files
-from utils.distributed import main_first
+from utils.distributed import by_main
 from utils.prompter import prompt_ids
 
 HEAD_STD = 0.1  # of a head that starts from the tables
@@ -23,8 +23,7 @@ def make_demo(settings: Settings) -> None:
     if settings.dataset == "Demo":
         from preprocess.demo_data import ensure_demo
 
-        with main_first():
-            ensure_demo(settings.data_dir, settings.output_dir, settings.logging_dir)
+        by_main(ensure_demo, settings.data_dir, settings.output_dir, settings.logging_dir)
 
 
 def read_interactions(settings: Settings) -> Interactions:

@@ -1,14 +1,15 @@
 """Devices and processes."""
 
-import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from llama.parallel import ensure_model_parallel
+
+_alone = False  # whether this process does what the others wait for
 
 
 def pick_device(name: str) -> torch.device:
@@ -53,8 +54,8 @@ def join_processes(model_parallel: int, model_name: str) -> None:
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
-    return dist.is_initialized() and dist.get_world_size() > 1
+    """Whether this process is one of several that go on together."""
+    return not _alone and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -83,11 +84,13 @@ def wait_for_all() -> None:
     largest(0)
 
 
-@contextlib.contextmanager
-def main_first() -> Iterator[None]:
-    """The first process does the work before the others, which find it done."""
-    if not is_main():
-        wait_for_all()
-    yield
+def by_main(work: Callable[..., object], *args) -> None:
+    """Let the first process do `work(*args)` as if it were the only one; the others go on once it is done."""
+    global _alone
     if is_main():
-        wait_for_all()
+        _alone = True
+        try:
+            work(*args)
+        finally:
+            _alone = False
+    wait_for_all()
