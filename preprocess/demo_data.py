@@ -149,6 +149,7 @@ def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:
     """
     make_raw(data_dir)
     stages = Stages(dataset_folder(data_dir, DATASET), Path(logging_dir) / DATASET)
-    stages.run([f"{DATASET}.txt"], amazon, ["--dataset", DATASET, "--data_dir", str(data_dir)])
+    with stages.begun():
+        stages.run([f"{DATASET}.txt"], amazon, ["--dataset", DATASET, "--data_dir", str(data_dir)])
     settings = TableSettings(DATASET, str(data_dir), output_dir=str(output_dir), logging_dir=str(logging_dir))
     make_tables(settings, GRAPH_FLAGS, SEQUENCE_FLAGS)

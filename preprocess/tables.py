@@ -9,10 +9,11 @@ items apart are left out, with the reason. Every command is printed; one that wa
 is not run again; what was made from another interaction file is refused. A killed run goes on with the same command.
 """
 
+import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from preprocess.hypergraph import find_features
 from preprocess.item_files import TEXTS, Indistinct
 from utils.data import check_files
 from utils.flags import attempt, check_words, parse_settings
+from utils.hold import hold
 from utils.metrics import summary
 from utils.run_log import RunLog
 from utils.training_state import STATE, other_files, read_state, run_folder
@@ -56,6 +58,18 @@ class Stages:
 
     def __init__(self, folder: Path, logs: Path) -> None:
         self.folder, self.logs, self.log = folder, logs, RunLog(logs, "stages", folder.name)
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Keep other processes from the log, and so from the files, while the block goes on.
+
+        Raises:
+            ValueError: another one is there.
+        """
+        with hold(self.log.stem, "_") as gone:
+            if gone:
+                self.log.say(f"{gone} was in {self.log.stem} and is gone")
+            yield
 
     def encode(self, modality: str, argv: list[str]) -> None:
         """Run preprocess.features, unless its file is there; what tells no items apart is told and left out."""
@@ -118,7 +132,8 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
     """Make what is absent.
 
     Raises:
-        FileNotFoundError: no interaction file; ValueError: there is what was made from another one.
+        FileNotFoundError: no interaction file; ValueError: there is what was made from another one, or another process
+            is at this.
     """
     s = settings
     folder = check_files(s.data_dir, s.dataset, [f"{s.dataset}.txt"])
@@ -128,15 +143,16 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
     check_origin(folder / f"{s.dataset}.txt", runs)
     stages = Stages(folder, Path(s.logging_dir) / s.dataset)
     place = ["--dataset", s.dataset, "--data_dir", s.data_dir]
-    if (folder / TEXTS).is_file():
-        stages.encode("text", place)
-    if (folder / "pictures").is_dir():
-        stages.encode("image", [*place, "--encoder", "histogram"])
     shared = [*place, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
-    argv = [*shared, "--GNNModel", s.GNNModel, *graph_flags.split()]
-    argv += ["--item_loss_ratio", "0"] * (not find_features(folder))
-    stages.run(graph_tables, pretrain_graph, argv, s.GNNModel)
-    stages.run([pretrain_sasrec.TABLE], pretrain_sasrec, [*shared, *sequence_flags.split()], "SASRec")
+    with stages.begun():
+        if (folder / TEXTS).is_file():
+            stages.encode("text", place)
+        if (folder / "pictures").is_dir():
+            stages.encode("image", [*place, "--encoder", "histogram"])
+        argv = [*shared, "--GNNModel", s.GNNModel, *graph_flags.split()]
+        argv += ["--item_loss_ratio", "0"] * (not find_features(folder))
+        stages.run(graph_tables, pretrain_graph, argv, s.GNNModel)
+        stages.run([pretrain_sasrec.TABLE], pretrain_sasrec, [*shared, *sequence_flags.split()], "SASRec")
 
 
 def main(argv: list[str] | None = None) -> int:

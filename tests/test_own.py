@@ -15,6 +15,7 @@ from PIL import Image
 from preprocess import own, tables
 from preprocess.item_files import ASIN, as_asin
 from tests.small_data import write_interactions, write_texts
+from tests.test_states import holding, refused_as_held
 from utils.data import Interactions
 
 README = Path(__file__).parents[1] / "datasets" / "README.md"
@@ -299,6 +300,19 @@ def test_tables_of_another_interaction_file_are_not_kept(tmp_path, capsys):
     shutil.rmtree(runs[1].parent)
     (folder / "Small.txt").write_text("\n".join(lines) + "\n")
     tables.make_tables(table_settings(tmp_path), *flags)  # nobody knows what they were made from
+
+
+def test_a_second_process_is_told_who_makes_the_tables(tmp_path, capsys):
+    folder = write_interactions(tmp_path / "data")
+    argv = ["--dataset", "Small", *(f"--{name}_dir={tmp_path / name}" for name in ("data", "output"))]
+    argv, stages = [*argv, f"--logging_dir={tmp_path / 'log'}"], tmp_path / "log" / "Small" / "stages"
+    with holding(stages, "_") as holder:
+        refused_as_held(tables.main, argv, stages, holder, tmp_path, capsys)
+    for name in ("MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"):
+        torch.save(torch.ones(1), folder / name)
+    assert tables.main(argv) == 0
+    left = stages.with_name("stages_held_by.txt")
+    assert left.read_text() == "" and f"process {holder.pid} on " in stages.with_name("stages_log.txt").read_text()
 
 
 def test_tables_without_features_and_after_a_command_by_hand(tmp_path):
