@@ -53,7 +53,7 @@ class Settings:
     grad_steps: int = 1  # forward passes an optimiser step
     num_epochs: int = 25  # epochs at most (published: 25; Sports_and_Outdoors 20)
     warmup_epochs: int = 1  # epochs of linear warm-up
-    compile: bool = False  # torch.compile LLaMA's blocks: a minute more at the start
+    compile: bool = False  # torch.compile LLaMA's blocks: minutes more at the start
     recompute: bool = False  # make each block's inner values again for the backward pass: less memory, a third slower
     max_grad_norm: float = 0.0  # clip gradients to this norm; 0: never
     patience: int = 5  # stop after so many epochs without a better validation NDCG@10; 0: never

@@ -43,7 +43,7 @@ def hold(what: Path, separator: str = "/") -> Iterator[str]:
             gone = path.read_text(encoding="utf-8")
         if any(largest(taken)):
             who = path.read_text(encoding="utf-8") if path.is_file() else "another process"
-            raise Held(f"{what}: held by {who}; wait for it, end it, or take another --target")
+            raise Held(f"{what}: held by {who}; wait for it, end it, or take another --target or --logging_dir")
         if is_main():
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
