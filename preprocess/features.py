@@ -23,7 +23,7 @@ from preprocess import encoders
 from preprocess.fetching import FetchSettings, fetch_pictures
 from preprocess.item_files import Indistinct, read_addresses, read_asins, read_texts
 from preprocess.pictures import find_pictures, open_picture
-from preprocess.shards import Source, Unusable, digest, encode_in_shards, remove_parts
+from preprocess.shards import Source, Unusable, digest, encode_in_shards, remove_leftovers, remove_parts
 from utils.data import Interactions, check_files, scoring_batches
 from utils.distributed import pick_device
 from utils.files import replacing, save_array
@@ -192,6 +192,7 @@ def output(settings: TextSettings | ImageSettings, *needed: str) -> tuple[Path, 
     folder = check_files(settings.data_dir, settings.dataset, [interactions, *needed])
     path = folder / f"{settings.name}_feat.npy"
     if path.exists() and not settings.overwrite:
+        remove_leftovers(path)
         raise ValueError(f"{path}: there already; --overwrite replaces it")
     return path, Interactions(folder / interactions, 0).n_items
 

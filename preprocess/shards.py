@@ -131,3 +131,10 @@ def remove_parts(path: Path) -> None:
     """Remove a matrix's shards, where there are any."""
     if parts_folder(path).is_dir():
         shutil.rmtree(parts_folder(path))
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove a matrix's shards if all are older than it: who made it was killed before that."""
+    saved_at = [shard.stat().st_mtime_ns for shard in parts_folder(path).glob("*")]
+    if saved_at and max(saved_at) <= path.stat().st_mtime_ns:
+        remove_parts(path)

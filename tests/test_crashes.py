@@ -56,15 +56,15 @@ class Program:
         return process
 
     def is_done(self, place: Path) -> bool:
-        """Whether the file that ends it is there: it refuses to begin again then."""
+        """Whether the file that ends it is there."""
         return bool(self.done) and (place / self.done).exists()
 
     def run(self, place: Path) -> None:
-        """To the end, unless it has been there before it was killed."""
-        if not self.is_done(place):
-            process = self.start(place)
-            process.join()
-            assert process.exitcode == 0, (place / "errors.txt").read_text()
+        """To the end; it refuses to begin again where it was there before it was killed."""
+        was_done = self.is_done(place)
+        process = self.start(place)
+        process.join()
+        assert process.exitcode == (2 if was_done else 0), (place / "errors.txt").read_text()
 
     def state(self, place: Path, name: str = STATE) -> Path:
         return place / "output" / "Small" / self.folder / name

@@ -182,6 +182,22 @@ def stop(folder, argv, name, how):
     return process.communicate()[1], process.returncode
 
 
+def test_shards_that_a_killed_run_left_beside_its_matrix_go_with_the_next(folder, capsys):
+    """Those of a matrix that is to replace it stay."""
+    flags = ["--encoder", "histogram", "--name", "colours"]
+    assert run(folder, "image", *flags) == 0
+    for seconds, stay in ((-5, False), (5, True)):
+        parts = folder / "colours_feat.parts"
+        parts.mkdir()
+        at = (folder / "colours_feat.npy").stat().st_mtime + seconds
+        for name in ("00000.json", "00000.npy"):
+            (parts / name).touch()
+            os.utime(parts / name, (at, at))
+        assert run(folder, "image", *flags) == 2
+        assert "there already; --overwrite" in capsys.readouterr().err
+        assert parts.exists() == stay
+
+
 def test_a_killed_run_goes_on_and_keeps_what_it_has(tmp_path):
     n_items, model = 900, write_bert(tmp_path / "bert")
     folder = tmp_path / "data" / "sequential" / "Small"
