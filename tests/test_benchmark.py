@@ -81,8 +81,10 @@ def test_a_process_from_outside(tmp_path):
     files[0].write_text("five\n")
     files[1].write_text("{}\n{}\n")
     before = sample(os.getpid(), 1.0, files)
+    bytearray(2**27).count(1)  # and gone again
     with files[0].open():
-        after = sample(os.getpid(), 1.0, files)
+        peak, after = (sample(os.getpid(), 1.0, files) for _ in range(2))
+    assert peak.resident > after.resident + 2**26
     assert after.files == before.files + 1 and (after.log, after.epochs) == (11, 2)
     assert 0.9 < after.resident / resident() < 1.1 and after.threads >= 1
 

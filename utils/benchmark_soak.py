@@ -29,7 +29,7 @@ class Sample:
     """What a process holds at a moment."""
 
     seconds: float  # since its first epoch was done
-    resident: int  # bytes, Rss of smaps_rollup
+    resident: int  # bytes, the most since the sample before
     files: int  # open ones
     threads: int
     log: int  # bytes of log and metrics
@@ -37,7 +37,7 @@ class Sample:
 
     def __str__(self) -> str:
         return (
-            f"{self.seconds / 60:5.1f} min: epoch {self.epochs:,}, resident {self.resident / 1e6:.1f} MB, "
+            f"{self.seconds / 60:5.1f} min: epoch {self.epochs:,}, resident {self.resident / 1e6:.1f} MB at most, "
             f"{self.files} open files, {self.threads} threads, log and metrics {self.log:,} bytes"
         )
 
@@ -80,6 +80,7 @@ def watched(flags: list[str], files: list[Path], seconds: float, errors: Path) -
             check_running(process, errors)
             time.sleep(1)
         begun = time.monotonic()
+        peak_resident(Path("/proc", str(process.pid)))  # of the start
         while not samples or samples[-1].seconds < seconds:
             check_running(process, errors)
             samples.append(sample(process.pid, time.monotonic() - begun, files[:-1]))
@@ -123,12 +124,21 @@ def check_running(process: subprocess.Popen, errors: Path) -> None:
 
 
 def sample(pid: int, seconds: float, files: list[Path]) -> Sample:
-    """What a process, and its log and metrics, hold now."""
+    """What a process, and its log and metrics, hold now, and its memory at most since the last one."""
     proc = Path("/proc", str(pid))  # of Linux
-    resident = int((proc / "smaps_rollup").read_text().split("Rss:")[1].split()[0]) * 1024
     open_files, threads = (len(list((proc / name).iterdir())) for name in ("fd", "task"))
     log = sum(path.stat().st_size for path in files)
-    return Sample(seconds, resident, open_files, threads, log, len(read_records(files[1])))
+    return Sample(seconds, peak_resident(proc), open_files, threads, log, len(read_records(files[1])))
+
+
+def peak_resident(proc: Path) -> int:
+    """The most bytes that a process has held in memory at a moment since this was last asked.
+
+    A moment counts however short it is: an epoch is highest for less than a second, while users are scored.
+    """
+    peak = int((proc / "status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    (proc / "clear_refs").write_text("5")  # proc(5): what is held now is the new beginning
+    return peak
 
 
 def judged(samples: list[Sample]) -> tuple[list[str], list[str]]:
@@ -147,7 +157,7 @@ def judged(samples: list[Sample]) -> tuple[list[str], list[str]]:
     files, threads = ([getattr(one, name) for one in settled] for name in ("files", "threads"))
     half = (len(files) + 1) // 2
     lines = [
-        f"resident memory (Rss in /proc/PID/smaps_rollup): highest in the first {100 * SETTLED:.0f} % of the time "
+        f"resident memory (VmHWM in /proc/PID/status): highest in the first {100 * SETTLED:.0f} % of the time "
         f"{base / 1e6:.1f} MB, after that {highest / 1e6:.1f} MB, growth {100 * growth:.2f} %",
         f"open files {min(files)} to {max(files)}, threads {min(threads)} to {max(threads)}",
         f"log and metrics {each:,.0f} bytes an epoch, {last.epochs:,} epochs in {end / 60:.1f} minutes",
