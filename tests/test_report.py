@@ -144,7 +144,8 @@ def test_the_kept_runs(tmp_path):
         assert f"| {name} |" in text
         tests = json.loads(path.read_text().splitlines()[-1])
         assert f"{tests['test']['NDCG@20']:.4f}" in text
-    assert text.count("training items removed from the ranking") == 3
+    graphs = [path for folder in kept for path in folder.glob("MMHCL*/pretrain_metrics.jsonl")]
+    assert text.count("training items removed from the ranking") == len(graphs) >= 3
     assert "| published log, test |  |  | 0.0527 | 0.0269 | 0.0820 |" in text  # MMHCL on Beauty
 
 
