@@ -16,7 +16,7 @@ from utils.data import check_files, dataset_folder
 from utils.distributed import pick_device
 from utils.files import replacing
 from utils.flags import fingerprint
-from utils.run_log import SHOWN
+from utils.run_log import SHOWN, log_folder
 from utils.seed import seed_everything
 
 VARIANTS = {
@@ -38,7 +38,7 @@ def ablation(argv: list[str]) -> None:
         Stopped: by a signal, the run's state saved.
     """
     settings = parse_graph_args(argv)
-    path = Path(settings.logging_dir) / settings.dataset / "MMHCL" / "ablation.json"
+    path = log_folder(settings.logging_dir, settings.dataset, "MMHCL") / "ablation.json"
     shown = fingerprint(settings, FREE_TO_CHANGE)
     done = json.loads(path.read_text()) if path.is_file() else {}
     runs = done.get("runs", {}) if done.get("settings") == shown else {}

@@ -216,7 +216,7 @@ def run(settings: BaselineSettings) -> None:
             rankers[settings.GNNModel if name == "graph" else name] = read(settings, data)
         except FileNotFoundError as missing:
             absent.append(f"{name}: {missing}")
-    folder = Path(settings.logging_dir) / settings.dataset / "baselines"
+    folder = log_folder(settings.logging_dir, settings.dataset, "baselines")
     with hold(folder):
         of_all = {"popularity": by(partial(rank_by_popularity, data), data), "item-kNN": item_knn(settings, data)}
         of_all |= {name: by(rank, data) for name, rank in rankers.items()}

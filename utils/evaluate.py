@@ -61,6 +61,7 @@ def rank_newest(
     Returns: K rankings, that of the samples' targets first; the k-th is of the samples with more than k items.
     """
     started, batches = time.perf_counter(), list(scoring_batches(samples.length, batch_size))
+    both = samples, data.whole(samples)
     own, n = (dp_rank(), dp_size()) if shared else (0, 1)
     parts, quiet = [], None if is_main() else True
     with tqdm(total=len(samples), desc=title, unit="users", disable=quiet, leave=False) as bar:
@@ -68,7 +69,7 @@ def rank_newest(
             check()
             together = batches[first : first + n]
             for rows in together[own : own + 1]:
-                parts.append((torch.from_numpy(rows), _rank_batch(score, data, samples, rows, device)))
+                parts.append((torch.from_numpy(rows), _rank_batch(score, data, both, rows, device)))
             bar.update(sum(map(len, together)))
     positions = max((len(of_batch) for _, of_batch in parts), default=0)  # 0: less batches than replicas
     if shared:
@@ -82,9 +83,13 @@ def rank_newest(
     return [Ranking(*both[:, samples.length > back], speed) for back, both in enumerate(found.numpy())]
 
 
-def _rank_batch(score: Callable, data: Interactions, samples: Samples, rows: np.ndarray, device) -> Tensor:
-    """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B)."""
-    batches = data.batch(samples, rows), data.batch(data.whole(samples), rows)
+def _rank_batch(score: Callable, data: Interactions, both: tuple[Samples, ...], rows: np.ndarray, device) -> Tensor:
+    """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B).
+
+    Args:
+        both: the samples as they are scored, and with their whole histories.
+    """
+    batches = (data.batch(samples, rows) for samples in both)
     read, seen = ([t if t is None else to_device(t, torch.device(device)) for t in batch] for batch in batches)
     return rank_scores(score(*read[:2]), *seen)
 
