@@ -53,3 +53,8 @@ def command(tmp_path: Path, *more: str) -> list[str]:
         *("--output_dir", str(tmp_path / "output"), "--logging_dir", str(tmp_path / "log")),
         *("--device", "cpu", "--batch_size", "8", "--num_epochs", "2", "--eval_batch_size", "50", *more),
     ]
+
+
+def short_command(tmp_path: Path, *more: str) -> list[str]:
+    """Those of a short run: an epoch of 18 steps."""
+    return command(tmp_path, "--num_epochs", "1", "--batch_size", "32", *more)

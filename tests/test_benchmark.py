@@ -6,19 +6,13 @@ import re
 import pytest
 import torch
 
-from tests.small_data import command, write_dataset
+from tests.small_data import command
 from tests.small_model import histories, small_hellm
 from utils import benchmark
 from utils.benchmark_gpu import Elsewhere
 from utils.benchmark_soak import Sample, judged, sample
 from utils.count import REST, PartCounter
 from utils.memory import resident
-
-
-@pytest.fixture
-def place(tmp_path):
-    write_dataset(tmp_path / "data")
-    return tmp_path
 
 
 def test_training_cost_of_two_settings(place, capsys):

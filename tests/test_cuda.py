@@ -17,9 +17,11 @@ import torch
 
 import train_HeLLM
 from preprocess import features, pretrain_graph, pretrain_sasrec
-from tests.small_data import N_ITEMS, OWN, command, write_dataset, write_interactions, write_texts
+from tests.small_data import N_ITEMS, command, write_interactions, write_texts
 from tests.small_encoders import write_bert, write_clip, write_pictures
 from tests.small_model import histories, small_hellm, wake
+from tests.test_features import write_mapping
+from tests.test_training import assert_same_run
 
 DEVICE = "cuda"
 ROOT = Path(__file__).parents[1]
@@ -68,30 +70,19 @@ def run(place, target, *more):
     return [*command(place, "--target", target, "--objective", "causal", "--prompt", "none"), "--device", DEVICE, *more]
 
 
-def results(place, target):
-    """Tensors of the best adapter, and every figure but the costs."""
-    adapter = torch.load(place / f"output/Small/MMHCL/{target}/best_adapter.pt", weights_only=True)["tensors"]
-    lines = (place / f"log/Small/MMHCL/{target}_metrics.jsonl").read_text().splitlines()
-    return adapter, [{key: value for key, value in json.loads(line).items() if key not in OWN} for line in lines]
-
-
-def test_deterministic_runs_are_equal_and_so_is_one_that_was_killed(tmp_path):
-    write_dataset(tmp_path / "data")
-    assert train_HeLLM.main(run(tmp_path, "one", "--deterministic")) == 0
-    assert train_HeLLM.main(run(tmp_path, "two", "--deterministic")) == 0
-    killed = [*run(tmp_path, "killed", "--deterministic"), "--save_every_minutes", "0"]
+def test_deterministic_runs_are_equal_and_so_is_one_that_was_killed(place):
+    assert train_HeLLM.main(run(place, "one", "--deterministic")) == 0
+    assert train_HeLLM.main(run(place, "two", "--deterministic")) == 0
+    killed = [*run(place, "killed", "--deterministic"), "--save_every_minutes", "0"]
     process = subprocess.Popen([sys.executable, "train_HeLLM.py", *killed], cwd=ROOT, env=os.environ)
-    state = tmp_path / "output/Small/MMHCL/killed/training_state_before.pt"
+    state = place / "output/Small/MMHCL/killed/training_state_before.pt"
     while process.poll() is None and not state.is_file():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert train_HeLLM.main([*killed, "--resume"]) == 0
-    adapter, figures = results(tmp_path, "one")
     for target in ("two", "killed"):
-        others, same_figures = results(tmp_path, target)
-        assert all(torch.equal(tensor, others[name]) for name, tensor in adapter.items()), target
-        assert figures == same_figures, target
+        assert_same_run(place, "one", target)
 
 
 @pytest.mark.parametrize("program, nothing_drawn", [(pretrain_graph, ()), (pretrain_sasrec, ("--dropout", "0"))])
@@ -115,8 +106,7 @@ def test_features_in_half_precision_are_near(kind, encoder, write, tmp_path):
     folder = write_interactions(tmp_path / "data")
     write_texts(folder)
     write_pictures(folder / "pictures", N_ITEMS)
-    lines = ["item_id,asin", *(f"{item},A{item}" for item in range(N_ITEMS))]
-    (folder / "i_id_mapping.csv").write_text("\n".join(lines) + "\n")
+    write_mapping(folder, N_ITEMS)
     flags = [kind, "--encoder", encoder, "--model_name", str(write(tmp_path / "model")), "--overwrite"]
     flags += ["--dataset", "Small", "--data_dir", str(tmp_path / "data")]
     found = []

@@ -12,7 +12,7 @@ import torch
 
 import train_HeLLM
 from config_HeLLM import parse_args
-from tests.small_data import command, write_dataset
+from tests.small_data import command
 from tests.test_training import assert_same_run
 from utils.benchmark_memory import predicted_and_measured
 from utils.data import Interactions
@@ -21,12 +21,6 @@ from utils.memory import LiveBytes, parse_bytes
 
 ROOT = Path(__file__).parents[1]
 ONE = ("--n_layers", "1")
-
-
-@pytest.fixture
-def place(tmp_path):
-    write_dataset(tmp_path / "data")
-    return tmp_path
 
 
 def simulation(place, *more):

@@ -12,8 +12,8 @@ import torch
 
 import train_HeLLM
 from config_HeLLM import SWEEP, parse_args
-from tests.small_data import N_ITEMS, OWN, write_dataset
-from tests.small_data import command as small_command
+from tests.small_data import N_ITEMS, OWN
+from tests.small_data import short_command as command
 from tests.small_model import SHAPE, small_hellm, write_meta
 from utils.build import build_model, read_inputs
 from utils.hold import hold
@@ -23,17 +23,6 @@ from utils.sweep_grid import label
 ROOT = Path(__file__).parents[1]
 GRID = ("--sweep", "lr=1e-3,3e-3", "adapter_len=2,3,4")
 NAMES = [f"tiny-lr{lr}-adapter_len{n}" for lr in ("1e-3", "3e-3") for n in (2, 3, 4)]
-
-
-def command(place, *more):
-    """Arguments of a short run: an epoch of 18 steps."""
-    return small_command(place, "--num_epochs", "1", "--batch_size", "32", *more)
-
-
-@pytest.fixture
-def place(tmp_path):
-    write_dataset(tmp_path / "data")
-    return tmp_path
 
 
 @pytest.fixture

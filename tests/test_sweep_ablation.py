@@ -4,26 +4,14 @@ import json
 import shlex
 
 import numpy as np
-import pytest
 
 import train_HeLLM
 from config_HeLLM import parse_args
 from llama.files import crc_of
 from preprocess import pretrain_graph
-from tests.small_data import N_ITEMS, write_dataset
-from tests.small_data import command as small_command
+from tests.small_data import N_ITEMS
+from tests.small_data import short_command as command
 from utils.sweep_ablation import ablation_rows
-
-
-def command(place, *more):
-    """Arguments of a short run: an epoch of 18 steps."""
-    return small_command(place, "--num_epochs", "1", "--batch_size", "32", *more)
-
-
-@pytest.fixture
-def place(tmp_path):
-    write_dataset(tmp_path / "data")
-    return tmp_path
 
 
 def logs(place, name="MMHCL"):

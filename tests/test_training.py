@@ -15,18 +15,12 @@ import torch.nn.functional as F
 
 import train_HeLLM
 from config_HeLLM import parse_args
-from tests.small_data import OWN, command, write_dataset
+from tests.small_data import OWN, command
 from tests.small_model import SHAPE, small_hellm, write_meta
 from utils.data import Interactions, training_batches
 from utils.metrics import metrics
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def place(tmp_path):
-    write_dataset(tmp_path / "data")
-    return tmp_path
 
 
 def records(place, target="tiny"):
