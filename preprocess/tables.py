@@ -66,9 +66,9 @@ class Stages:
         Raises:
             ValueError: another one is there.
         """
-        with hold(self.log.stem, "_") as gone:
+        with hold(self.log.stem, "_", "--logging_dir") as gone:
             if gone:
-                self.log.say(f"{gone} was in {self.log.stem} and is gone")
+                self.log.say(gone)
             yield
 
     def encode(self, modality: str, argv: list[str]) -> None:

@@ -184,7 +184,7 @@ def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
 def test_a_second_process_is_told_who_writes_there(place, capsys):
     folder = place / "log" / "Small" / "baselines"
     with holding(folder) as holder:
-        refused_as_held(baselines.main, command(place), folder, holder, place, capsys)
+        refused_as_held(baselines.main, command(place), folder, holder, place, capsys, "--logging_dir")
     assert baselines.main(command(place)) == 0
     assert (folder / "held_by.txt").read_text() == ""
 

@@ -220,14 +220,17 @@ def holding(*arguments):
     holder.communicate()
 
 
-def refused_as_held(main, argv, held, holder, place, capsys):
-    """The holder of what is held is told in one line, and nothing is touched."""
+def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
+    """The holder of what is held is told in one line, with a flag that the program has, and nothing is touched."""
     before = contents(place)
     capsys.readouterr()
     assert main(argv) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {held}: held by process {holder.pid} on {os.uname().nodename} since 2")
-    assert message.count("\n") == 1
+    assert message.endswith(f"or take another {flag}\n") and message.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert f"  {flag} " in capsys.readouterr().out
     assert contents(place) == before
 
 

@@ -217,7 +217,7 @@ def run(settings: BaselineSettings) -> None:
         except FileNotFoundError as missing:
             absent.append(f"{name}: {missing}")
     folder = log_folder(settings.logging_dir, settings.dataset, "baselines")
-    with hold(folder):
+    with hold(folder, flag="--logging_dir"):
         of_all = {"popularity": by(partial(rank_by_popularity, data), data), "item-kNN": item_knn(settings, data)}
         of_all |= {name: by(rank, data) for name, rank in rankers.items()}
         write(settings.max_len, of_all, folder)

@@ -18,7 +18,7 @@ class Held(ValueError):
 
 
 @contextlib.contextmanager
-def hold(what: Path, separator: str = "/") -> Iterator[str]:
+def hold(what: Path, separator: str = "/", flag: str = "--target") -> Iterator[str]:
     """Keep other runs out of a folder, made when absent, for as long as the block goes on.
 
     With the separator "_" from the files whose names begin with `what` and it.
@@ -26,7 +26,10 @@ def hold(what: Path, separator: str = "/") -> Iterator[str]:
     The lock is the system's and ends with the process, however that ends. The first of several processes takes it
     for all; all must call.
 
-    Yields: who was there last and was gone without leaving it, "" mostly.
+    Args:
+        flag: of the program, which takes it to another place.
+
+    Yields: who was there last and is gone without leaving it, in words for the log, "" mostly.
 
     Raises:
         Held: another run is there, with its process, host and time.
@@ -43,10 +46,10 @@ def hold(what: Path, separator: str = "/") -> Iterator[str]:
             gone = path.read_text(encoding="utf-8")
         if any(largest(taken)):
             who = path.read_text(encoding="utf-8") if path.is_file() else "another process"
-            raise Held(f"{what}: held by {who}; wait for it, end it, or take another --target or --logging_dir")
+            raise Held(f"{what}: held by {who}; wait for it, end it, or take another {flag}")
         if is_main():
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
             leaving.callback(file.truncate, 0)
-        yield gone
+        yield f"{gone} was in {what} and is gone" if gone else ""

@@ -130,7 +130,7 @@ class States:
             progress = self._go_on() if resume else Progress()
             self.ours = resume
             if gone := from_folder or from_log:
-                self.log.say(f"{gone} was in {self.folder if from_folder else self.log.stem} and is gone")
+                self.log.say(gone)
             yield progress
 
     def save(self, progress: Progress) -> None:
