@@ -307,7 +307,7 @@ def test_a_second_process_is_told_who_makes_the_tables(tmp_path, capsys):
     argv = ["--dataset", "Small", *(f"--{name}_dir={tmp_path / name}" for name in ("data", "output"))]
     argv, stages = [*argv, f"--logging_dir={tmp_path / 'log'}"], tmp_path / "log" / "Small" / "stages"
     with holding(stages, "_") as holder:
-        refused_as_held(tables.main, argv, stages, holder, tmp_path, capsys)
+        refused_as_held(tables.main, argv, stages, holder, tmp_path, capsys, "--logging_dir")
     for name in ("MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"):
         torch.save(torch.ones(1), folder / name)
     assert tables.main(argv) == 0

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -251,21 +252,23 @@ def test_ablation_table_and_picture(place, monkeypatch, capsys):
     assert (folder / "ablation.json").stat().st_mtime_ns == before
 
 
-def test_ablation_goes_on_where_a_signal_stopped_it(place):
-    def start(name, *more):
+def test_ablation_goes_on_where_a_signal_stopped_it(place, monkeypatch, capsys):
+    monkeypatch.setattr("utils.ablation.SEEDS", 2)  # of the runs that go to the end
+
+    def argv(name):
         places = [f"--{kind}_dir={place / name / kind}" for kind in ("output", "logging")]
         data = ["--dataset", "Small", "--data_dir", str(place / "data")]
-        argv = [*places, *data, *FLAGS["graph"], "--num_epochs", "8", "--validate_every", "8", "--patience", "0"]
-        program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv, *more]
-        return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return [*places, *data, *FLAGS["graph"], "--num_epochs", "8", "--validate_every", "8", "--patience", "0"]
 
     def runs(name):
         return json.loads((place / name / "logging" / "Small" / "MMHCL" / "ablation.json").read_text())["runs"]
 
-    assert start("whole").communicate()[1].count("Traceback") == 0
-    process, states = start("stopped", "--save_every_minutes", "0"), place / "stopped" / "output" / "Small" / "MMHCL"
-    epoch = 0
+    ablation(argv("whole"))
+    program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv("stopped"), "--save_every_minutes", "0"]
+    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    states, epoch = place / "stopped" / "output" / "Small" / "MMHCL", 0
     while process.poll() is None and not epoch:
+        time.sleep(0.01)
         # the one before, which is replaced in one go
         known = (torch.load(s, weights_only=True)["progress"] for s in states.glob("*/*_before.pt"))
         epoch = max((progress["epoch"] for progress in known), default=0)
@@ -275,7 +278,9 @@ def test_ablation_goes_on_where_a_signal_stopped_it(place):
     assert "go on with --resume" in out.splitlines()[-1]
     assert "Traceback" not in err
     assert not (place / "stopped" / "logging" / "Small" / "MMHCL" / "ablation.json").exists()
-    first = start("stopped").communicate()[0].splitlines()[0]
+    capsys.readouterr()
+    ablation(argv("stopped"))
+    first = capsys.readouterr().out.splitlines()[0]
     assert int(re.fullmatch(r"resumed at epoch (\d+), step \d+", first)[1]) >= epoch > 0
     assert runs("stopped") == runs("whole")
     assert not list(states.glob("*"))
