@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from utils.flags import check_numbers, check_words, fingerprint, parse_settings
+from utils.flags import DEEPEST, LARGEST, SEEDS, check_numbers, check_ranges, check_words, fingerprint, parse_settings
 from utils.memory import parse_bytes
 
 
@@ -166,11 +166,14 @@ def check(settings: Settings) -> list[str]:
         "head": ("frozen", "trained", "tied"),
         "dtype": ("auto", "fp32", "bf16"),
     }
+    problems += check_ranges(settings, seed=SEEDS, n_layers=(-1, DEEPEST))
     problems += check_words(settings, choices, ("dataset", "GNNModel", "target"))
     if settings.warm_head and settings.head != "trained":
         problems.append("--warm_head needs --head trained")
-    if settings.max_len < 3:
-        problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
+    if not 3 <= settings.max_len <= LARGEST:
+        problems.append(f"--max_len {settings.max_len}: from 3 (two targets and a history) to {LARGEST}")
+    if settings.w_lora and not 0 < len(settings.lora_targets) == len(set(settings.lora_targets)):
+        problems.append(f"--lora_targets {','.join(settings.lora_targets)}: names of matrices, each once")
     if settings.max_memory and settings.tokens_per_batch:
         problems.append("--max_memory fits --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:

@@ -47,7 +47,7 @@ from utils.evaluate import Ranking, rank_by_popularity, rank_newest
 from utils.fit import fitted, simulate, what_would_fit
 from utils.flags import complain
 from utils.lr_sched import learning_rate
-from utils.memory import is_out_of_memory, peak_memory
+from utils.memory import is_out_of_memory, peak_memory, told_when_too_large
 from utils.metrics import metrics, summary
 from utils.prompter import own_positions
 from utils.run_log import CHOOSE_BY, RunLog, log_folder
@@ -316,7 +316,8 @@ def main(argv: list[str] | None = None) -> int:
             if settings.plan:
                 plan.show(settings)
                 return 0
-            trainer = prepare(settings)
+            with told_when_too_large():
+                trainer = prepare(settings)
             trainer.progress = leaving.enter_context(trainer.states.begun(settings.resume))
         except (ValueError, OSError) as mistake:
             return complain(mistake)

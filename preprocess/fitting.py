@@ -18,8 +18,8 @@ from llama.files import Unwritten
 from utils.data import Interactions, check_files, dataset_folder
 from utils.distributed import pick_device
 from utils.evaluate import Ranking
-from utils.flags import check_numbers, check_words, complain, fingerprint
-from utils.memory import peak_memory
+from utils.flags import SEEDS, check_numbers, check_ranges, check_words, complain, fingerprint
+from utils.memory import peak_memory, told_when_too_large
 from utils.metrics import summary
 from utils.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.seed import seed_everything
@@ -54,12 +54,13 @@ class FitSettings:
 
 def check_fit(settings: FitSettings) -> list[str]:
     """Everything wrong with the shared settings, a phrase each."""
-    return check_numbers(
+    problems = check_numbers(
         settings,
         at_least_1=("batch_size", "num_epochs", "validate_every"),
         positive=("lr",),
         at_least_0=("patience", "save_every_minutes"),
-    ) + check_words(settings, {}, ("dataset", "target"))
+    )
+    return problems + check_ranges(settings, seed=SEEDS) + check_words(settings, {}, ("dataset", "target"))
 
 
 class Training(Protocol):
@@ -270,7 +271,8 @@ def run_program(settings: FitSettings, training: Callable[[FitSettings, torch.de
         try:
             device = pick_device(settings.device)
             seed_everything(settings.seed)
-            work = training(settings, device)
+            with told_when_too_large():
+                work = training(settings, device)
             leaving.enter_context(work.fit.begun())
         except (ValueError, OSError) as mistake:
             return complain(mistake)

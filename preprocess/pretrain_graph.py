@@ -20,7 +20,7 @@ from preprocess.hypergraph import find_features, interaction_matrix, item_incide
 from preprocess.mmhcl import CF_MODELS, MMHCL, BatchSampler, Collaborative, bpr_loss, contrastive_loss
 from utils.data import Interactions, Samples
 from utils.evaluate import rank_by_product
-from utils.flags import check_numbers, check_words, parse_settings
+from utils.flags import DEEPEST, check_numbers, check_ranges, check_words, parse_settings
 from utils.metrics import metrics
 
 CHOOSE_BY = "Recall@20"  # of validation
@@ -80,10 +80,11 @@ def check(settings: GraphSettings) -> list[str]:
         check_fit(settings)
         + check_numbers(
             settings,
-            at_least_1=("embed_dim", "topk", "User_layers", "Item_layers"),
+            at_least_1=("embed_dim", "topk"),
             positive=("tau",),
-            at_least_0=("UI_layers", "user_loss_ratio", "item_loss_ratio", "regs", "contrastive_anchors"),
+            at_least_0=("user_loss_ratio", "item_loss_ratio", "regs", "contrastive_anchors"),
         )
+        + check_ranges(settings, UI_layers=(0, DEEPEST), User_layers=(1, DEEPEST), Item_layers=(1, DEEPEST))
         + check_words(
             settings, {"GNNModel": ("MMHCL", "LightGCN"), "cf_model": CF_MODELS}, ("tables",) * bool(settings.tables)
         )

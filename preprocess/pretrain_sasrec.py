@@ -17,7 +17,7 @@ from llama.linear_loss import linear_cross_entropy
 from preprocess.fitting import Fit, FitSettings, check_fit, read_interactions, run_program
 from utils.data import Samples, training_batches
 from utils.evaluate import Ranking, rank_all
-from utils.flags import check_numbers, parse_settings
+from utils.flags import DEEPEST, LARGEST, check_numbers, check_ranges, parse_settings
 from utils.metrics import metrics
 
 TABLE = "SASRec_item_embedding.pt"
@@ -50,10 +50,11 @@ def parse_args(argv: list[str] | None = None) -> SequenceSettings:
 def check(settings: SequenceSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_fit(settings) + check_numbers(
-        settings, at_least_1=("width", "hidden", "n_layers", "n_heads"), at_least_0=("wd",), share=("dropout",)
+        settings, at_least_1=("width", "hidden", "n_heads"), at_least_0=("wd",), share=("dropout",)
     )
-    if settings.max_len < 4:
-        problems.append(f"--max_len {settings.max_len}: at least 4 (two targets, and two items to learn from)")
+    problems += check_ranges(settings, n_layers=(1, DEEPEST))
+    if not 4 <= settings.max_len <= LARGEST:
+        problems.append(f"--max_len {settings.max_len}: from 4 (two targets, and two items to learn from) to {LARGEST}")
     if not problems and settings.hidden % settings.n_heads:
         problems.append(f"--hidden {settings.hidden}: a multiple of --n_heads {settings.n_heads}")
     return problems

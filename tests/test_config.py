@@ -48,7 +48,7 @@ def test_flags_override_the_preset():
         (["--graph_dropout", "1"], "--graph_dropout 1.0: from 0 to below 1"),
         (["--dtype", "fp8"], "--dtype fp8: one of"),
         (["--target", "../x"], "a name without folders"),
-        (["--max_len", "2"], "--max_len 2: at least 3"),
+        (["--max_len", "2"], "--max_len 2: from 3"),
         (["--max_memory", "24gigs"], "--max_memory '24gigs' is no amount of memory"),
         (["--lr", "nan"], "--lr nan: above 0"),
     ],

@@ -172,7 +172,8 @@ def test_a_new_run_keeps_no_state_of_an_earlier_one(place):
     for name in (STATE, STATE_BEFORE):
         assert load_saved(folder_of(place) / name, "HeLLM training state", 2)["settings"]["seed"] == 7
     run = train_HeLLM.prepare(parse_args(command(place, *SIZES)))
-    run.save()
+    with run.states.begun(resume=False):
+        run.save()
     assert not (folder_of(place) / STATE_BEFORE).exists()
 
 

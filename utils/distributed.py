@@ -24,7 +24,7 @@ def pick_device(name: str) -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # not every device that torch knows can compute
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: not available here; try --device cpu") from error
     if device.type == "cuda":

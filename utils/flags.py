@@ -21,6 +21,8 @@ REMEDIES = {  # of what the system says about a file
     errno.ENOTDIR: "a file where a folder belongs: remove it, or give the folder's own path",
     errno.ENOENT: "give the path of a file that is there",
 }
+LARGEST, LONGEST_NAME = 2**31 - 1, 150  # of a number of something; bytes, to which endings of files are added
+SEEDS, DEEPEST = (0, 2**63 - 1), 2**10  # from and to; layers
 ALONE_AFTER = 3.0  # seconds after which a mistake must be this process's alone
 
 
@@ -116,10 +118,11 @@ def check_numbers(settings: object, **bounds: tuple[str, ...]) -> list[str]:
     Args:
         bounds: positive (above 0), at_least_0, at_least_1, share (from 0 to below 1): names of settings.
     """
+    most = f", at most {LARGEST}"
     rules = {
-        "at_least_1": (lambda value: value >= 1, "at least 1"),
+        "at_least_1": (lambda value: 1 <= value <= LARGEST, "at least 1" + most),
         "positive": (lambda value: 0 < value < float("inf"), "above 0"),
-        "at_least_0": (lambda value: 0 <= value < float("inf"), "0 or above"),
+        "at_least_0": (lambda value: 0 <= value <= LARGEST, "0 or above" + most),
         "share": (lambda value: 0 <= value < 1, "from 0 to below 1"),
     }
     return [
@@ -127,6 +130,15 @@ def check_numbers(settings: object, **bounds: tuple[str, ...]) -> list[str]:
         for rule, names in bounds.items()
         for name in names
         if not rules[rule][0](getattr(settings, name))
+    ]
+
+
+def check_ranges(settings: object, **ranges: tuple[int, int]) -> list[str]:
+    """What is wrong with settings that go from a least to a greatest whole number, a phrase each."""
+    return [
+        f"--{name} {getattr(settings, name)}: from {least} to {most}"
+        for name, (least, most) in ranges.items()
+        if not least <= getattr(settings, name) <= most
     ]
 
 
@@ -139,8 +151,9 @@ def check_words(settings: object, choices: dict[str, tuple[str, ...]], names: tu
     ]
     for name in names:
         value = getattr(settings, name)
-        if not value or value == ".." or Path(value).name != value:
-            problems.append(f"--{name} {value!r}: a name without folders")
+        printable = value.isprintable() and len(value.encode()) <= LONGEST_NAME
+        if not value or value == ".." or Path(value).name != value or not printable:
+            problems.append(f"--{name} {value!r}: a name without folders, of at most {LONGEST_NAME} bytes")
     return problems
 
 

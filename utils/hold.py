@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from llama.files import told_when_full
 from utils.distributed import is_main, largest
 
 HELD = "held_by.txt"  # in the folder, or after the files' name: who is at it; empty once a run has left it
@@ -33,23 +34,25 @@ def hold(what: Path, separator: str = "/", flag: str = "--target") -> Iterator[s
 
     Raises:
         Held: another run is there, with its process, host and time.
+        Unwritten: the disk is full.
     """
     with contextlib.ExitStack() as leaving:
         path, taken, gone = Path(f"{what}{separator}{HELD}"), False, ""
         if is_main():
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = leaving.enter_context(path.open("a+", encoding="utf-8"))
+            file = leaving.enter_context(path.open("ab", buffering=0))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 taken = True
-            gone = path.read_text(encoding="utf-8")
+            gone = path.read_text(encoding="utf-8", errors="replace")
         if any(largest(taken)):
-            who = path.read_text(encoding="utf-8") if path.is_file() else "another process"
+            who = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "another process"
             raise Held(f"{what}: held by {who}; wait for it, end it, or take another {flag}")
         if is_main():
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            file.flush()
             leaving.callback(file.truncate, 0)
+            file.truncate(0)
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            with told_when_full(path, path):
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
         yield f"{gone} was in {what} and is gone" if gone else ""

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -101,3 +102,19 @@ def device_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     kibibytes = re.search(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())[1]
     return int(kibibytes) * 1024
+
+
+@contextlib.contextmanager
+def told_when_too_large() -> Iterator[None]:
+    """Where memory has no room for the model that the block builds, say so.
+
+    Raises:
+        ValueError: with what the allocator said.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"no memory for a model of these sizes ({said}); take smaller ones, or more memory") from error

@@ -115,6 +115,11 @@ class RunLog:
         """What the paths of all files of this run begin with."""
         return self.folder / self.target
 
+    @property
+    def paths(self) -> list[Path]:
+        """Of all files of this run."""
+        return [self._path(name) for name in (*FILES, FAILED)]
+
     def clear(self, resumed: bool = False) -> None:
         """Remove what an earlier run of this name left; a resumed run adds to it instead, but to why it failed."""
         if not self.quiet:

@@ -112,14 +112,14 @@ class States:
     ) -> None:
         self.folder, self.best, self.tensors, self.optimizer = folder, best, tensors, optimizer
         self.settings, self.log, self.dims, self.writes = settings, log, dims or {}, writes
-        self.ours = False  # whether a state that is there is of this run, and not what an earlier one left
 
     @contextlib.contextmanager
     def begun(self, resume: bool) -> Iterator[Progress]:
         """Keep other runs out of folder and log while the block goes on; the place where this run begins.
 
         Args:
-            resume: go to the newest state that is whole, or to the beginning where there is none.
+            resume: go to the newest state that is whole, or to the beginning where there is none. Without it, what
+                an earlier run has left in the folder is removed, so that all that is there is of this one.
 
         Raises:
             ValueError: another run is in one of them; states, or the best epoch, are damaged, of another format or
@@ -127,8 +127,8 @@ class States:
                 same everywhere.
         """
         with hold(self.log.stem, "_") as from_log, hold(self.folder) as from_folder:
-            progress = self._go_on() if resume else Progress()
-            self.ours = resume
+            self._check_places()
+            progress = self._go_on() if resume else self._start_over()
             if gone := from_folder or from_log:
                 self.log.say(gone)
             yield progress
@@ -154,9 +154,10 @@ class States:
         bad = not_finite(self.tensors, self.optimizer)
         if not bad:
             self._write(progress)
-        kept = f"{bad} was not finite before, an older state is" if bad else "the state from before it is"
+        older = f"an older state is in {self.folder}" if (self.folder / STATE).is_file() else "there is no older state"
+        kept = f"{bad} was not finite before, and {older}" if bad else f"the state from before it is in {self.folder}"
         what = describe_step(*step, self.tensors)
-        return Stopped(f"not finite at {progress.place}: {what}; {kept} in {self.folder}; try a lower --lr", 1)
+        return Stopped(f"not finite at {progress.place}: {what}; {kept}; try a lower --lr", 1)
 
     def _write(self, progress: Progress) -> None:
         """Whole tensors whatever the number of processes."""
@@ -173,16 +174,24 @@ class States:
             "rng": rng_state(),
         }
         if is_main():
-            before = self.folder / STATE_BEFORE
-            if not self.ours:
-                before.unlink(missing_ok=True)
-            save_atomically(content, self.folder / STATE, before if self.ours else None)
-        self.ours = True
+            save_atomically(content, self.folder / STATE, self.folder / STATE_BEFORE)
 
     def _splits(self) -> list[int | None]:
         """Of every parameter in the optimiser's order, the dimension along which it is split."""
         names = {id(tensor): name for name, tensor in self.tensors.items()}
         return [self.dims.get(names[id(p)]) for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _check_places(self) -> None:
+        """See that no folder stands where this run will write."""
+        places = [self.folder / STATE, self.folder / STATE_BEFORE, self.best, *self.log.paths]
+        if folders := [path for path in places if path.is_dir()]:
+            raise ValueError(f"{folders[0]}: a folder, where a file belongs; move it away")
+
+    def _start_over(self) -> Progress:
+        if is_main():
+            for path in (self.folder / STATE, self.folder / STATE_BEFORE, self.best):
+                path.unlink(missing_ok=True)
+        return Progress()
 
     def _go_on(self) -> Progress:
         """Go to the newest state that is whole, this process's part of it."""
