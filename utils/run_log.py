@@ -12,6 +12,7 @@ from llama.files import told_when_full
 from utils.evaluate import Ranking
 from utils.files import replacing
 from utils.metrics import summary
+from utils.terminal import prepare_output, show
 
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
@@ -109,6 +110,7 @@ class RunLog:
     def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
         self.folder, self.target, self.quiet = Path(folder), target, quiet
         self.published = published_log(published)
+        prepare_output()
 
     @property
     def stem(self) -> Path:
@@ -125,14 +127,14 @@ class RunLog:
         return self.folder / f"{self.target}_{name}"
 
     def say(self, text: str) -> None:
-        """Print a line and add it, with the time, to the log."""
+        """Add a line, with the time, to the log, and print it."""
         if self.quiet:
             return
-        print(text, flush=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path("log.txt")
         with told_when_full(path, path), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        show(text)
 
     def say_test(self, record: dict) -> None:
         """Tell the last record of a run: best epoch, speed, every test metric, the popularity baseline."""
