@@ -16,7 +16,7 @@ from preprocess import pretrain_graph
 from preprocess.pretrain_sasrec import SequenceSettings
 from utils.bootstrap import intervals, paired
 from utils.files import replacing
-from utils.flags import Parser, complain
+from utils.flags import Parser, attempt
 from utils.metrics import metrics
 from utils.report_page import Figure, Section, Table, table_to_markdown, to_html, to_markdown
 from utils.run_log import (
@@ -234,8 +234,8 @@ def section_of(dataset: str, runs: list[Run]) -> Section:
     return section
 
 
-def write_report(folder: Path) -> list[Path]:
-    """Make report.md and report.html of all runs below a log folder; returns both paths.
+def write_report(folder: Path) -> None:
+    """Make report.md and report.html of all runs below a log folder.
 
     Raises:
         FileNotFoundError: no run; ValueError: a file that can't be read, named.
@@ -251,7 +251,7 @@ def write_report(folder: Path) -> list[Path]:
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return list(texts)
+    print("written: " + ", ".join(map(str, texts)))
 
 
 def run_at(name: str) -> Run:
@@ -273,8 +273,8 @@ def run_at(name: str) -> Run:
     return run
 
 
-def compare(names: list[str]) -> str:
-    """A paired bootstrap between two runs, as Markdown.
+def compare(names: list[str]) -> None:
+    """Print a paired bootstrap between two runs, as Markdown.
 
     Raises:
         ValueError, FileNotFoundError: as `run_at`, or two runs whose users differ.
@@ -293,7 +293,7 @@ def compare(names: list[str]) -> str:
             rows.append([name, *both, difference, f"{found[name].p:.4f}"])
         header = [of_ranks.replace("_", " "), first, second, "second - first [95 %]", "p"]
         tables.append(table_to_markdown(Table("", header, rows)))
-    return "\n".join(tables)
+    print("\n".join(tables), end="")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -304,14 +304,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if bool(given.folder) == bool(given.compare):
         parser.error("a log folder, or --compare and two runs")
-    try:
-        if given.compare:
-            print(compare(given.compare), end="")
-        else:
-            print("written: " + ", ".join(map(str, write_report(given.folder))))
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(compare, given.compare) if given.compare else attempt(write_report, given.folder)
 
 
 if __name__ == "__main__":

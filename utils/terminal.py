@@ -3,31 +3,22 @@
 import io
 import os
 import sys
+from pathlib import Path
 
 
 def prepare_output() -> None:
     """Let a stream that is closed lead to nothing, and "?" stand for letters that standard output can't write."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def drop_output() -> None:
     """From now on standard output leads to nothing, what it still holds as well."""
-    with open(os.devnull, "wb") as nothing:
+    with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
-
-
-def is_stuck() -> bool:
-    """Whether standard output holds what it can't write, which is then dropped."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        drop_output()
-        return True
-    return False
 
 
 def show(text: str) -> None:
