@@ -1,6 +1,10 @@
 """What a run leaves to read."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +99,23 @@ def test_the_picture_shows_the_test_once_there_is_one(tmp_path):
         RunLog(tmp_path, "ours", "").write(records)
         pictures.append((tmp_path / "ours_curves.png").read_bytes())
     assert pictures[0] != pictures[1]
+
+
+@pytest.mark.parametrize("target", ["a$_$b", "$\\frac$", "a\\$b"])
+def test_a_name_is_no_formula(tmp_path, target, capsys):
+    RunLog(tmp_path, target, "").write([epoch(0)])
+    assert (tmp_path / f"{target}_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_picture_that_can_not_be_drawn_ends_nothing(tmp_path):
+    program = "import sys; from tests.test_run_log import RunLog, epoch; RunLog(sys.argv[1], 'a', '').write([epoch(0)])"
+    argv, environment = [sys.executable, "-c", program, str(tmp_path)], os.environ | {"MPLBACKEND": "nonsense"}
+    done = subprocess.run(argv, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{tmp_path}/a_curves.png not drawn: ") and done.stdout.count("\n") == 1
+    assert "nonsense" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"a_log.txt", "a_metrics.jsonl"}
 
 
 def test_a_damaged_metrics_file_is_named_with_its_line(tmp_path):

@@ -1,5 +1,6 @@
 """What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
 
+import io
 import json
 import re
 import time
@@ -179,10 +180,18 @@ class RunLog:
         with replacing(self._path("metrics.jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         epochs = [record for record in records if "epoch" in record]
-        if epochs:
-            self._draw(epochs, records[-1])
+        if not epochs:
+            return
+        path, picture = self._path("curves.png"), io.BytesIO()
+        try:
+            self._draw(epochs, records[-1], picture)
+        except Exception as error:  # of many kinds, none of them worth a run
+            self.say(f"{path} not drawn: {type(error).__name__}: {' '.join(str(error).split())}")
+            return
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture.getvalue())
 
-    def _draw(self, epochs: list[dict], last: dict) -> None:
+    def _draw(self, epochs: list[dict], last: dict, picture: io.BytesIO) -> None:
         from matplotlib.figure import Figure  # slow to import, and not needed by every process
 
         figure = Figure(figsize=(9, 3.5))
@@ -199,7 +208,7 @@ class RunLog:
                 if name in last.get("test", {}):
                     axes.plot(last["best_epoch"], last["test"][name], f"C{color}D", markeredgecolor="k")
         loss.set(xlabel="epoch", ylabel="training loss (nats)")
-        loss.set_title(self.target, fontsize="medium")
+        loss.set_title(self.target, fontsize="medium", parse_math=False)
         title = "validation" + ", diamonds: test" * ("test" in last)
         if self.published:
             title += f", dotted: published {self.published['split']}"
@@ -209,5 +218,4 @@ class RunLog:
         for axes in (loss, quality):
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        with replacing(self._path("curves.png")) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(picture, dpi=120, format="png")
