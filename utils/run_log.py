@@ -20,6 +20,11 @@ SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 CHOOSE_BY = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
 SETTINGS, BESIDE_PUBLISHED = "settings", "settings beside the published ones"  # what the log calls them
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
+WHOLE, NUMBER, OBJECT, METRICS = "a whole number", "a number", "an object", f"numbers for {', '.join(SHOWN)}"
+KINDS = {"epoch": WHOLE, "seconds": NUMBER, "samples_per_s": NUMBER, "val": METRICS}  # of what is read of a record
+KINDS |= {"test": METRICS, "test_unseen": METRICS, "users": WHOLE, "best_epoch": WHOLE, "peak_memory_bytes": WHOLE}
+KINDS |= {"settings": OBJECT, "files": OBJECT}
+OF_EPOCH, OF_TEST = ("epoch", "seconds", "samples_per_s", "val"), ("test", "users")  # in all versions
 FAILED = "failed.txt"  # beside them: why a run of a sweep has ended without a test
 
 
@@ -59,15 +64,39 @@ def read_records(path: Path) -> list[dict]:
         ValueError: naming path and line of what is none.
     """
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise ValueError(f"{path}: line {number} is no JSON object; remove it, or the file")
+        check_record(path, number, record)
         records.append(record)
     return records
+
+
+def check_record(path: Path, line: int, record: dict) -> None:
+    """See that what is read of a record is there, and of its kind.
+
+    Raises:
+        ValueError: naming path, line and key.
+    """
+    needed = OF_EPOCH * ("epoch" in record) + OF_TEST * ("test" in record)
+    if not needed:
+        raise ValueError(f"{path}: line {line}: neither epoch nor test; remove the line, or the file")
+    for key, kind in KINDS.items():
+        if key in needed and key not in record or key in record and not _is(kind, record[key]):
+            found = f"is {repr(record[key])[:40]}" if key in record else "is missing"
+            raise ValueError(f"{path}: line {line}: {key} {found}; give it {kind}, or remove the file")
+
+
+def _is(kind: str, value: object) -> bool:
+    if kind == METRICS:
+        return _is(OBJECT, value) and value.keys() >= set(SHOWN) and all(_is(NUMBER, v) for v in value.values())
+    if kind == OBJECT:
+        return isinstance(value, dict)
+    return type(value) in ((int,) if kind == WHOLE else (int, float)) and 0 <= value < 2**53
 
 
 def settings_line(title: str, settings: dict) -> str:
@@ -86,7 +115,7 @@ def read_settings(path: Path) -> tuple[str, dict]:
         if said:
             try:
                 return said[1], dict(json.loads(said[2]))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 what = "settings that are no JSON object; remove the line, or the file"
                 raise ValueError(f"{path}: line {number}: {what}") from None
     return "", {}

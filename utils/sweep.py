@@ -79,7 +79,11 @@ def last_record(settings: Settings) -> dict:
     *epochs, last = records
     recorded = last.get("settings", {})
     others = {name: value for name, value in recorded.items() if name not in KINDS}  # of another version
-    differ = differences(others | state_settings(recorded_settings(Settings, recorded)), state_settings(settings))
+    try:
+        theirs = others | state_settings(recorded_settings(Settings, recorded))
+    except TypeError as error:
+        raise ValueError(f"{path}: settings of no run: {error}; remove it, and it runs again") from error
+    differ = differences(theirs, state_settings(settings))
     if files := last.get("files"):
         names = required_files(settings.dataset, settings.GNNModel)
         folder = check_files(settings.data_dir, settings.dataset, names)
@@ -88,8 +92,10 @@ def last_record(settings: Settings) -> dict:
         raise ValueError(
             f"{path}: finished under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
         )
-    best = next(record for record in epochs if record["epoch"] == last["best_epoch"])
-    return {"val": best["val"]} | last
+    best = [record["val"] for record in epochs if record.get("epoch") == last.get("best_epoch")]
+    if not best:
+        raise ValueError(f"{path}: no record of the best epoch, {last.get('best_epoch')}; remove it, and it runs again")
+    return {"val": best[0]} | last
 
 
 def check_all(rows: list[Row]) -> None:
