@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -206,6 +207,37 @@ def test_ranks_that_are_not_those_of_the_metrics(tmp_path, capsys):
             assert captured.err.startswith(f"error: {path}: not the ranks of the 300 users in the metrics beside it; ")
     np.savez(path, **own)
     assert report.main(["--compare", str(a), str(b)]) == 0
+
+
+def test_ranks_are_read_only_if_they_can_be_such(tmp_path, capsys):
+    ranking = write_run(tmp_path, "Small", "MMHCL/a", 0)
+    path = report.file_of(tmp_path / "Small" / "MMHCL" / "a", "ranks.npz")
+    kept, removed = ranking.seen_kept, ranking.seen_removed
+    nothing = np.broadcast_to(np.int64(1), (10**7,))  # 80 MB, deflated to 80 kB
+    for odd in (
+        kept.astype(str),
+        kept.astype("M8[s]"),
+        kept + 0j,
+        kept + 0.0,
+        kept - 400,
+        kept[None],
+        kept > 3,
+        nothing,
+    ):
+        for ranks in ({"seen_kept": odd, "seen_removed": removed}, {"seen_kept": kept, "seen_removed": odd}):
+            np.savez_compressed(path, **ranks)
+            tracemalloc.start()
+            assert report.main([str(tmp_path)]) == 2
+            assert tracemalloc.get_traced_memory()[1] < 5 * 10**7
+            tracemalloc.stop()
+            told = capsys.readouterr().err
+            assert told.startswith(f"error: {path}: not the ranks of the 300 users") and told.count("\n") == 1
+    for ranks in ({"seen_kept": kept}, {"seen_kept": kept, "seen_removed": np.array([print])}):
+        np.savez(path, **ranks)
+        assert report.main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {path}: ")
+    np.savez(path, seen_kept=kept.astype(np.uint16), seen_removed=removed)
+    assert report.main([str(tmp_path)]) == 0
 
 
 def test_odd_records_are_told_by_line_or_do_no_harm(tmp_path, capsys):

@@ -6,10 +6,12 @@ python -m utils.report --compare log/Beauty/MMHCL/best-2024 log/Beauty/baselines
 
 import re
 import sys
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.lib.format as npy
 
 from config_HeLLM import FREE_TO_CHANGE, PRESETS, Settings
 from preprocess import pretrain_graph
@@ -80,18 +82,31 @@ def read_ranks(path: Path, last: dict) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         return {}
+    ranks, users = {}, last["users"]
     try:
-        with np.load(path) as file:
-            ranks = {name: file[name] for name in PROTOCOLS.values()}
+        with zipfile.ZipFile(path) as file:
+            for name in PROTOCOLS.values():
+                if _are_whole(file, f"{name}.npy", users):
+                    with file.open(f"{name}.npy") as member:
+                        ranks[name] = npy.read_array(member).astype(np.int64)
     except Exception as error:  # many kinds for a damaged file
         raise ValueError(f"{path}: cut short or no file of ranks; remove it, or run again") from error
     for protocol, name in PROTOCOLS.items():
-        recorded, users = last.get(protocol, {}), last["users"]
-        if ranks[name].shape != (users,) or not all(
+        recorded, possible = last.get(protocol, {}), name in ranks and ranks[name].min() > 0
+        if not possible or not all(
             abs(recorded.get(metric, np.nan) - value) < 1e-9 for metric, value in metrics(ranks[name]).items()
         ):
             raise ValueError(f"{path}: not the ranks of the {users:,} users in the metrics beside it; run again")
     return ranks
+
+
+def _are_whole(file: zipfile.ZipFile, name: str, users: int) -> bool:
+    """Whether an array in an .npz file is of whole numbers, one a user; all that is read is its head."""
+    with file.open(name) as member:
+        if npy.read_magic(member) != (1, 0):  # others may have heads of any length
+            return False
+        shape, _, dtype = npy.read_array_header_1_0(member)
+    return users > 0 and shape == (users,) and dtype.kind in "iu"
 
 
 def file_of(run: Path, kind: str) -> Path:
