@@ -10,6 +10,7 @@ from llama.checkpoint import save_atomically
 from preprocess import pretrain_sasrec
 from tests.bad_files import tree
 from tests.small_data import N_ITEMS, N_USERS, write_dataset
+from tests.test_run_log import epoch
 from tests.test_states import flip, holding, refused_as_held, without
 from utils import baselines
 from utils.baselines import BaselineSettings, cosines, item_knn, nearest
@@ -187,6 +188,24 @@ def test_a_second_process_is_told_who_writes_there(place, capsys):
         refused_as_held(baselines.main, command(place), folder, holder, place, capsys, "--logging_dir")
     assert baselines.main(command(place)) == 0
     assert (folder / "held_by.txt").read_text() == ""
+
+
+def test_data_without_anything_to_rank_are_refused(place, capsys):
+    path = place / "data" / "sequential" / "Small" / "Small.txt"
+    path.write_text("".join(f"{user} {user % N_ITEMS} {(user + 1) % N_ITEMS}\n" for user in range(N_USERS)))
+    assert baselines.main(command(place)) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: {path}: no user has the three items of a validation; take data with longer histories\n"
+    assert not (place / "log").exists()
+
+
+def test_a_log_without_a_test_is_left_out(place, capsys):
+    folder = place / "log" / "Small" / "SASRec"
+    folder.mkdir(parents=True)
+    for records in ([epoch(0)], [epoch(0), {"test": metrics(np.arange(1, 9)), "users": 8}]):
+        (folder / "pretrain_metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        assert baselines.main(command(place)) == 0
+        assert "by its log" not in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(place, capsys):

@@ -1,5 +1,6 @@
 """What utils.benchmark prints, on the small data."""
 
+import json
 import os
 import re
 
@@ -8,6 +9,7 @@ import torch
 
 from tests.small_data import command
 from tests.small_model import histories, small_hellm
+from tests.test_run_log import epoch
 from utils import benchmark
 from utils.benchmark_gpu import Elsewhere
 from utils.benchmark_soak import Sample, judged, sample
@@ -73,13 +75,13 @@ def test_nothing_is_said_of_memory_after_too_few_epochs():
 def test_a_process_from_outside(tmp_path):
     files = [tmp_path / name for name in ("log.txt", "metrics.jsonl")]
     files[0].write_text("five\n")
-    files[1].write_text("{}\n{}\n")
+    files[1].write_text(records := f"{json.dumps(epoch(0))}\n{json.dumps(epoch(1))}\n")
     before = sample(os.getpid(), 1.0, files)
     bytearray(2**27).count(1)  # and gone again
     with files[0].open():
         peak, after = (sample(os.getpid(), 1.0, files) for _ in range(2))
     assert peak.resident > after.resident + 2**26
-    assert after.files == before.files + 1 and (after.log, after.epochs) == (11, 2)
+    assert after.files == before.files + 1 and (after.log, after.epochs) == (5 + len(records), 2)
     assert 0.9 < after.resident / resident() < 1.1 and after.threads >= 1
 
 

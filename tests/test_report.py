@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.test_run_log import damaged
 from utils import report
 from utils.bootstrap import intervals
 from utils.evaluate import Ranking
@@ -207,6 +209,55 @@ def test_ranks_that_are_not_those_of_the_metrics(tmp_path, capsys):
     assert report.main(["--compare", str(a), str(b)]) == 0
 
 
+def test_ranks_are_read_only_if_they_can_be_such(tmp_path, capsys):
+    ranking = write_run(tmp_path, "Small", "MMHCL/a", 0)
+    path = report.file_of(tmp_path / "Small" / "MMHCL" / "a", "ranks.npz")
+    kept, removed = ranking.seen_kept, ranking.seen_removed
+    nothing = np.broadcast_to(np.int64(1), (10**7,))  # 80 MB, deflated to 80 kB
+    for odd in (
+        kept.astype(str),
+        kept.astype("M8[s]"),
+        kept + 0j,
+        kept + 0.0,
+        kept - 400,
+        kept[None],
+        kept > 3,
+        nothing,
+    ):
+        for ranks in ({"seen_kept": odd, "seen_removed": removed}, {"seen_kept": kept, "seen_removed": odd}):
+            np.savez_compressed(path, **ranks)
+            tracemalloc.start()
+            assert report.main([str(tmp_path)]) == 2
+            assert tracemalloc.get_traced_memory()[1] < 5 * 10**7
+            tracemalloc.stop()
+            told = capsys.readouterr().err
+            assert told.startswith(f"error: {path}: not the ranks of the 300 users") and told.count("\n") == 1
+    for ranks in ({"seen_kept": kept}, {"seen_kept": kept, "seen_removed": np.array([print])}):
+        np.savez(path, **ranks)
+        assert report.main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {path}: ")
+    np.savez(path, seen_kept=kept.astype(np.uint16), seen_removed=removed)
+    assert report.main([str(tmp_path)]) == 0
+
+
+def test_odd_records_are_told_by_line_or_do_no_harm(tmp_path, capsys):
+    write_run(tmp_path, "Small", "MMHCL/a", 0, {"lr": 0.01, "lora_targets": ["w1"]})
+    a = tmp_path / "Small" / "MMHCL" / "a"
+    report.file_of(a, "ranks.npz").unlink()  # which would be compared with each
+    path, ends = report.file_of(a, "metrics.jsonl"), []
+    whole = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in (0, len(whole) - 1):
+        for record in damaged(whole[line]):
+            records = [*whole[:line], record, *whole[line + 1 :]]
+            path.write_text("".join(json.dumps(one) + "\n" for one in records))
+            ends.append(report.main([str(tmp_path)]))
+            told = capsys.readouterr().err
+            if ends[-1]:
+                assert told.startswith(f"error: {path}: line {line + 1}") and told.count("\n") == 1, told
+            assert ends[-1] in (0, 2) and len(told) < 400
+    assert ends.count(2) > 100 and ends.count(0) > 30
+
+
 def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
     write_run(tmp_path, "Small", "MMHCL/a", 0)
     write_run(tmp_path, "Other", "MMHCL/a", 1)
@@ -231,8 +282,9 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
         assert "a_ranks.npz: cut short or no file of ranks" in told(tmp_path)
     ranks_file.unlink()
     log = report.file_of(a.with_name("begun"), "log.txt")
-    log.write_text("2026-01-01 00:00:00  resumed\n2026-01-01 00:00:00  settings: {'lr': 1e-2}\n")
-    assert f"error: {log}: line 2: settings that are no JSON object; remove " in told(tmp_path)
+    for odd in ("{'lr': 1e-2}", '{"lr": ' + "[" * 10**5):
+        log.write_text(f"2026-01-01 00:00:00  resumed\n2026-01-01 00:00:00  settings: {odd}\n")
+        assert f"error: {log}: line 2: settings that are no JSON object; remove " in told(tmp_path)
     log.unlink()
     with report.file_of(a, "metrics.jsonl").open("a") as file:
         file.write("{\n")

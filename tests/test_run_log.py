@@ -1,6 +1,10 @@
 """What a run leaves to read."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +34,21 @@ def last():
     values = metrics(RANK)
     tests = {"test": values, "test_unseen": values, "popularity": values}
     return {"best_epoch": 1, **tests, "users": len(RANK), "users_per_s": 5.0}
+
+
+ODD = (None, True, "x", [], [1], {}, {"a": "b"}, {"NDCG@10": None}, 1.5, -1, float("nan"), float("inf"), 10**400)
+FEW = {"NDCG@10", "Recall@5"}  # metrics, which stand for all others
+
+
+def damaged(record):
+    """A record without each of its keys, or with something odd there, and the same with the objects in it."""
+    for key, value in record.items():
+        yield {name: other for name, other in record.items() if name != key}
+        yield from (record | {key: odd} for odd in ODD)
+        if isinstance(value, dict):
+            kept = {name: other for name, other in value.items() if "@" in name and name not in FEW}
+            inner = {name: other for name, other in value.items() if name not in kept}
+            yield from (record | {key: kept | changed} for changed in damaged(inner))
 
 
 def test_published_figures_are_those_of_the_released_logs():
@@ -97,9 +116,29 @@ def test_the_picture_shows_the_test_once_there_is_one(tmp_path):
     assert pictures[0] != pictures[1]
 
 
+@pytest.mark.parametrize("target", ["a$_$b", "$\\frac$", "a\\$b"])
+def test_a_name_is_no_formula(tmp_path, target, capsys):
+    RunLog(tmp_path, target, "").write([epoch(0)])
+    assert (tmp_path / f"{target}_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_picture_that_can_not_be_drawn_ends_nothing(tmp_path):
+    program = "import sys; from tests.test_run_log import RunLog, epoch; RunLog(sys.argv[1], 'a', '').write([epoch(0)])"
+    argv, environment = [sys.executable, "-c", program, str(tmp_path)], os.environ | {"MPLBACKEND": "nonsense"}
+    done = subprocess.run(argv, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{tmp_path}/a_curves.png not drawn: ") and done.stdout.count("\n") == 1
+    assert "nonsense" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"a_log.txt", "a_metrics.jsonl"}
+
+
 def test_a_damaged_metrics_file_is_named_with_its_line(tmp_path):
     path = tmp_path / "x_metrics.jsonl"
-    for damage in ('{"epoch": 1, "tr', "7"):
-        path.write_text(json.dumps(epoch(0)) + f"\n{damage}\n")
+    for damage in (b'{"epoch": 1, "tr', b"7", b'{"epoch": "\xe9"}', b'{"a": ' + b"[" * 10**5, b"", b"\0"):
+        path.write_bytes(json.dumps(epoch(0)).encode() + b"\n" + damage + b"\n")
         with pytest.raises(ValueError, match="x_metrics.jsonl: line 2 is no JSON object"):
             read_records(path)
+    path.write_text(json.dumps(epoch(0)) + "\n" + json.dumps(epoch(1) | {"seconds": "2"}) + "\n")
+    with pytest.raises(ValueError, match="x_metrics.jsonl: line 2: seconds is '2'; give it a number, or remove "):
+        read_records(path)

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 import train_HeLLM
-from config_HeLLM import SWEEP, parse_args
+from config_HeLLM import SWEEP, beside_published, parse_args
 from tests.small_data import N_ITEMS, OWN
 from tests.small_data import short_command as command
 from tests.small_model import SHAPE, small_hellm, write_meta
+from tests.test_run_log import damaged, epoch, last
 from utils.build import build_model, read_inputs
+from utils.data import required_files
 from utils.hold import hold
-from utils.sweep import parse_sweep
+from utils.sweep import last_record, parse_sweep
 from utils.sweep_grid import label
+from utils.training_state import files_read
 
 ROOT = Path(__file__).parents[1]
 GRID = ("--sweep", "lr=1e-3,3e-3", "adapter_len=2,3,4")
@@ -245,6 +248,28 @@ def test_runs_finished_under_other_settings_are_not_replaced(place, capsys):
     assert train_HeLLM.main([*argv, "--log_every", "3"]) == 0  # what changes no figure may change
     after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_odd_records_of_finished_runs_are_told(place):
+    settings = parse_args(command(place))
+    path, names = logs(place) / "tiny_metrics.jsonl", required_files("Small", "MMHCL")
+    files = files_read(place / "data" / "sequential" / "Small" / name for name in names)
+    whole = [epoch(0), epoch(1), last() | {"settings": beside_published(settings), "files": files}]
+    path.parent.mkdir(parents=True)
+    refused = 0
+    for line in (1, 2):  # the best epoch, the test
+        for record in [*damaged(whole[line]), whole[line] | {"epoch": 7}, whole[line] | {"best_epoch": 7}]:
+            records = [*whole[:line], record, *whole[line + 1 :]]
+            path.write_text("".join(json.dumps(one) + "\n" for one in records))
+            try:
+                found = last_record(settings)
+            except ValueError as mistake:
+                assert str(mistake).startswith(f"{path}: ")
+                refused += 1
+            else:
+                assert not found or found["val"]["NDCG@10"] + found["test"]["Recall@20"] >= 0
+                assert not found or f"{found['best_epoch']:d}"
+    assert refused > 100
 
 
 def test_runs_finished_on_other_data_are_told(place, capsys):

@@ -166,10 +166,11 @@ def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Sa
 
 
 def logged_sasrec(settings: BaselineSettings) -> list[dict]:
-    """The records of SASRec's own log, if it is there."""
+    """The tests in SASRec's own log, if it is there."""
     folder = log_folder(settings.logging_dir, settings.dataset, "SASRec")
     path = folder / f"{SequenceSettings.target}_metrics.jsonl"
-    return read_records(path) if path.is_file() else []
+    records = read_records(path) if path.is_file() else []
+    return [record for record in records if {"test", "test_unseen"} <= record.keys()]
 
 
 def row(name: str, record: dict) -> str:
@@ -206,10 +207,12 @@ def run(settings: BaselineSettings) -> None:
 
     Raises:
         FileNotFoundError: no interaction file.
-        ValueError: a file that is there does not fit, or another process is at this.
+        ValueError: a file that is there does not fit, nothing to rank, or another process is at this.
     """
     file = f"{settings.dataset}.txt"
     data = Interactions(check_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
+    if not len(data.validation()):
+        raise ValueError(f"{data.path}: no user has the three items of a validation; take data with longer histories")
     rankers, absent = {}, []
     for name, read in (("SASRec", sasrec), ("graph", graph)):
         try:

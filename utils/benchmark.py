@@ -29,7 +29,7 @@ from utils.build import build_model, read_inputs
 from utils.data import Samples
 from utils.distributed import pick_device
 from utils.evaluate import rank_all
-from utils.flags import complain
+from utils.flags import attempt, complain
 from utils.metrics import metrics, summary
 from utils.seed import seed_everything
 from utils.stopping import Stopped
@@ -70,13 +70,10 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in benchmarks:
         return complain(f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]")
     try:
-        benchmarks[argv[0]](argv[1:])
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
+        return attempt(benchmarks[argv[0]], argv[1:])
     except Stopped as stop:
         print(stop, flush=True)
         return stop.status
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import errno
 import inspect
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn, TypeVar, get_origin
 
-from llama.files import Unwritten
+from llama.files import FULL, Unwritten
+from utils.terminal import drop_output, prepare_output
 
 S = TypeVar("S")
 REMEDIES = {  # of what the system says about a file
@@ -27,7 +29,16 @@ ALONE_AFTER = 3.0  # seconds after which a mistake must be this process's alone
 
 
 def complain(problem: object) -> int:
-    """Print a user's mistake as one line on standard error and return the exit status for it, 2; of a full disk, 1."""
+    """Print a user's mistake as one line on standard error and return the exit status for it, 2; of a full disk, 1.
+
+    Nothing is said where whoever reads standard output has gone.
+    """
+    if isinstance(problem, BrokenPipeError):
+        drop_output()
+        return 128 + signal.SIGPIPE
+    if isinstance(problem, OSError) and problem.errno in FULL and not problem.filename:  # files say so: `Unwritten`
+        drop_output()
+        problem = Unwritten(f"standard output: {problem.strerror}; make room there, or send it elsewhere")
     if os.environ.get("RANK", "0") != "0":  # the first of several processes says the same and ends the job
         time.sleep(ALONE_AFTER)
     if isinstance(problem, OSError) and problem.filename and problem.errno in REMEDIES:
@@ -38,10 +49,15 @@ def complain(problem: object) -> int:
 
 def attempt(work: Callable[..., object], *args) -> int:
     """Do what a program is for, `work(*args)`; returns the exit status, a user's mistake told as by `complain`."""
+    prepare_output()
     try:
         work(*args)
+        sys.stdout.flush()
     except (ValueError, OSError) as mistake:
         return complain(mistake)
+    except KeyboardInterrupt:
+        print("SIGINT: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

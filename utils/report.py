@@ -6,17 +6,19 @@ python -m utils.report --compare log/Beauty/MMHCL/best-2024 log/Beauty/baselines
 
 import re
 import sys
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.lib.format as npy
 
 from config_HeLLM import FREE_TO_CHANGE, PRESETS, Settings
 from preprocess import pretrain_graph
 from preprocess.pretrain_sasrec import SequenceSettings
 from utils.bootstrap import intervals, paired
 from utils.files import replacing
-from utils.flags import Parser, complain
+from utils.flags import Parser, attempt
 from utils.metrics import metrics
 from utils.report_page import Figure, Section, Table, table_to_markdown, to_html, to_markdown
 from utils.run_log import (
@@ -80,18 +82,31 @@ def read_ranks(path: Path, last: dict) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         return {}
+    ranks, users = {}, last["users"]
     try:
-        with np.load(path) as file:
-            ranks = {name: file[name] for name in PROTOCOLS.values()}
+        with zipfile.ZipFile(path) as file:
+            for name in PROTOCOLS.values():
+                if _are_whole(file, f"{name}.npy", users):
+                    with file.open(f"{name}.npy") as member:
+                        ranks[name] = npy.read_array(member).astype(np.int64)
     except Exception as error:  # many kinds for a damaged file
         raise ValueError(f"{path}: cut short or no file of ranks; remove it, or run again") from error
     for protocol, name in PROTOCOLS.items():
-        recorded, users = last.get(protocol, {}), last["users"]
-        if ranks[name].shape != (users,) or not all(
+        recorded, possible = last.get(protocol, {}), name in ranks and ranks[name].min() > 0
+        if not possible or not all(
             abs(recorded.get(metric, np.nan) - value) < 1e-9 for metric, value in metrics(ranks[name]).items()
         ):
             raise ValueError(f"{path}: not the ranks of the {users:,} users in the metrics beside it; run again")
     return ranks
+
+
+def _are_whole(file: zipfile.ZipFile, name: str, users: int) -> bool:
+    """Whether an array in an .npz file is of whole numbers, one a user; all that is read is its head."""
+    with file.open(name) as member:
+        if npy.read_magic(member) != (1, 0):  # others may have heads of any length
+            return False
+        shape, _, dtype = npy.read_array_header_1_0(member)
+    return users > 0 and shape == (users,) and dtype.kind in "iu"
 
 
 def file_of(run: Path, kind: str) -> Path:
@@ -234,8 +249,8 @@ def section_of(dataset: str, runs: list[Run]) -> Section:
     return section
 
 
-def write_report(folder: Path) -> list[Path]:
-    """Make report.md and report.html of all runs below a log folder; returns both paths.
+def write_report(folder: Path) -> None:
+    """Make report.md and report.html of all runs below a log folder.
 
     Raises:
         FileNotFoundError: no run; ValueError: a file that can't be read, named.
@@ -251,7 +266,7 @@ def write_report(folder: Path) -> list[Path]:
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return list(texts)
+    print("written: " + ", ".join(map(str, texts)))
 
 
 def run_at(name: str) -> Run:
@@ -273,8 +288,8 @@ def run_at(name: str) -> Run:
     return run
 
 
-def compare(names: list[str]) -> str:
-    """A paired bootstrap between two runs, as Markdown.
+def compare(names: list[str]) -> None:
+    """Print a paired bootstrap between two runs, as Markdown.
 
     Raises:
         ValueError, FileNotFoundError: as `run_at`, or two runs whose users differ.
@@ -293,7 +308,7 @@ def compare(names: list[str]) -> str:
             rows.append([name, *both, difference, f"{found[name].p:.4f}"])
         header = [of_ranks.replace("_", " "), first, second, "second - first [95 %]", "p"]
         tables.append(table_to_markdown(Table("", header, rows)))
-    return "\n".join(tables)
+    print("\n".join(tables), end="")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -304,14 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if bool(given.folder) == bool(given.compare):
         parser.error("a log folder, or --compare and two runs")
-    try:
-        if given.compare:
-            print(compare(given.compare), end="")
-        else:
-            print("written: " + ", ".join(map(str, write_report(given.folder))))
-    except (ValueError, OSError) as mistake:
-        return complain(mistake)
-    return 0
+    return attempt(compare, given.compare) if given.compare else attempt(write_report, given.folder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
 
+import io
 import json
 import re
 import time
@@ -12,12 +13,18 @@ from llama.files import told_when_full
 from utils.evaluate import Ranking
 from utils.files import replacing
 from utils.metrics import summary
+from utils.terminal import prepare_output, show
 
 PUBLISHED = Path(__file__).parents[1] / "log" / "published.json"  # what the released logs say, by program/dataset
 SHOWN = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 CHOOSE_BY = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
 SETTINGS, BESIDE_PUBLISHED = "settings", "settings beside the published ones"  # what the log calls them
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
+WHOLE, NUMBER, OBJECT, METRICS = "a whole number", "a number", "an object", f"numbers for {', '.join(SHOWN)}"
+KINDS = {"epoch": WHOLE, "seconds": NUMBER, "samples_per_s": NUMBER, "val": METRICS}  # of what is read of a record
+KINDS |= {"test": METRICS, "test_unseen": METRICS, "users": WHOLE, "best_epoch": WHOLE, "peak_memory_bytes": WHOLE}
+KINDS |= {"settings": OBJECT, "files": OBJECT}
+OF_EPOCH, OF_TEST = ("epoch", "seconds", "samples_per_s", "val"), ("test", "users")  # in all versions
 FAILED = "failed.txt"  # beside them: why a run of a sweep has ended without a test
 
 
@@ -57,15 +64,39 @@ def read_records(path: Path) -> list[dict]:
         ValueError: naming path and line of what is none.
     """
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise ValueError(f"{path}: line {number} is no JSON object; remove it, or the file")
+        check_record(path, number, record)
         records.append(record)
     return records
+
+
+def check_record(path: Path, line: int, record: dict) -> None:
+    """See that what is read of a record is there, and of its kind.
+
+    Raises:
+        ValueError: naming path, line and key.
+    """
+    needed = OF_EPOCH * ("epoch" in record) + OF_TEST * ("test" in record)
+    if not needed:
+        raise ValueError(f"{path}: line {line}: neither epoch nor test; remove the line, or the file")
+    for key, kind in KINDS.items():
+        if key in needed and key not in record or key in record and not _is(kind, record[key]):
+            found = f"is {repr(record[key])[:40]}" if key in record else "is missing"
+            raise ValueError(f"{path}: line {line}: {key} {found}; give it {kind}, or remove the file")
+
+
+def _is(kind: str, value: object) -> bool:
+    if kind == METRICS:
+        return _is(OBJECT, value) and value.keys() >= set(SHOWN) and all(_is(NUMBER, v) for v in value.values())
+    if kind == OBJECT:
+        return isinstance(value, dict)
+    return type(value) in ((int,) if kind == WHOLE else (int, float)) and 0 <= value < 2**53
 
 
 def settings_line(title: str, settings: dict) -> str:
@@ -84,7 +115,7 @@ def read_settings(path: Path) -> tuple[str, dict]:
         if said:
             try:
                 return said[1], dict(json.loads(said[2]))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 what = "settings that are no JSON object; remove the line, or the file"
                 raise ValueError(f"{path}: line {number}: {what}") from None
     return "", {}
@@ -109,6 +140,7 @@ class RunLog:
     def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
         self.folder, self.target, self.quiet = Path(folder), target, quiet
         self.published = published_log(published)
+        prepare_output()
 
     @property
     def stem(self) -> Path:
@@ -130,14 +162,14 @@ class RunLog:
         return self.folder / f"{self.target}_{name}"
 
     def say(self, text: str) -> None:
-        """Print a line and add it, with the time, to the log."""
+        """Add a line, with the time, to the log, and print it."""
         if self.quiet:
             return
-        print(text, flush=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path("log.txt")
         with told_when_full(path, path), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        show(text)
 
     def say_test(self, record: dict) -> None:
         """Tell the last record of a run: best epoch, speed, every test metric, the popularity baseline."""
@@ -182,10 +214,18 @@ class RunLog:
         with replacing(self._path("metrics.jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         epochs = [record for record in records if "epoch" in record]
-        if epochs:
-            self._draw(epochs, records[-1])
+        if not epochs:
+            return
+        path, picture = self._path("curves.png"), io.BytesIO()
+        try:
+            self._draw(epochs, records[-1], picture)
+        except Exception as error:  # of many kinds, none of them worth a run
+            self.say(f"{path} not drawn: {type(error).__name__}: {' '.join(str(error).split())}")
+            return
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture.getvalue())
 
-    def _draw(self, epochs: list[dict], last: dict) -> None:
+    def _draw(self, epochs: list[dict], last: dict, picture: io.BytesIO) -> None:
         from matplotlib.figure import Figure  # slow to import, and not needed by every process
 
         figure = Figure(figsize=(9, 3.5))
@@ -202,7 +242,7 @@ class RunLog:
                 if name in last.get("test", {}):
                     axes.plot(last["best_epoch"], last["test"][name], f"C{color}D", markeredgecolor="k")
         loss.set(xlabel="epoch", ylabel="training loss (nats)")
-        loss.set_title(self.target, fontsize="medium")
+        loss.set_title(self.target, fontsize="medium", parse_math=False)
         title = "validation" + ", diamonds: test" * ("test" in last)
         if self.published:
             title += f", dotted: published {self.published['split']}"
@@ -212,5 +252,4 @@ class RunLog:
         for axes in (loss, quality):
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        with replacing(self._path("curves.png")) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(picture, dpi=120, format="png")

@@ -31,6 +31,7 @@ from utils.run_log import CHOOSE_BY, FAILED, SHOWN, log_path, read_records
 from utils.stopping import end_by_signals
 from utils.sweep_ablation import ablation_rows
 from utils.sweep_grid import ABLATION, KINDS, Row, grid_rows, parse_words
+from utils.terminal import show
 from utils.training_state import files_read
 
 
@@ -78,7 +79,11 @@ def last_record(settings: Settings) -> dict:
     *epochs, last = records
     recorded = last.get("settings", {})
     others = {name: value for name, value in recorded.items() if name not in KINDS}  # of another version
-    differ = differences(others | state_settings(recorded_settings(Settings, recorded)), state_settings(settings))
+    try:
+        theirs = others | state_settings(recorded_settings(Settings, recorded))
+    except TypeError as error:
+        raise ValueError(f"{path}: settings of no run: {error}; remove it, and it runs again") from error
+    differ = differences(theirs, state_settings(settings))
     if files := last.get("files"):
         names = required_files(settings.dataset, settings.GNNModel)
         folder = check_files(settings.data_dir, settings.dataset, names)
@@ -87,8 +92,10 @@ def last_record(settings: Settings) -> dict:
         raise ValueError(
             f"{path}: finished under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
         )
-    best = next(record for record in epochs if record["epoch"] == last["best_epoch"])
-    return {"val": best["val"]} | last
+    best = [record["val"] for record in epochs if record.get("epoch") == last.get("best_epoch")]
+    if not best:
+        raise ValueError(f"{path}: no record of the best epoch, {last.get('best_epoch')}; remove it, and it runs again")
+    return {"val": best[0]} | last
 
 
 def check_all(rows: list[Row]) -> None:
@@ -152,16 +159,16 @@ class Sweep:
         own, shared = self.own, {}
         for place, one in enumerate(own, 1):
             if last_record(one):
-                print(f"{one.target}: finished before, run {place} of {len(own)}", flush=True)
+                show(f"{one.target}: finished before, run {place} of {len(own)}")
                 continue
-            print(f"{one.target}: run {place} of {len(own)}", flush=True)
+            show(f"{one.target}: run {place} of {len(own)}")
             try:
                 status = self._run_one(one, prepare, carry_out, shared)
             except Unwritten as full:  # nor would the next one have room
                 print(f"error: {full}; make room, and the same command goes on", file=sys.stderr)
                 return 1
             if status:
-                print(f"the sweep ends at {one.target}; the same command goes on", flush=True)
+                show(f"the sweep ends at {one.target}; the same command goes on")
                 return status
         self._show()
         return 1 if self.failed else 0
@@ -181,7 +188,7 @@ class Sweep:
         except Unwritten:
             raise
         except Held as held:  # by another shard, mostly
-            print(f"{settings.target} running elsewhere: {held}", flush=True)
+            show(f"{settings.target} running elsewhere: {held}")
             self.elsewhere.add(settings.target)
             status = 0
         except Exception as error:  # of this run alone: the next one may do better
@@ -189,7 +196,7 @@ class Sweep:
             if begun or not isinstance(error, (ValueError, OSError)):  # no mistake of the user's
                 traceback.print_exc()
                 what = f"{type(error).__name__}: {error}"
-            print(f"{settings.target} failed: {what}", flush=True)
+            show(f"{settings.target} failed: {what}")
             self._fail(settings, what)
             status = 1
         finally:
@@ -251,4 +258,4 @@ class Sweep:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(text + "\n" * bool(notes), encoding="utf-8")
-        print(f"{text}\nwritten: {path}", flush=True)
+        show(f"{text}\nwritten: {path}")
