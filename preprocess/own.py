@@ -36,6 +36,7 @@ NAMES = {  # of a column where no flag names it, in any case of letters
     "picture": ("picture", "image"),
 }
 ADDRESS = re.compile(r"https?://\S+")
+LONGEST = 255 - len(max(SUFFIXES, key=len) + ".tmp")  # bytes of an id that names a picture
 TOLD = 5  # pictures that are missing, the others counted
 
 
@@ -174,6 +175,9 @@ def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict
         asin = as_asin(item)
         if asin in known or not any((title, picture, *texts)):
             continue
+        if picture and len(asin) > LONGEST:
+            what = f"{item[:40]!r} has {len(asin)} characters in percent-encoding, {LONGEST} fit a picture's name"
+            raise ValueError(f"{where}: {what}; shorten it, or remove the picture")
         address = ADDRESS.fullmatch(picture)
         known[asin] = Item(plain(title), "", "", plain(" ".join(texts)), picture if address else "")
         if picture and not address:
