@@ -284,7 +284,7 @@ def test_a_modality_that_tells_no_items_apart_is_left_out(tmp_path, capsys):
     assert run(tmp_path, csv_of(lines, header="user,item,time,title,picture")) == 0
     tables.make_tables(table_settings(tmp_path), "--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
     assert {"MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"} <= written(tmp_path).keys()
-    assert not [name for name in written(tmp_path) if "_feat" in name]
+    assert not [name for name in written(tmp_path) if "_feat." in name]
     told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
     shown = capsys.readouterr().out
     for reason in ("text left out: ", "no word occurs in two texts", "image left out: ", "no picture of any item"):
