@@ -50,13 +50,11 @@ class Program:
         self.data(place)
         return place
 
-    def start(
-        self, place: Path, limit: int = 0, state: int = 0, die: bool = False, more: tuple[str, ...] = ()
-    ) -> multiprocessing.Process:
+    def start(self, place: Path, limit: int = 0, state: int = 0, die: bool = False, interrupt: str = "", more=()):
         """In a process that writes `limit` bytes into a file at most, see `work`, with `more` flags."""
         resume = ["--resume"] if self.folder else []
-        argv = [*self.arguments(place), *resume, *more]
-        process = FORKS.Process(target=work, args=(self.name, argv, str(place / "errors.txt"), limit, state, die))
+        given = [*self.arguments(place), *resume, *more], str(place / "errors.txt"), limit, state, die, interrupt
+        process = FORKS.Process(target=work, args=(self.name, *given))
         process.start()
         return process
 
@@ -251,6 +249,10 @@ def test_a_dataset_stays_until_another_is_written(program, tmp_path):
         process.join()
         assert process.exitcode == -signal.SIGXFSZ
         assert {name: content for name, content in results(place).items() if ".parts/" not in name} == before
+    process = program.start(place, interrupt=".parts/5-core/val.json", more=OTHER)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGINT and (place / "errors.txt").read_text() == "SIGINT: stopped\n"
+    assert results(place) == before
     for folder in (place, fresh):
         process = program.start(folder, more=OTHER)
         process.join()
