@@ -11,6 +11,7 @@ Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (r
 import contextlib
 import json
 import shutil
+import signal
 import sys
 from array import array
 from collections.abc import Iterable
@@ -240,6 +241,8 @@ def write_all(settings: RawSettings, contents: dict[str, str | Path], removed: I
                     shutil.copyfile(content, written)
                 else:
                     written.write_text(content, encoding="utf-8")
+        for number in (signal.SIGINT, signal.SIGTERM):  # from here on it would end between two datasets
+            leaving.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
         for path in (done, *removed):
             path.unlink(missing_ok=True)
         for name in contents:
