@@ -8,8 +8,10 @@ Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (r
 `val.json` and `test.json`, `statistics.json` and `skipped.tsv`.
 """
 
+import contextlib
 import json
 import shutil
+import signal
 import sys
 from array import array
 from collections.abc import Iterable
@@ -19,11 +21,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from llama.files import told_when_full
 from preprocess.item_files import ADDRESSES, ADDRESSES_HEADER, ASIN, ASINS, ASINS_HEADER, TEXTS, USERS, USERS_HEADER
 from preprocess.releases import Item, read_items, read_reviews
 from utils.data import dataset_folder
-from utils.files import replacing
 from utils.flags import attempt, check_numbers, check_words, parse_settings
+from utils.hold import hold
 
 REVIEW_NAMES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
 META_NAMES = ("meta_{}.json", "meta_{}.jsonl")
@@ -214,17 +217,36 @@ def free_place(data_dir: str, dataset: str, overwrite: bool) -> Path:
     return done
 
 
-def write_all(done: Path, contents: dict[str, str | Path]) -> None:
-    """Write `outputs` into the folder of the interaction file `done`; of a path, what its file holds."""
-    done.unlink(missing_ok=True)  # written last again: without it the folder is not complete
-    for name, content in contents.items():
-        place = done.parent / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as temporary:
-            if isinstance(content, Path):
-                shutil.copyfile(content, temporary)
-            else:
-                temporary.write_text(content, encoding="utf-8")
+def write_all(settings: RawSettings, contents: dict[str, str | Path], removed: Iterable[Path] = ()) -> None:
+    """Write `outputs` into the dataset's folder, of a path what its file holds, and take the `removed` files away.
+
+    Files of before stay until all new ones are written. The interaction file is the last that takes its place:
+    without it the folder is not complete.
+
+    Raises:
+        ValueError: another run writes there, or has meanwhile.
+        Unwritten: the disk is full.
+    """
+    folder = dataset_folder(settings.data_dir, settings.dataset)
+    with hold(folder, flag="--data_dir"), contextlib.ExitStack() as leaving:
+        done = free_place(settings.data_dir, settings.dataset, settings.overwrite)
+        new = done.with_suffix(".parts")
+        leaving.callback(shutil.rmtree, new, ignore_errors=True)
+        for name, content in contents.items():
+            place, written = folder / name, new / name
+            for path in (place, written):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with told_when_full(place, written):
+                if isinstance(content, Path):
+                    shutil.copyfile(content, written)
+                else:
+                    written.write_text(content, encoding="utf-8")
+        for number in (signal.SIGINT, signal.SIGTERM):  # from here on it would end between two datasets
+            leaving.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
+        for path in (done, *removed):
+            path.unlink(missing_ok=True)
+        for name in contents:
+            (new / name).replace(folder / name)
 
 
 def distinct_core(everything: Reviews, k: int, source: Path) -> tuple[Reviews, dict]:
@@ -254,7 +276,7 @@ def preprocess(settings: RawSettings) -> Path:
     everything = load_reviews(sources[0])
     reviews, counts = distinct_core(everything, settings.k_core, sources[0])
     items, skipped = load_items(sources[1], reviews.item_ids)
-    write_all(done, outputs(settings, reviews, items, skipped, counts))
+    write_all(settings, outputs(settings, reviews, items, skipped, counts))
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
         f"{len(everything):,} reviews; {len(skipped):,} entries in skipped.tsv"

@@ -41,12 +41,20 @@ def check(settings: CheckSettings) -> list[str]:
 
 
 def interactions(path: Path, data: Interactions, dataset: str) -> str:
+    if not len(data.train()):  # as fine-tuning says it
+        raise ValueError(f"{path}: no user has the four items to train on; take data with longer histories")
     found = data.n_users, data.n_items, data.n_interactions
     note = {None: "", found: ", the published counts"}.get(PUBLISHED.get(dataset), ", not the published counts")
     rising = np.diff(data.items) > 0
     rising[data.begin[1:] - 1] = True  # from one user to the next
     lost = "; every user's items are in order of id, so the order of time is lost" if rising.all() else ""
     return "{:,} users, {:,} items, {:,} interactions".format(*found) + note + lost
+
+
+def regular(path: Path) -> None:
+    for there in (path, *path.glob("*.json")):
+        if there.exists() and not (there.is_file() or there.is_dir()):  # reading may never end
+            raise ValueError(f"{there}: neither a file nor a folder; remove it")
 
 
 def table(rows: int) -> Callable[[Path], str]:
@@ -115,6 +123,7 @@ def report(settings: CheckSettings) -> bool:
         state, said = "missing", remedy.format(dataset=settings.dataset)
         if path.exists():
             try:
+                regular(path)
                 state, said = "ok", look(path)
                 good.add(name)
             except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:

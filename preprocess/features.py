@@ -12,8 +12,10 @@ tabs). `image` reads a picture an item, `pictures/{asin}.jpg` (or .jpeg, .png, .
 Shards of the items are saved in `{name}_feat.parts/`; the same command goes on after a run that was killed.
 """
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from utils.data import Interactions, check_files, scoring_batches
 from utils.distributed import pick_device
 from utils.files import replacing, save_array
 from utils.flags import check_numbers, check_words, complain, parse_settings
+from utils.hold import hold
 
 TEXT_ENCODERS, IMAGE_ENCODERS = ("tfidf", "minilm", "bert"), ("clip", "histogram")
 FROM_FOLDER = ("bert", "clip")
@@ -103,7 +106,7 @@ def encode_text(settings: TextSettings) -> None:
     path, n_items = output(settings, "item_text.tsv")
     texts = read_texts(path.with_name("item_text.tsv"), n_items)
     if settings.encoder == "tfidf":
-        features = encoders.tfidf(texts, settings.width)
+        features, source = encoders.tfidf(texts, settings.width), None
     else:
         device = pick_device(settings.device)
         bert = settings.encoder == "bert"
@@ -113,8 +116,10 @@ def encode_text(settings: TextSettings) -> None:
         batches = [filled[rows] for rows in scoring_batches(length, settings.batch_size)]
         known = about(settings, device.type)
         source = Source(n_items, batches, texts.__getitem__, texts.__getitem__, encode, known)
-        features, _ = encode_in_shards(path, source, shard_batches(settings))
-    write(path, features, settings.whiten)
+    with alone(path, settings.overwrite):
+        if source:
+            features, _ = encode_in_shards(path, source, shard_batches(settings))
+        write(path, features, settings.whiten)
     empty = int((~features.any(1)).sum())
     print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {empty:,} without text")
 
@@ -145,19 +150,19 @@ def encode_image(settings: ImageSettings) -> None:
     known = {**about(settings, device.type), "max_pixels": settings.max_pixels}
     batches = np.split(np.arange(n_items), range(settings.batch_size, n_items, settings.batch_size))
     stamps = {item: stamp(picture) for item, picture in picture_of.items()}
-    features, missing = encode_in_shards(
-        path, Source(n_items, batches, stamps.get, read, encode, known), shard_batches(settings)
-    )
-    missing |= absent  # saved shards know no newer reasons
-    if len(missing) == n_items:
-        remove_parts(path)
-        raise Indistinct(f"{folder}: no picture of any item that can be read; the first one: {missing[0]}")
-    lost = sorted(missing)
-    features[lost] = np.delete(features, lost, axis=0).mean(0, dtype=np.float64)
-    lines = ["item_id\tasin\treason", *(f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in lost)]
-    with replacing(path.with_name(f"{settings.name}_missing.tsv")) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write(path, features, settings.whiten)
+    source = Source(n_items, batches, stamps.get, read, encode, known)
+    with alone(path, settings.overwrite):
+        features, missing = encode_in_shards(path, source, shard_batches(settings))
+        missing |= absent  # saved shards know no newer reasons
+        if len(missing) == n_items:
+            remove_parts(path)
+            raise Indistinct(f"{folder}: no picture of any item that can be read; the first one: {missing[0]}")
+        lost = sorted(missing)
+        features[lost] = np.delete(features, lost, axis=0).mean(0, dtype=np.float64)
+        lines = [f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in lost]
+        with replacing(path.with_name(f"{settings.name}_missing.tsv")) as temporary:
+            temporary.write_text("\n".join(["item_id\tasin\treason", *lines]) + "\n", encoding="utf-8")
+        write(path, features, settings.whiten)
     print(
         f"{path}: {n_items:,} items x {features.shape[1]}, {len(lost):,} without a picture: {settings.name}_missing.tsv"
     )
@@ -191,10 +196,26 @@ def output(settings: TextSettings | ImageSettings, *needed: str) -> tuple[Path, 
     interactions = f"{settings.dataset}.txt"
     folder = check_files(settings.data_dir, settings.dataset, [interactions, *needed])
     path = folder / f"{settings.name}_feat.npy"
-    if path.exists() and not settings.overwrite:
+    check_free(path, settings.overwrite)
+    return path, Interactions(folder / interactions, 0).n_items
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
         remove_leftovers(path)
         raise ValueError(f"{path}: there already; --overwrite replaces it")
-    return path, Interactions(folder / interactions, 0).n_items
+
+
+@contextlib.contextmanager
+def alone(path: Path, overwrite: bool) -> Iterator[None]:
+    """Keep other runs from a matrix and its shards while the block goes on.
+
+    Raises:
+        ValueError: another run is at it, or has made it meanwhile.
+    """
+    with hold(path.with_suffix(""), "_", "--name"):
+        check_free(path, overwrite)
+        yield
 
 
 def shard_batches(settings: TextSettings | ImageSettings) -> int:

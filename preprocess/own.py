@@ -36,6 +36,7 @@ NAMES = {  # of a column where no flag names it, in any case of letters
     "picture": ("picture", "image"),
 }
 ADDRESS = re.compile(r"https?://\S+")
+LONGEST = 255 - len(max(SUFFIXES, key=len) + ".tmp")  # bytes of an id that names a picture
 TOLD = 5  # pictures that are missing, the others counted
 
 
@@ -174,6 +175,9 @@ def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict
         asin = as_asin(item)
         if asin in known or not any((title, picture, *texts)):
             continue
+        if picture and len(asin) > LONGEST:
+            what = f"{item[:40]!r} has {len(asin)} characters in percent-encoding, {LONGEST} fit a picture's name"
+            raise ValueError(f"{where}: {what}; shorten it, or remove the picture")
         address = ADDRESS.fullmatch(picture)
         known[asin] = Item(plain(title), "", "", plain(" ".join(texts)), picture if address else "")
         if picture and not address:
@@ -196,11 +200,10 @@ def usable(files: dict[str, tuple[Path, str]], asins: list[str]) -> dict[str, Pa
     return {asin: file for asin, file, _ in found}
 
 
-def remove_pictures(folder: Path, ids: set[str], kept: set[Path]) -> None:
-    """Remove pictures of these items under any suffix, since another one would be taken first; but those `kept`."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.stem in ids and path.suffix.lower() in SUFFIXES and path.resolve() not in kept:
-            path.unlink()
+def old_pictures(folder: Path, ids: set[str], kept: set[Path]) -> list[Path]:
+    """Pictures of these items under any suffix, since another one would be taken first; but those `kept`."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    return [p for p in there if p.stem in ids and p.suffix.lower() in SUFFIXES and p.resolve() not in kept]
 
 
 def preprocess(path: Path, settings: OwnSettings) -> Path:
@@ -217,15 +220,15 @@ def preprocess(path: Path, settings: OwnSettings) -> Path:
     items = [known.get(asin) for asin in reviews.item_ids]
     absent = [("no line about it", "", asin) for asin, item in zip(reviews.item_ids, items, strict=True) if not item]
     contents, pictures = outputs(settings, reviews, items, absent, counts), usable(files, reviews.item_ids)
-    done.unlink(missing_ok=True)  # without it the folder is not complete
     renewed = set(reviews.item_ids) if settings.overwrite else set(pictures)
-    remove_pictures(done.with_name("pictures"), renewed, {file.resolve() for file in pictures.values()})
+    old = old_pictures(done.with_name("pictures"), renewed, {file.resolve() for file in pictures.values()})
     has_text = any(item and item.title + item.description for item in items)
     for name, there in ((TEXTS, has_text), (ADDRESSES, any(item and item.image for item in items))):
         if not there:
             del contents[name]
-            (done.parent / name).unlink(missing_ok=True)
-    write_all(done, {f"pictures/{asin}{file.suffix.lower()}": file for asin, file in pictures.items()} | contents)
+            old.append(done.with_name(name))
+    files = {f"pictures/{asin}{file.suffix.lower()}": file for asin, file in pictures.items()}
+    write_all(settings, files | contents, old)
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
         f"{len(everything):,} lines"

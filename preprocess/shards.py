@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from utils.files import replacing, save_array
+from llama.checkpoint import load_sealed, save_atomically
 
 
 class Unusable(Exception):
@@ -65,24 +66,21 @@ def encode_in_shards(path: Path, source: Source, batches_a_shard: int) -> tuple[
     shards = [source.batches[first : first + batches_a_shard] for first in firsts]
     found, problems = [], {}
     for number, batches in enumerate(tqdm(shards, desc=path.name, unit="shards", disable=None, leave=False)):
-        shard = folder / f"{number:05}.npy"
-        fingerprint = _fingerprint(source, batches)
-        if not _is_saved(shard, fingerprint):
-            _save(shard, fingerprint, *_encode(source, batches, path))
-        unusable = {int(item): reason for item, reason in json.loads(_note(shard).read_text())["unusable"].items()}
-        problems |= unusable
-        items = [item for item in np.concatenate(batches).tolist() if item not in unusable]
+        file, fingerprint = folder / f"{number:05}.pt", _fingerprint(source, batches)
+        shard = _saved(file)
+        if shard.get("fingerprint") != fingerprint:
+            features, unusable = _encode(source, batches, path)
+            shard = {"fingerprint": fingerprint, "features": torch.from_numpy(features), "unusable": unusable}
+            save_atomically(shard, file)
+        problems |= shard["unusable"]
+        items = [item for item in np.concatenate(batches).tolist() if item not in shard["unusable"]]
         if items:
-            found.append((items, np.load(shard)))
+            found.append((items, shard["features"].numpy()))
     width = found[0][1].shape[1] if found else 0
     features = np.zeros((source.n_items, width), np.float32)
     for items, rows in found:
         features[items] = rows
     return features, problems
-
-
-def _note(shard: Path) -> Path:
-    return shard.with_suffix(".json")
 
 
 def _fingerprint(source: Source, batches: list[np.ndarray]) -> dict:
@@ -91,16 +89,12 @@ def _fingerprint(source: Source, batches: list[np.ndarray]) -> dict:
     return {**source.about, "n_items": source.n_items, "inputs": inputs}
 
 
-def _is_saved(shard: Path, fingerprint: dict) -> bool:
-    return shard.is_file() and json.loads(_note(shard).read_text())["fingerprint"] == fingerprint
-
-
-def _save(shard: Path, fingerprint: dict, features: np.ndarray, unusable: dict[int, str]) -> None:
-    """The matrix last: with it the shard is complete."""
-    shard.unlink(missing_ok=True)
-    with replacing(_note(shard)) as temporary:
-        temporary.write_text(json.dumps({"fingerprint": fingerprint, "unusable": unusable}, indent=1) + "\n")
-    save_array(shard, features)
+def _saved(file: Path) -> dict:
+    """A shard of an earlier run; nothing where it is absent or damaged."""
+    try:
+        return load_sealed(file)
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _encode(source: Source, batches: list[np.ndarray], path: Path) -> tuple[np.ndarray, dict[int, str]]:

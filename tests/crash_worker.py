@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 
-def work(name: str, argv: list[str], errors: str, limit: int, state: int, die: bool) -> None:
+def work(name: str, argv: list[str], errors: str, limit: int, state: int, die: bool, interrupt: str) -> None:
     """Run a program of that name; what it complains of goes into a file `errors`.
 
     Args:
         limit: most bytes that it may write into a file, 0 for any number.
         state: from the writing of which training state on, counted from 1; 0: from the start.
         die: at the first byte too many, as by a kill; else the system refuses it, as on a full disk.
+        interrupt: end of the path that it opens, or moves a file to, when it gets a SIGINT; "": none.
     """
     with Path(errors).open("w") as file:
         os.dup2(file.fileno(), 2)
@@ -27,7 +28,10 @@ def work(name: str, argv: list[str], errors: str, limit: int, state: int, die: b
 
     def count(event: str, args: tuple) -> None:
         nonlocal opened
-        if event == "open" and str(args[0]).endswith("training_state.pt.tmp"):
+        path = str(args[event == "os.rename"]) if event in ("open", "os.rename") else ""
+        if interrupt and path.endswith(interrupt):
+            signal.raise_signal(signal.SIGINT)
+        if event == "open" and path.endswith("training_state.pt.tmp"):
             opened += 1
             if opened == state:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -1,6 +1,7 @@
 """The report on a dataset's folder."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -85,3 +86,26 @@ def test_without_a_usable_interaction_file_nothing_else_is_judged(tmp_path, cont
     assert {name: state for name, (state, _) in lines.items()} == {
         "Small.txt": "missing" if content is None else "wrong"
     }
+
+
+def test_without_a_user_to_train_on_fine_tuning_cannot_start(tmp_path, capsys):
+    """Three items are one too few; what else there is is judged all the same."""
+    folder = write_dataset(tmp_path)
+    users = [f"{user} {' '.join(str((user + n) % N_ITEMS) for n in range(3))}\n" for user in range(N_USERS)]
+    (folder / "Small.txt").write_text("".join(users))
+    status, lines = report(tmp_path, capsys)
+    assert status == 1 and lines["MMHCL_item_embeddings.pt"][0] == "ok"
+    assert lines["Small.txt"][0] == "wrong" and "no user has the four items to train on" in lines["Small.txt"][1]
+    (folder / "Small.txt").write_text("".join([*users[:-1], users[-1].replace("\n", " 0\n")]))
+    assert report(tmp_path, capsys)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["item_text.tsv", "audio_feat.npy", "5-core/val.json", "Small.txt"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name, capsys):
+    path = write_dataset(tmp_path) / name
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    status, lines = report(tmp_path, capsys)
+    assert status == (name == "Small.txt")
+    assert lines[name.split("/")[0]] == ("wrong", f"{path}: neither a file nor a folder; remove it")

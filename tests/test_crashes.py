@@ -1,8 +1,9 @@
-"""Programs that are killed, or that the disk has no room for, and go on as if nothing had happened.
+"""Programs that are killed, that the disk has no room for, or that another is beside: as if nothing had happened.
 
 Every program is killed once at a random moment, `--kills 30` kills each of them 30 times.
 """
 
+import importlib
 import json
 import multiprocessing
 import random
@@ -18,6 +19,8 @@ from PIL import Image
 from preprocess.demo_data import make_raw
 from tests.crash_worker import work
 from tests.small_data import N_ITEMS, OWN, command, sequences, write_dataset, write_interactions
+from tests.test_states import holding, refused_as_held
+from utils.hold import HELD
 from utils.training_state import STATE, STATE_BEFORE
 
 TRAINING = ("train_HeLLM", "preprocess.pretrain_graph", "preprocess.pretrain_sasrec")
@@ -47,11 +50,11 @@ class Program:
         self.data(place)
         return place
 
-    def start(self, place: Path, limit: int = 0, state: int = 0, die: bool = False) -> multiprocessing.Process:
-        """In a process that writes `limit` bytes into a file at most, see `work`."""
+    def start(self, place: Path, limit: int = 0, state: int = 0, die: bool = False, interrupt: str = "", more=()):
+        """In a process that writes `limit` bytes into a file at most, see `work`, with `more` flags."""
         resume = ["--resume"] if self.folder else []
-        argv = [*self.arguments(place), *resume]
-        process = FORKS.Process(target=work, args=(self.name, argv, str(place / "errors.txt"), limit, state, die))
+        given = [*self.arguments(place), *resume, *more], str(place / "errors.txt"), limit, state, die, interrupt
+        process = FORKS.Process(target=work, args=(self.name, *given))
         process.start()
         return process
 
@@ -134,18 +137,20 @@ PROGRAMS = [
     ),
 ]
 EVERY = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+PREPARED = pytest.mark.parametrize("program", PROGRAMS[3:], ids=PREPARING)
+PASSED_OVER = "_log.txt", ".png", HELD
 TRAINED = pytest.mark.parametrize("program", PROGRAMS[:3], ids=TRAINING)
 
 
 def results(place: Path) -> dict:
-    """Everything in a folder but times, states, logs and pictures of curves."""
+    """Everything in a folder but times, states, logs, pictures of curves, and who was there."""
     found = {}
     for path in sorted(p for p in place.rglob("*") if p.is_file()):
         name = str(path.relative_to(place))
         if path.suffix == ".jsonl":
             records = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{key: value for key, value in record.items() if key not in OWN} for record in records]
-        elif path.name not in (STATE, STATE_BEFORE, "errors.txt") and not path.name.endswith(("_log.txt", ".png")):
+        elif path.name not in (STATE, STATE_BEFORE, "errors.txt") and not path.name.endswith(PASSED_OVER):
             found[name] = path.read_bytes()
     return found
 
@@ -213,7 +218,7 @@ def test_a_disk_that_fills_up_in_training(program, whole, tmp_path):
     assert results(place) == whole(program)[0]
 
 
-@pytest.mark.parametrize("program", PROGRAMS[3:], ids=lambda program: program.name)
+@PREPARED
 def test_a_full_disk_in_preprocessing(program, whole, tmp_path):
     place = program.make(tmp_path)
     process = program.start(place, limit=500)
@@ -222,5 +227,59 @@ def test_a_full_disk_in_preprocessing(program, whole, tmp_path):
     message = (place / "errors.txt").read_text().splitlines()[-1]
     assert message.startswith(f"error: {place}/data/sequential/") and "no room on the disk at /" in message
     assert not (place / program.done).exists()
+    program.run(place)
+    assert results(place) == whole(program)[0]
+
+
+OTHER = ("--overwrite", "--k_core", "7")  # users and items than before
+
+
+@pytest.mark.parametrize("program", PROGRAMS[3::2], ids=PREPARING[::2])
+def test_a_dataset_stays_until_another_is_written(program, tmp_path):
+    place, fresh = program.make(tmp_path), program.make(tmp_path)
+    program.run(place)
+    before = results(place)
+    for limit in (500, 2000):
+        process = program.start(place, limit, more=OTHER)
+        process.join()
+        message = (place / "errors.txt").read_text()
+        assert process.exitcode == 1 and "no room on the disk at /" in message and message.count("\n") == 1
+        assert results(place) == before and not list(place.rglob("*.parts"))
+        process = program.start(place, limit, die=True, more=OTHER)
+        process.join()
+        assert process.exitcode == -signal.SIGXFSZ
+        assert {name: content for name, content in results(place).items() if ".parts/" not in name} == before
+    process = program.start(place, interrupt=".parts/5-core/val.json", more=OTHER)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGINT and (place / "errors.txt").read_text().count("\n") == 1
+    assert results(place) == before
+    swapped = str((place / program.done).with_name("5-core") / "val.json")  # too late to stop
+    for folder, moment in ((place, swapped), (fresh, "")):
+        process = program.start(folder, interrupt=moment, more=OTHER)
+        process.join()
+        assert process.exitcode == 0
+    assert results(place) == results(fresh) != before
+
+
+@PREPARED
+def test_of_two_at_once_one_is_refused(program, whole, tmp_path):
+    place = program.make(tmp_path)
+    both = [program.start(place) for _ in range(2)]
+    for process in both:
+        process.join()
+    assert sorted(process.exitcode for process in both) == [0, 2]
+    assert results(place) == whole(program)[0]
+
+
+@PREPARED
+def test_a_second_run_is_told_who_writes_the_files(program, whole, tmp_path, capsys):
+    place = program.make(tmp_path)
+    done, argv, main = place / program.done, program.arguments(place), importlib.import_module(program.name).main
+    held, separator, flag, first = done.parent, "/", "--data_dir", []
+    if done.suffix == ".npy":
+        held, separator, flag, first = done.with_suffix(""), "_", "--name", argv[:1]
+    with holding(held, separator) as holder:
+        more = argv[len(first) :], held, holder, place, capsys, flag
+        refused_as_held(lambda argv: main([*first, *argv]), *more)
     program.run(place)
     assert results(place) == whole(program)[0]

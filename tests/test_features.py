@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, BertModel, CLIPImageProcessorPil, CLIPModel
 
+from llama.checkpoint import load_sealed, save_atomically
 from preprocess import encoders, features
 from preprocess.shards import Source, Unusable, encode_in_shards
+from tests.bad_files import cut, noise
 from tests.small_data import N_ITEMS, write_interactions, write_texts
 from tests.small_encoders import LONGEST, write_bert, write_clip, write_pictures
 
@@ -162,7 +165,7 @@ def test_histogram_of_known_colours():
 
 
 def finished(folder, name):
-    return list((folder / f"{name}_feat.parts").glob("*.npy"))
+    return list((folder / f"{name}_feat.parts").glob("*.pt"))
 
 
 def stop(folder, argv, name, how):
@@ -190,9 +193,8 @@ def test_shards_that_a_killed_run_left_beside_its_matrix_go_with_the_next(folder
         parts = folder / "colours_feat.parts"
         parts.mkdir()
         at = (folder / "colours_feat.npy").stat().st_mtime + seconds
-        for name in ("00000.json", "00000.npy"):
-            (parts / name).touch()
-            os.utime(parts / name, (at, at))
+        (parts / "00000.pt").touch()
+        os.utime(parts / "00000.pt", (at, at))
         assert run(folder, "image", *flags) == 2
         assert "there already; --overwrite" in capsys.readouterr().err
         assert parts.exists() == stay
@@ -213,7 +215,8 @@ def test_a_killed_run_goes_on_and_keeps_what_it_has(tmp_path):
     marked, other = (tmp_path / name / "sequential" / "Small" for name in ("marked", "other"))
     for copy in (marked, other):
         shutil.copytree(folder, copy)
-        np.save(copy / "text_feat.parts" / "00000.npy", np.full((3, 16), 7.0, np.float32))
+        shard = copy / "text_feat.parts" / "00000.pt"
+        save_atomically(load_sealed(shard) | {"features": torch.full((3, 16), 7.0)}, shard)
 
     assert run(folder, "text", *flags) == 0
     assert np.array_equal(table(folder, "text"), whole)
@@ -280,6 +283,34 @@ def test_only_unfinished_and_changed_shards_are_encoded(tmp_path):
     assert encoded[11:] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     encode_in_shards(path, source(seed=1), 2)  # shards of other items
     assert encoded[20:] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[place * len(content) // 9] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, noise, lambda path: path.write_bytes(b""), *(partial(flipped, place=place) for place in range(9))],
+)
+def test_damaged_shards_are_encoded_again(tmp_path, damage):
+    encoded = []
+
+    def encode(items):
+        encoded.extend(items)
+        return np.array([[item, 1.0] for item in items], np.float32)
+
+    path, batches = tmp_path / "x_feat.npy", np.split(np.arange(10), range(2, 10, 2))
+    source = Source(10, batches, str, int, encode, {})
+    expected, _ = encode_in_shards(path, source, 1)
+    encoded.clear()
+    damage(path.with_suffix(".parts") / "00001.pt")
+    for again in ([2, 3], []):
+        found, problems = encode_in_shards(path, source, 1)
+        assert encoded == again and problems == {} and np.array_equal(found, expected)
+        encoded.clear()
 
 
 def test_features_that_are_not_finite_are_refused(folder, tmp_path, capsys):

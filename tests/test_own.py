@@ -150,6 +150,22 @@ def test_pictures_that_are_missing_are_told_at_once(tmp_path, capsys):
     assert sum(name.startswith("pictures/") for name in written(tmp_path)) == 7
 
 
+@pytest.mark.parametrize("picture", ["a.png", "https://x/a.png"])
+def test_an_id_too_long_for_the_name_of_its_picture(tmp_path, picture, capsys):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert run(tmp_path, csv_of(LINES)) == 0
+    before = written(tmp_path)
+    for name, characters in (("商" * 28, 252), ("b" * 247, 247)):
+        lines = [line.replace(",c,", f",{name},") for line in LINES]
+        text = csv_of([f"{line},{picture}" for line in lines], header="user,item,time,picture")
+        assert run(tmp_path, text, "--overwrite") == 2
+        told = capsys.readouterr().err
+        assert f"line 5: '{name[:20]}" in told and f"has {characters} characters" in told and told.count("\n") == 1
+        assert written(tmp_path) == before
+    assert run(tmp_path, text.replace(name, name[1:]), "--overwrite") == 0
+    assert run(tmp_path, csv_of(lines), "--overwrite") == 0  # without a picture it names no file
+
+
 def test_any_id_becomes_one_that_files_take():
     for text in ("a/b", "../x", "~", "%", "%25", "a\tb", "名", "a,b", "B000:1_2-3.4"):
         assert ASIN.fullmatch(as_asin(text)) and "/" not in as_asin(text)
@@ -268,7 +284,7 @@ def test_a_modality_that_tells_no_items_apart_is_left_out(tmp_path, capsys):
     assert run(tmp_path, csv_of(lines, header="user,item,time,title,picture")) == 0
     tables.make_tables(table_settings(tmp_path), "--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
     assert {"MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"} <= written(tmp_path).keys()
-    assert not [name for name in written(tmp_path) if "_feat" in name]
+    assert not [name for name in written(tmp_path) if "_feat." in name]
     told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
     shown = capsys.readouterr().out
     for reason in ("text left out: ", "no word occurs in two texts", "image left out: ", "no picture of any item"):
