@@ -1,7 +1,10 @@
 """How a run begins: over another's files, with settings it cannot train with, in places it cannot write to."""
 
+import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from config_HeLLM import parse_args
 from tests.small_data import N_ITEMS, short_command
 from tests.test_states import PRETRAINING, contents, pretrain_argv
 from tests.test_training import assert_same_run
+from utils.stopping import StopSignals, end_by_signals
 
 ROOT = Path(__file__).parents[1]
 MAINS = {"fine-tuning": train_HeLLM.main} | {name: program.main for name, program in PRETRAINING.items()}
@@ -126,6 +130,19 @@ def test_who_was_there_before_in_no_readable_text(place, capsys):
     path.write_bytes(b"\xff\xfe")
     assert train_HeLLM.main(short_command(place, *SMALL)) == 0
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("before", "noted"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)])
+def test_a_terminal_that_closes_stops_a_run_but_under_nohup(before, noted, request):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    signal.signal(signal.SIGHUP, before)
+    signals = StopSignals()
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert signals.number == noted
+    end_by_signals()
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 ON_A_FULL_DISK = """

@@ -12,20 +12,26 @@ class Stopped(Exception):
 
 
 def end_by_signals() -> None:
-    """SIGINT and SIGTERM end the program at once again, as before any `StopSignals.listen`."""
+    """SIGINT, SIGTERM and SIGHUP end the program at once again, as before any `StopSignals.listen`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class StopSignals:
-    """SIGINT and SIGTERM are noted, so that the program stops where its state can be saved."""
+    """SIGINT, SIGTERM and SIGHUP, of a terminal that closes, are noted: the program stops where its state can be saved.
+
+    Under `nohup` SIGHUP stays ignored.
+    """
 
     def __init__(self) -> None:
         self.number = 0
 
     def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number, _frame) -> None:
         self.number = number
