@@ -1,6 +1,8 @@
 """What a reader finds in a file that is otherwise whole: one line with path, place and remedy, and nothing written."""
 
 import gzip
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +79,18 @@ def more(line):
     return damage
 
 
+def repacked(compression, times=1):
+    """Damage that packs the entries of a PyTorch file anew, each of them listed so many times."""
+
+    def damage(path):
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w", compression) as new:
+            for entry in old.infolist():
+                new.writestr(entry.filename, old.read(entry))
+            new.filelist *= times
+
+    return damage
+
+
 def flip(path):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 255
@@ -134,6 +148,8 @@ TABLES = [
     (GRAPH, tensor(lambda t: t.to_sparse()), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t.to("meta")), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t[:1, :1].clone().expand(10**12, 6)), "a matrix (rows, width) of numbers is expected"),
+    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are packed, or more than the"),
+    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are packed, or more than the"),
     (SEQUENCE, tensor(lambda t: t.numpy()), "not a PyTorch file of tensors (it holds something else, which is never"),
 ]
 FEATURES = [
