@@ -2,7 +2,8 @@
 
 import math
 
-LARGEST = {"dim": 2**16, "n_layers": 2**10}  # nothing near has been trained; built before a tensor is looked at
+# Nothing near has been trained; built before a tensor is looked at
+LARGEST = {"dim": 2**16, "n_layers": 2**10, "adapter_len": 2**16, "lora_r": 2**16, "graph_rank": 2**10}
 LARGEST_COUNT = 2**24
 NUMBERS = {"norm_eps": 1.0, "rope_theta": math.inf, "ffn_dim_multiplier": math.inf}  # what they are below
 

@@ -125,7 +125,7 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
     recorded, weights = read_state(folder / STATE)["settings"], load_sealed(path)
-    made_by = recorded_settings(SequenceSettings, recorded)
+    made_by = recorded_settings(SequenceSettings, recorded, folder / STATE)
     check_files_read(folder, recorded, [data.path])
     model = SASRec(data.n_items, made_by).eval()
     compare_names(str(path), set(weights), set(dict(model.named_parameters())))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar, get_origin
 
 from llama.files import Unwritten
+from llama.sizes import LARGEST
 
 S = TypeVar("S")
 REMEDIES = {  # of what the system says about a file
@@ -103,10 +104,44 @@ def parse_settings(
         if preset not in presets:
             parser.error(f"unknown preset {preset}: one of {', '.join(presets)}")
         given = presets[preset] | given
-    settings = kind(**given)
+    try:
+        settings = typed_settings(kind, given, Path(inspect.getfile(kind)).name)
+    except ValueError as mistake:
+        parser.error(str(mistake))
     problems = check(settings)
     if problems:
         parser.error("; ".join(problems))
+    return settings
+
+
+def _expected(name: str, kind: type, value: object) -> str:
+    """What a setting takes, if a value is something else."""
+    if get_origin(kind) is tuple:
+        good = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+        return "" if good else "a tuple of words"
+    if kind is float:
+        return "" if type(value) is float or not _expected(name, int, value) else "a number"
+    if kind is int:
+        smallest, largest = (-1, LARGEST[name]) if name in LARGEST else (-(2**63), 2**63 - 1)
+        good = type(value) is int and smallest <= value <= largest
+        return "" if good else f"a whole number {f'from -1 to {largest}' if name in LARGEST else 'below 2**63'}"
+    return "" if type(value) is kind else {bool: "True or False", str: "a text in quotes"}[kind]
+
+
+def typed_settings(kind: type[S], values: dict, where: str | Path) -> S:
+    """Settings from values that no command line has parsed.
+
+    Raises:
+        ValueError: naming `where`, and what is no setting, or of another type than its setting.
+    """
+    types = {field.name: field.type for field in fields(kind)}
+    problems = [f"{name!r:.60} is no setting; --help lists them" for name in values if name not in types]
+    settings = None if problems else kind(**values)
+    for name, value in vars(settings).items() if settings else ():
+        if what := _expected(name, types[name], value):
+            problems.append(f"{name} is {value!r:.60}, {what} is expected")
+    if problems:
+        raise ValueError(f"{where}: {'; '.join(problems)}")
     return settings
 
 
@@ -166,7 +201,20 @@ def fingerprint(settings: object, free: set[str]) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
-def recorded_settings(kind: type[S], recorded: dict) -> S:
-    """The settings in what `fingerprint` or a log recorded; what else is in it is passed over."""
+def recorded_settings(
+    kind: type[S], recorded: dict, where: str | Path, check: Callable[[S], list[str]] = lambda settings: []
+) -> S:
+    """The settings in what `fingerprint` or a log recorded; what else is in it is passed over.
+
+    Args:
+        where: the file that holds them; check: the settings to everything wrong with them.
+
+    Raises:
+        ValueError: naming the file and what in it can't be a run's.
+    """
     known = {field.name: recorded[field.name] for field in fields(kind) if field.name in recorded}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    settings = typed_settings(kind, values, where)
+    if problems := check(settings):
+        raise ValueError(f"{where}: recorded settings that no run has: {'; '.join(problems)}; put back a copy")
+    return settings
