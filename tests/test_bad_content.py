@@ -148,8 +148,8 @@ TABLES = [
     (GRAPH, tensor(lambda t: t.to_sparse()), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t.to("meta")), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t[:1, :1].clone().expand(10**12, 6)), "a matrix (rows, width) of numbers is expected"),
-    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are packed, or more than the"),
-    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are packed, or more than the"),
+    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are packed, or more than"),
+    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are packed, or more than"),
     (SEQUENCE, tensor(lambda t: t.numpy()), "not a PyTorch file of tensors (it holds something else, which is never"),
 ]
 FEATURES = [
