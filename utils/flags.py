@@ -183,7 +183,7 @@ def flag(name: str, value: object) -> str:
     """What gives a setting this value on the command line, as one word."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name}={','.join(value) if isinstance(value, (tuple, list)) else value}"
+    return f"--{name}={','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
 
 
 def differences(theirs: dict, ours: dict) -> list[str]:
