@@ -172,8 +172,6 @@ def check(settings: Settings) -> list[str]:
         problems.append("--warm_head needs --head trained")
     if not 3 <= settings.max_len <= LARGEST:
         problems.append(f"--max_len {settings.max_len}: from 3 (two targets and a history) to {LARGEST}")
-    if settings.w_lora and not 0 < len(settings.lora_targets) == len(set(settings.lora_targets)):
-        problems.append(f"--lora_targets {','.join(settings.lora_targets)}: names of matrices, each once")
     if settings.max_memory and settings.tokens_per_batch:
         problems.append("--max_memory fits --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:

@@ -1,5 +1,6 @@
 """Base weights into the model, adapters to and from disk, and files of the released program."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from llama.files import Sealing, check_seal, told_when_full
 from llama.HeLLM import HeLLM, base_parameters
 from llama.model import Transformer
 from llama.parallel import gather_parts, local_part, mp_rank, partition_dims
-from llama.weight_files import UNUSED, load_file, open_folder
+from llama.weight_files import UNUSED, is_dense, load_file, open_folder
 
 FORMAT, VERSION, PARTS = "HeLLM adapter", 2, {"settings": (), "tensors": ()}
 GROUPS = 32  # parameters are read in this many groups; the files' pages are given back after each
@@ -100,9 +101,24 @@ def adapter_tensors(model: HeLLM) -> dict[str, Tensor]:
     return {name: gather_parts(p.detach(), dims[name]).cpu() for name, p in adapter_parameters(model).items()}
 
 
+def check_tensors(what: str, tensors: dict, like: dict[str, Tensor]) -> None:
+    """Refuse what a file holds in place of tensors, or one that is stretched, not finite or not in our number format.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, tensor in tensors.items():
+        dtype = like[name].dtype if name in like else torch.float32
+        good = isinstance(name, str) and is_dense(tensor) and tensor.dtype == dtype and tensor.isfinite().all()
+        if not good:
+            expected = f"a whole tensor of {dtype}, all finite, is expected"
+            raise ValueError(f"{what}: {name!r:.90}: {expected}; put back a copy, or make it again")
+
+
 def assign_adapter(model: HeLLM, tensors: dict[str, Tensor], what: str) -> None:
     """Copy whole adapter tensors into the model, this process's slice of each; names and shapes must agree."""
     parameters, dims = adapter_parameters(model), partition_dims(model)
+    check_tensors(what, tensors, parameters)
     both = set(parameters) & set(tensors)
     parts = {name: local_part(tensors[name], dims[name]) for name in both}
     shapes = {name: (parts[name].shape, parameters[name].shape) for name in sorted(both)}
@@ -160,16 +176,23 @@ def load_saved(path: Path, form: str, version: int, parts: dict[str, Iterable[st
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged (Damaged), of another format or version, or without some of the parts.
+        ValueError: damaged (Damaged), of another format or version, without some of the parts, or other ones.
     """
     content, parts = load_sealed(path), parts or {}
     kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if kind != (form, version):
         raise ValueError(f"{path}: not a {form} of version {version}, found {kind}")
     lost = [name for name in parts if name not in content]
+    if not lost and (odd := [name for name in parts if not isinstance(content[name], dict)]):
+        raise ValueError(f"{path}: {', '.join(odd)}: names with values are expected; put back a copy, or make it again")
     lost = lost or [f"{name}.{key}" for name, keys in parts.items() for key in keys if key not in content[name]]
     if lost:
         raise ValueError(f"{path}: without {', '.join(lost)}; put back a copy, or make it again")
+    try:
+        json.dumps(content.get("settings"))
+    except (ValueError, TypeError, RecursionError) as error:
+        what = f"settings: words and numbers are expected ({error})"
+        raise ValueError(f"{path}: {what}; put back a copy, or make it again") from error
     return content
 
 
@@ -186,12 +209,12 @@ def load_adapter(model: HeLLM, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, another format or version, a part missing, settings that differ, names or shapes that do
-            not agree.
+        ValueError: damaged, another format or version, a part missing, settings that differ, names, shapes or number
+            formats that do not agree, a number that is not finite.
     """
     content = load_saved(Path(path), FORMAT, VERSION, PARTS)
     ours, theirs = adapter_settings(model), content["settings"]
-    differ = [f"{k} is {theirs.get(k)} there, {ours.get(k)} here" for k in ours if ours[k] != theirs.get(k)]
+    differ = [f"{k} is {theirs.get(k)!s:.60} there, {ours.get(k)!s:.60} here" for k in ours if ours[k] != theirs.get(k)]
     if differ:
         raise ValueError(f"{path}: saved under other settings: {'; '.join(differ)}")
     assign_adapter(model, content["tensors"], str(path))

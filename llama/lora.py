@@ -78,8 +78,12 @@ def add_lora(transformer: Transformer, args: ModelArgs) -> None:
     """Replace the layers named in args.lora_targets (wq wk wv wo w1 w2 w3) by LoRA layers, on the current device.
 
     Raises:
-        ValueError: a target that no block has.
+        ValueError: no target, one that is given twice, or one that no block has.
     """
+    if not args.lora_targets or len(set(args.lora_targets)) < len(args.lora_targets):
+        given = ",".join(args.lora_targets)
+        what = "each name once, and at least one, is expected; --no-w_lora trains without"
+        raise ValueError(f"lora_targets {given!r}: {what}")
     kinds = {ColumnParallelLinear: LoRAColumnParallelLinear, RowParallelLinear: LoRARowParallelLinear}
     for block in transformer.layers:
         targets = {n: (m, c) for m in (block.attention, block.feed_forward) for n, c in m.named_children()}

@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def load_file(path: Path, mapped: bool = False):
         ValueError: not a readable PyTorch file of tensors.
     """
     try:
+        check_size(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
@@ -39,6 +41,21 @@ def load_file(path: Path, mapped: bool = False):
         if isinstance(error, pickle.UnpicklingError):  # torch's advice is to run whatever the file holds
             reason = "it holds something else, which is never run"
         raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); fetch it again") from error
+
+
+def check_size(path: Path) -> None:
+    """See that a PyTorch file needs no more memory than it is long; only what is a zip archive could.
+
+    Raises:
+        ValueError: it is not as torch.save writes it.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+        entries = zipfile.ZipFile(file).infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its entries are packed, or more than the file is long")
 
 
 def is_dense(content: object) -> bool:

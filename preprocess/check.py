@@ -15,7 +15,7 @@ import numpy as np
 
 from preprocess.hypergraph import find_features, load_features
 from preprocess.item_files import read_lines, read_texts
-from utils.data import Interactions, dataset_folder, load_table, required_files
+from utils.data import Interactions, check_trainable, dataset_folder, load_table, required_files
 from utils.flags import check_words, complain, parse_settings
 
 PUBLISHED = {  # users, items, interactions
@@ -41,8 +41,7 @@ def check(settings: CheckSettings) -> list[str]:
 
 
 def interactions(path: Path, data: Interactions, dataset: str) -> str:
-    if not len(data.train()):  # as fine-tuning says it
-        raise ValueError(f"{path}: no user has the four items to train on; take data with longer histories")
+    check_trainable(data)
     found = data.n_users, data.n_items, data.n_interactions
     note = {None: "", found: ", the published counts"}.get(PUBLISHED.get(dataset), ", not the published counts")
     rising = np.diff(data.items) > 0

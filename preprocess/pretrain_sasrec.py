@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llama.linear_loss import linear_cross_entropy
 from preprocess.fitting import Fit, FitSettings, check_fit, read_interactions, run_program
-from utils.data import Samples, training_batches
+from utils.data import Samples, check_trainable, training_batches
 from utils.evaluate import Ranking, rank_all
 from utils.flags import DEEPEST, LARGEST, check_numbers, check_ranges, parse_settings
 from utils.metrics import metrics
@@ -130,9 +130,8 @@ class SequenceTraining:
     def __init__(self, settings: SequenceSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.data = data = read_interactions(settings, settings.max_len, [TABLE])
+        check_trainable(data)
         users = np.flatnonzero(data.count > 3)
-        if not len(users):
-            raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
         # Everything before the held-out items in one sample, the last of it as the last target.
         self.samples = Samples(users, data.begin[users], data.count[users] - 3)
         self.model = SASRec(data.n_items, settings).to(device)

@@ -112,6 +112,10 @@ def train(place):
     return train_HeLLM.main, command(place)
 
 
+def plan(place):
+    return train_HeLLM.main, command(place, "--plan")
+
+
 def graph(place):
     return pretrain_graph.main, _fit(place)
 

@@ -1,6 +1,8 @@
 """What a reader finds in a file that is otherwise whole: one line with path, place and remedy, and nothing written."""
 
 import gzip
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from tests.bad_files import (
     fetch,
     graph,
     image,
+    plan,
     raw_2014,
     raw_2018,
     raw_2023,
@@ -77,6 +80,18 @@ def more(line):
     return damage
 
 
+def repacked(compression, times=1):
+    """Damage that packs the entries of a PyTorch file anew, each of them listed so many times."""
+
+    def damage(path):
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w", compression) as new:
+            for entry in old.infolist():
+                new.writestr(entry.filename, old.read(entry))
+            new.filelist *= times
+
+    return damage
+
+
 def flip(path):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 255
@@ -114,6 +129,7 @@ INTERACTIONS = [
     (lines(lambda old: [*map(one_based, old)]), "line 1: the first user is 1: this is the 1-based layout"),
     (lines(lambda old: [*old, "120 4 999 5 6"]), "40 rows, but"),
     (content("user\titem\n0\t1\n"), "line 1: 'user' is not an id"),
+    (content("0 0 0 0 0 0\n"), "item 0 is the only one; two or more are expected"),
     (content("0 0 1\n1 2\n"), "no user has the four items to train on"),
     (content("0 1 0\n".encode("utf-16")), "not a text file of numbers (invalid start byte at byte 0); fetch it again"),
     (content(b"0 1 0\x00\n"), "line 1: '0\\x00' is not an id"),
@@ -134,6 +150,8 @@ TABLES = [
     (GRAPH, tensor(lambda t: t.to_sparse()), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t.to("meta")), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t[:1, :1].clone().expand(10**12, 6)), "a matrix (rows, width) of numbers is expected"),
+    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are packed, or more than"),
+    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are packed, or more than"),
     (SEQUENCE, tensor(lambda t: t.numpy()), "not a PyTorch file of tensors (it holds something else, which is never"),
 ]
 FEATURES = [
@@ -263,6 +281,9 @@ PROGRAM_OF = {"Small_5.json": raw_2018, "Small.jsonl.gz": raw_2023}
 CONTENTS = [
     *((train, DATA / TXT, *case) for case in INTERACTIONS),
     *((train, DATA / name, *case) for name, *case in TABLES),
+    *((plan, DATA / name, damage, message) for name, damage, message in TABLES if "matrix" in message),
+    (plan, DATA / GRAPH, tensor(lambda t: {"weight": t}), "a float tensor (rows, width) is expected"),
+    (plan, DATA / TXT, content("0 0 1\n1 2\n"), "no user has the four items to train on"),
     *((graph, DATA / name, *case) for name, *case in FEATURES),
     *((program, DATA / name, *case) for program, name, *case in ITEM_FILES),
     *((PROGRAM_OF.get(name, raw_2014), RAW / name, *case) for name, *case in RELEASE_FILES),

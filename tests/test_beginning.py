@@ -87,8 +87,6 @@ def test_what_a_run_cannot_begin_with(place, which, flags, message, capsys):
         (("--n_layers", "-7"), "--n_layers -7: from -1 to 1024"),
         (("--n_layers", "3000000000"), "--n_layers 3000000000: from -1 to 1024"),
         (("--max_len", str(10**20)), f"--max_len {10**20}: from 3 (two targets and a history) to 2147483647"),
-        (("--w_lora", "--lora_targets="), "--lora_targets : names of matrices, each once"),
-        (("--w_lora", "--lora_targets=w1,w1"), "--lora_targets w1,w1: names of matrices, each once"),
     ],
 )
 def test_sizes_no_model_has(place, flags, message, capsys):

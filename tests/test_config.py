@@ -31,6 +31,34 @@ def test_flags_override_the_preset():
 
 
 @pytest.mark.parametrize(
+    ("edited", "message"),
+    [
+        ({"lr": "3e-4"}, "lr is '3e-4', a number is expected"),
+        ({"lrr": 3e-4}, "'lrr' is no setting; --help lists them"),
+        ({"max_len": "50", "target": 5}, "max_len is '50', a whole number is expected; target is 5, a"),
+        ({"max_memory": 24}, "max_memory is 24, a text in quotes is expected"),
+        ({"batch_size": 64.0}, "batch_size is 64.0, a whole number"),
+        ({"num_epochs": 1.5, "seed": True}, "seed is True, a whole number"),
+        ({"w_lora": "no"}, "w_lora is 'no', True or False is expected"),
+        ({"w_lora": 0}, "w_lora is 0, True or False is expected"),
+        ({"lora_targets": "w1"}, "lora_targets is 'w1', a tuple of words is expected"),
+    ],
+)
+def test_a_mistake_in_an_edited_preset_is_one_line(monkeypatch, capsys, edited, message):
+    monkeypatch.setitem(PRESETS, "mine", edited)
+    with pytest.raises(SystemExit) as stop:
+        parse_args(["--preset", "mine"])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1
+    assert told.startswith("error: config_HeLLM.py: ") and message in told
+
+
+def test_whole_numbers_will_do_for_others(monkeypatch):
+    monkeypatch.setitem(PRESETS, "mine", {"lr": 1, "lora_targets": ("w1",)})
+    assert parse_args(["--preset", "mine"]) == Settings(lr=1, lora_targets=("w1",))
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--foo", "3"], "unknown argument --foo 3"),
@@ -51,6 +79,7 @@ def test_flags_override_the_preset():
         (["--max_len", "2"], "--max_len 2: from 3"),
         (["--max_memory", "24gigs"], "--max_memory '24gigs' is no amount of memory"),
         (["--lr", "nan"], "--lr nan: above 0"),
+        (["--n_layers", "1000000000"], "--n_layers 1000000000: from -1 to 1024"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(argv, message, capsys):

@@ -53,6 +53,13 @@ def test_adapter_positions_pass_through_the_frozen_weights_alone(targets, same):
     assert equal == same
 
 
+@pytest.mark.parametrize("targets", [(), ("w1", "w2", "w1")])
+def test_each_lora_target_once_and_at_least_one(targets):
+    with pytest.raises(ValueError, match="each name once, and at least one, is expected; --no-w_lora"):
+        small_hellm(lora_targets=targets)
+    assert small_hellm(lora_targets=targets, w_lora=False).n_items
+
+
 def test_unknown_lora_target_is_refused():
     with pytest.raises(ValueError, match=r"lora_targets w4, q_proj: not among w1, w2, w3, wk"):
         small_hellm(lora_targets=("w1", "w4", "q_proj"))

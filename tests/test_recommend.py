@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import train_HeLLM
+from llama.checkpoint import save_atomically
 from preprocess.item_files import ASINS, ASINS_HEADER, TEXTS, USERS, USERS_HEADER, as_asin
 from tests.small_data import N_ITEMS, N_USERS, command, sequences, write_dataset, write_interactions, write_texts
 from tests.small_model import N_ITEMS as N_SMALL
@@ -248,6 +249,63 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             recommend.main(argv)
         assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def settings(**values):
+    return lambda content: content["settings"].update(values)
+
+
+def part(name, value):
+    return lambda content: content.update({name: value})
+
+
+def head(change):
+    def damage(content):
+        content["tensors"]["score.weight"] = change(content["tensors"]["score.weight"])
+
+    return damage
+
+
+WHOLE = "'score.weight': a whole tensor of torch.float32, all finite, is expected; put back a copy"
+STRANGE = [  # what a file of a stranger holds, its checksum right
+    (STATE, settings(n_layers=10**9), "--n_layers 1000000000: from -1 to 1024"),
+    (STATE, settings(n_layers=-5), "--n_layers -5: from -1 to 1024"),
+    (STATE, settings(graph_rank=2**60), f"--graph_rank {2**60}: 0 or above, at most"),
+    (STATE, settings(adapter_len=2**16), "adapter_len is 4 there, 65536 here"),
+    (STATE, settings(seed=torch.zeros(3)), "settings: words and numbers are expected"),
+    (STATE, settings(seed=None), "seed is None, a whole number is expected"),
+    (STATE, settings(seed=10**30), f"--seed {10**30}: from 0 to"),
+    (STATE, settings(lora_alpha=10**400), "lora_alpha is 1000"),
+    (STATE, settings(max_len="6"), "max_len is '6', a whole number is"),
+    (STATE, settings(max_len=True), "max_len is True, a whole number is"),
+    (STATE, settings(w_lora="no"), "w_lora is 'no', True or False is expected"),
+    (STATE, settings(lora_targets=[3]), "lora_targets is (3,), a tuple of words is expected"),
+    (STATE, settings(model_name=3, dataset=3), "model_name is 3, a text in quotes is expected"),
+    (STATE, settings(dtype="zzz"), "--dtype zzz: one of auto, fp32, bf16; put back a copy"),
+    (STATE, settings(dataset="../../etc"), "--dataset '../../etc': a name without folders"),
+    (STATE, part("settings", [["seed", 3]]), "settings: names with values are expected"),
+    (BEST_ADAPTER, part("settings", [["dim", 3]]), "settings: names with values are expected"),
+    (BEST_ADAPTER, settings(dim=torch.zeros(3)), "settings: words and numbers are expected"),
+    (BEST_ADAPTER, part("tensors", [torch.zeros(3)]), "tensors: names with values are expected"),
+    (BEST_ADAPTER, lambda content: content["tensors"].update({3: torch.zeros(3)}), "3: a whole tensor of"),
+    (BEST_ADAPTER, head(lambda t: "none"), WHOLE),
+    (BEST_ADAPTER, head(lambda t: t.long()), WHOLE),
+    (BEST_ADAPTER, head(lambda t: t * float("nan")), WHOLE),
+    (BEST_ADAPTER, head(lambda t: t[:1, :1].clone().expand(t.shape)), WHOLE),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), STRANGE)
+def test_what_a_stranger_put_into_a_run(place, tmp_path, capsys, name, damage, message):
+    folder = shutil.copytree(folder_of(place, "prefix"), tmp_path / "run")
+    content = torch.load(folder / name, weights_only=True)
+    damage(content)
+    save_atomically(content, folder / name)
+    argv = ["--run", str(folder), "--data_dir", str(place / "data"), "--device", "cpu", "--user", "1"]
+    assert recommend.main(argv) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and len(told.err) < 1000
+    assert message in told.err and (str(folder / name) in told.err or "there" in message)
 
 
 @pytest.mark.parametrize(("page", "message"), [(".", "is a folder"), ("none/page.html", "no folder ")])

@@ -179,6 +179,24 @@ def test_a_sweep_in_the_config_and_its_shards(monkeypatch):
     assert len(parse_sweep(["--sweep", "seed=1,2", "wd=0"]).rows) == 2
 
 
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        (["lr"], "SWEEP in config_HeLLM.py is ['lr'], settings with lists of values are expected"),
+        ("lr=3", "SWEEP in config_HeLLM.py is 'lr=3', settings with"),
+        ({"lr": [[1]]}, "SWEEP in config_HeLLM.py: lr is [1], one value is expected"),
+        ({"lora_targets": [["w1", 3]]}, "lora_targets 3: not among"),
+        ({"lr": 3}, "SWEEP in config_HeLLM.py: lr is 3, a list of values is expected"),
+    ],
+)
+def test_a_sweep_of_another_kind_in_the_config(place, monkeypatch, capsys, sweep, message):
+    monkeypatch.setattr("utils.sweep.SWEEP", sweep)
+    with pytest.raises(SystemExit) as stop:
+        sys.exit(train_HeLLM.main(command(place, "--w_lora")))
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1 and message in told
+
+
 def test_shards_divide_the_runs(place):
     for shard, done in (("2/2", ["2e-3"]), ("1/2", ["1e-3", "2e-3", "3e-3"])):
         assert train_HeLLM.main(command(place, "--sweep", "lr=1e-3,2e-3,3e-3", "--sweep_shard", shard)) == 0

@@ -22,6 +22,7 @@ from preprocess.fitting import BEST_MODEL
 from preprocess.hypergraph import interaction_matrix
 from preprocess.pretrain_graph import table_names
 from preprocess.pretrain_sasrec import SASRec, SequenceSettings
+from preprocess.pretrain_sasrec import check as check_sasrec
 from utils.data import Interactions, Samples, check_files, load_table
 from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
 from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
@@ -125,7 +126,7 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
     recorded, weights = read_state(folder / STATE)["settings"], load_sealed(path)
-    made_by = recorded_settings(SequenceSettings, recorded)
+    made_by = recorded_settings(SequenceSettings, recorded, folder / STATE, check_sasrec)
     check_files_read(folder, recorded, [data.path])
     model = SASRec(data.n_items, made_by).eval()
     compare_names(str(path), set(weights), set(dict(model.named_parameters())))

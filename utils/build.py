@@ -11,7 +11,7 @@ from llama.checkpoint import assign, load_base
 from llama.HeLLM import HeLLM, base_parameters, fill
 from llama.model import SIZES, ModelArgs
 from llama.weight_files import WHERE_FROM, open_folder
-from utils.data import Interactions, check_files, load_tables, required_files
+from utils.data import Interactions, check_files, check_trainable, load_tables, required_files
 from utils.distributed import by_main
 from utils.prompter import prompt_ids
 
@@ -27,13 +27,15 @@ def make_demo(settings: Settings) -> None:
 
 
 def read_interactions(settings: Settings) -> Interactions:
-    """The interaction file alone.
+    """The interaction file alone, in which there is something to train on.
 
     Raises:
         FileNotFoundError, ValueError: naming file, place and remedy.
     """
     name = required_files(settings.dataset, settings.GNNModel)[0]
-    return Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
+    data = Interactions(check_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
+    check_trainable(data)
+    return data
 
 
 def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
@@ -44,9 +46,7 @@ def read_inputs(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]
     """
     names = required_files(settings.dataset, settings.GNNModel)
     folder = check_files(settings.data_dir, settings.dataset, names)
-    data = Interactions(folder / names[0], settings.max_len)
-    if not len(data.train()):
-        raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
+    data = read_interactions(settings)
     tables = load_tables(folder, settings.GNNModel, data)
     return data, tuple(map(standardized, tables)) if settings.standardize else tables
 

@@ -145,6 +145,16 @@ class Interactions:
         return torch.from_numpy(self.items[place] * real), mask, torch.from_numpy(targets)
 
 
+def check_trainable(data: Interactions) -> None:
+    """See that some user has an item to train on, and one before it, outside the two held-out positions.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    if not len(data.train()):
+        raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
+
+
 def _read_sequences(path: Path) -> list[np.ndarray]:
     sequences = []
     try:
@@ -164,6 +174,8 @@ def _read_sequences(path: Path) -> list[np.ndarray]:
             f"{path}: items start at {smallest}, so item 0 is missing: this looks like the 1-based layout of the data; "
             "take 1 from every number, or fetch the 0-based file"
         )
+    if not largest:
+        raise ValueError(f"{path}: item 0 is the only one; two or more are expected, fetch it again or add some")
     if largest >= max(MANY_ITEMS, SPARSE * len(items)):
         number = next(number for number, s in enumerate(sequences, 1) if largest in s)
         raise ValueError(

@@ -121,10 +121,40 @@ def parse_settings(
         if preset not in presets:
             parser.error(f"unknown preset {preset}: one of {', '.join(presets)}")
         given = presets[preset] | given
-    settings = kind(**given)
+    try:
+        settings = typed_settings(kind, given, Path(inspect.getfile(kind)).name)
+    except ValueError as mistake:
+        parser.error(str(mistake))
     problems = check(settings)
     if problems:
         parser.error("; ".join(problems))
+    return settings
+
+
+def _expected(kind: type, value: object) -> str:
+    """What a setting takes, if a value is something else."""
+    if get_origin(kind) is tuple:
+        good = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+        return "" if good else "a tuple of words"
+    if kind is float:
+        return "" if type(value) is float or type(value) is int and abs(value) < 2**63 else "a number"
+    return "" if type(value) is kind else {bool: "True or False", int: "a whole number", str: "a text in quotes"}[kind]
+
+
+def typed_settings(kind: type[S], values: dict, where: str | Path) -> S:
+    """Settings from values that no command line has parsed.
+
+    Raises:
+        ValueError: naming `where`, and what is no setting, or of another type than its setting.
+    """
+    types = {field.name: field.type for field in fields(kind)}
+    problems = [f"{name!r:.60} is no setting; --help lists them" for name in values if name not in types]
+    settings = None if problems else kind(**values)
+    for name, value in vars(settings).items() if settings else ():
+        if what := _expected(types[name], value):
+            problems.append(f"{name} is {value!r:.60}, {what} is expected")
+    if problems:
+        raise ValueError(f"{where}: {'; '.join(problems)}")
     return settings
 
 
@@ -177,7 +207,7 @@ def flag(name: str, value: object) -> str:
     """What gives a setting this value on the command line, as one word."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name}={','.join(value) if isinstance(value, (tuple, list)) else value}"
+    return f"--{name}={','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
 
 
 def differences(theirs: dict, ours: dict) -> list[str]:
@@ -195,7 +225,20 @@ def fingerprint(settings: object, free: set[str]) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
-def recorded_settings(kind: type[S], recorded: dict) -> S:
-    """The settings in what `fingerprint` or a log recorded; what else is in it is passed over."""
+def recorded_settings(
+    kind: type[S], recorded: dict, where: str | Path, check: Callable[[S], list[str]] = lambda settings: []
+) -> S:
+    """The settings in what `fingerprint` or a log recorded; what else is in it is passed over.
+
+    Args:
+        where: the file that holds them; check: the settings to everything wrong with them.
+
+    Raises:
+        ValueError: naming the file and what in it can't be a run's.
+    """
     known = {field.name: recorded[field.name] for field in fields(kind) if field.name in recorded}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    settings = typed_settings(kind, values, where)
+    if problems := check(settings):
+        raise ValueError(f"{where}: recorded settings that no run has: {'; '.join(problems)}; put back a copy")
+    return settings

@@ -6,9 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from config_HeLLM import Settings, beside_published
 from llama.HeLLM import HeLLM
 from llama.parallel import dp_size, mp_size
-from llama.weight_files import load_file
 from utils.build import read_interactions
-from utils.data import Interactions, required_files, training_batches
+from utils.data import Interactions, load_table, required_files, training_batches
 from utils.distributed import is_main, join_processes
 from utils.fit import Simulation, announce, fitted, job_of
 from utils.memory import GIB
@@ -69,7 +68,7 @@ def show(settings: Settings) -> None:
     """Print sizes and costs, from the interaction file and the model's shape alone."""
     data = read_interactions(settings)
     paths = [data.path.parent / name for name in required_files(settings.dataset, settings.GNNModel)[1:]]
-    widths = tuple(load_file(p, mapped=True).shape[1] if p.is_file() else PUBLISHED_WIDTH for p in paths)
+    widths = tuple(load_table(p).shape[1] if p.is_file() else PUBLISHED_WIDTH for p in paths)
     join_processes(settings.model_parallel, settings.model_name)
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")  # wherever the plan is printed
     simulation = Simulation(job_of(settings, data, widths, device))

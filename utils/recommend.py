@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from config_HeLLM import Settings
+from config_HeLLM import check as check_run
 from llama.checkpoint import load_adapter
 from llama.HeLLM import HeLLM
 from preprocess.item_files import ADDRESSES, ASINS, TEXTS, USERS, USERS_HEADER, as_asin, read_asins, read_lines
 from preprocess.pictures import find_pictures
-from utils.build import build_model, empty_model, read_inputs
+from utils.build import build_model, empty_model, outline, read_inputs
 from utils.data import Interactions, required_files
 from utils.distributed import pick_device
 from utils.files import replacing
@@ -101,12 +102,14 @@ def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM
                 "output/DATASET/GNNMODEL/TARGET"
             )
     recorded = read_state(folder / STATE)["settings"]
-    ran = recorded_settings(Settings, recorded)
+    ran = recorded_settings(Settings, recorded, folder / STATE, check_run)
     ran = replace(ran, data_dir=settings.data_dir, model_name=settings.model_name or ran.model_name)
     data, tables = read_inputs(replace(ran, max_len=0))
     check_files_read(folder, recorded, [*map(data.path.with_name, required_files(ran.dataset, ran.GNNModel))])
+    device = pick_device(settings.device)
+    load_adapter(outline(ran, tables, device), folder / BEST_ADAPTER)  # before memory is taken for what may not fit
     seed_everything(ran.seed)
-    model = build_model(ran, tables, pick_device(settings.device))
+    model = build_model(ran, tables, device)
     load_adapter(model, folder / BEST_ADAPTER)
     return ran, data, model.eval()
 

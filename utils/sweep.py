@@ -79,11 +79,7 @@ def last_record(settings: Settings) -> dict:
     *epochs, last = records
     recorded = last.get("settings", {})
     others = {name: value for name, value in recorded.items() if name not in KINDS}  # of another version
-    try:
-        theirs = others | state_settings(recorded_settings(Settings, recorded))
-    except TypeError as error:
-        raise ValueError(f"{path}: settings of no run: {error}; remove it, and it runs again") from error
-    differ = differences(theirs, state_settings(settings))
+    differ = differences(others | state_settings(recorded_settings(Settings, recorded, path)), state_settings(settings))
     if files := last.get("files"):
         names = required_files(settings.dataset, settings.GNNModel)
         folder = check_files(settings.data_dir, settings.dataset, names)

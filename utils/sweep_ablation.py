@@ -128,7 +128,7 @@ def pretraining_of(settings: Settings) -> Pretraining:
     logs = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
     log = logs / f"{published.target}_log.txt"
     told = read_settings(log)[1] if log.is_file() else {}
-    made = recorded_settings(GraphSettings, vars(published) | told)
+    made = recorded_settings(GraphSettings, vars(published) | told, log)
     files = {what: crc for what, crc in told.items() if what.startswith("CRC-32 of ")}
     read = [Path(what.removeprefix("CRC-32 of ")) for what in files]
     if not files and not made.features:

@@ -52,6 +52,8 @@ def grid_rows(rest: list[str], grid: dict[str, list]) -> list[Row]:
     Raises:
         ValueError: a setting that can't be swept, or the same run twice.
     """
+    if not isinstance(grid, dict):
+        raise ValueError(f"SWEEP in config_HeLLM.py is {grid!r:.60}, settings with lists of values are expected")
     for name, values in grid.items():
         if name not in KINDS:
             raise ValueError(f"--sweep {name}: no such setting; train_HeLLM.py --help lists them")
@@ -76,6 +78,8 @@ def _flag(name: str, value: object) -> str:
         if str(value).lower() not in words:
             raise ValueError(f"--sweep {name}={value}: true or false")
         value = words[str(value).lower()]
+    elif isinstance(value, (list, tuple)) and KINDS[name] in (int, float, str):
+        raise ValueError(f"SWEEP in config_HeLLM.py: {name} is {value!r:.60}, one value is expected")
     return flag(name, value)
 
 
