@@ -20,6 +20,7 @@ def work(name: str, argv: list[str], errors: str, limit: int, state: int, die: b
     with Path(errors).open("w") as file:
         os.dup2(file.fileno(), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background may have lost
     if die:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if limit and not state:

@@ -111,7 +111,7 @@ def test_a_folder_where_a_state_belongs(place, name, more, capsys):
     folder = place / "output" / "Small" / "MMHCL" / "tiny" / name
     folder.mkdir(parents=True)
     assert train_HeLLM.main([*short_command(place), *more]) == 2
-    assert capsys.readouterr().err == f"error: {folder}: a folder, where a file belongs; move it away\n"
+    assert capsys.readouterr().err == f"error: {folder}: a folder where a file belongs; remove it\n"
 
 
 @pytest.mark.parametrize("name", ["tiny_log.txt", "tiny_metrics.jsonl", "tiny_ranks.npz", "tiny_curves.png"])
@@ -119,7 +119,7 @@ def test_a_folder_where_a_log_belongs(place, name, capsys):
     folder = place / "log" / "Small" / "MMHCL" / name
     folder.mkdir(parents=True)
     assert train_HeLLM.main(short_command(place)) == 2
-    assert capsys.readouterr().err == f"error: {folder}: a folder, where a file belongs; move it away\n"
+    assert capsys.readouterr().err == f"error: {folder}: a folder where a file belongs; remove it\n"
 
 
 def test_who_was_there_before_in_no_readable_text(place, capsys):

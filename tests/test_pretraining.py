@@ -159,7 +159,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, which, damage, flag
         ("graph", ("--cf_model", "GAT"), "--cf_model GAT: one of LightGCN, NGCF, MF"),
         ("graph", ("--preset", "Books"), "unknown preset Books: one of Beauty"),
         ("sasrec", ("--hidden", "65"), "--hidden 65: a multiple of --n_heads 2"),
-        ("sasrec", ("--max_len", "3"), "--max_len 3: at least 4"),
+        ("sasrec", ("--max_len", "3"), "--max_len 3: from 4"),
         ("sasrec", ("--preset", "Beauty"), "unknown argument --preset"),
     ],
 )

@@ -185,7 +185,7 @@ class States:
         """See that no folder stands where this run will write."""
         places = [self.folder / STATE, self.folder / STATE_BEFORE, self.best, *self.log.paths]
         if folders := [path for path in places if path.is_dir()]:
-            raise ValueError(f"{folders[0]}: a folder, where a file belongs; move it away")
+            raise ValueError(f"{folders[0]}: a folder where a file belongs; remove it")
 
     def _start_over(self) -> Progress:
         if is_main():
