@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
-from utils.flags import DEEPEST, LARGEST, SEEDS, check_numbers, check_ranges, check_words, fingerprint, parse_settings
+from utils.flags import (
+    DEEPEST,
+    SEEDS,
+    check_max_len,
+    check_numbers,
+    check_ranges,
+    check_words,
+    fingerprint,
+    parse_settings,
+)
 from utils.memory import parse_bytes
 
 
@@ -170,8 +179,7 @@ def check(settings: Settings) -> list[str]:
     problems += check_words(settings, choices, ("dataset", "GNNModel", "target"))
     if settings.warm_head and settings.head != "trained":
         problems.append("--warm_head needs --head trained")
-    if not 3 <= settings.max_len <= LARGEST:
-        problems.append(f"--max_len {settings.max_len}: from 3 (two targets and a history) to {LARGEST}")
+    problems += check_max_len(settings)
     if settings.max_memory and settings.tokens_per_batch:
         problems.append("--max_memory fits --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:

@@ -216,4 +216,9 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, capsys):
     with pytest.raises(SystemExit) as stop:
         baselines.main(command(place, "--neighbours", "-1"))
     assert stop.value.code == 2 and "--neighbours -1: 0 or above" in capsys.readouterr().err
+    for number in (2, 10**20):
+        with pytest.raises(SystemExit) as stop:
+            baselines.main(command(place, f"--max_len={number}"))
+        assert stop.value.code == 2
+        assert f"--max_len {number}: from 3 (two targets and a history) to " in capsys.readouterr().err
     assert not (place / "log").exists()

@@ -25,7 +25,7 @@ from preprocess.pretrain_sasrec import SASRec, SequenceSettings
 from preprocess.pretrain_sasrec import check as check_sasrec
 from utils.data import Interactions, Samples, check_files, load_table
 from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
-from utils.flags import attempt, check_numbers, check_words, parse_settings, recorded_settings
+from utils.flags import attempt, check_max_len, check_numbers, check_words, parse_settings, recorded_settings
 from utils.hold import hold
 from utils.metrics import metrics
 from utils.run_log import CHOOSE_BY, SHOWN, RunLog, log_folder, read_records
@@ -52,10 +52,7 @@ class BaselineSettings:
 def check(settings: BaselineSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_numbers(settings, at_least_0=("neighbours",))
-    problems += check_words(settings, {}, ("dataset", "GNNModel"))
-    if settings.max_len < 3:
-        problems.append(f"--max_len {settings.max_len}: at least 3 (two targets and a history)")
-    return problems
+    return problems + check_words(settings, {}, ("dataset", "GNNModel")) + check_max_len(settings)
 
 
 @dataclass

@@ -188,6 +188,12 @@ def check_ranges(settings: object, **ranges: tuple[int, int]) -> list[str]:
     ]
 
 
+def check_max_len(settings: object) -> list[str]:
+    """What is wrong with the length of the histories that are read, a phrase at most."""
+    good = 3 <= settings.max_len <= LARGEST
+    return [] if good else [f"--max_len {settings.max_len}: from 3 (two targets and a history) to {LARGEST}"]
+
+
 def check_words(settings: object, choices: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> list[str]:
     """What is wrong with settings that take one of a few words (`choices`) or that become file names (`names`)."""
     problems = [
