@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from utils.flags import (
-    DEEPEST,
-    SEEDS,
+from utils.cli.flags import parse_settings
+from utils.cli.restored import fingerprint
+from utils.cli.validation import (
+    MAX_LAYERS,
+    SEED_RANGE,
+    check_choices_and_names,
     check_max_len,
     check_numbers,
     check_ranges,
-    check_words,
-    fingerprint,
-    parse_settings,
 )
-from utils.memory import parse_bytes
+from utils.runtime.memory import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -131,18 +131,18 @@ SWEEP: dict[str, list] = {}
 
 # What a resumed run may change: where things lie and are computed, by which operations of torch, in what portions and
 # when they are saved, not what is computed. Of batch_size and grad_steps their product stays (see `state_settings`).
-FREE_TO_CHANGE = {"data_dir", "device", "deterministic", "model_parallel", "output_dir", "logging_dir"}
-FREE_TO_CHANGE |= {"batch_size", "grad_steps", "eval_batch_size", "max_memory", "log_every"}
-FREE_TO_CHANGE |= {"save_every_minutes", "resume", "plan"}
+IGNORED_ON_RESUME = {"data_dir", "device", "deterministic", "model_parallel", "output_dir", "logging_dir"}
+IGNORED_ON_RESUME |= {"batch_size", "grad_steps", "eval_batch_size", "max_memory", "log_every"}
+IGNORED_ON_RESUME |= {"save_every_minutes", "resume", "plan"}
 
 
-def state_settings(settings: Settings) -> dict:
+def run_fingerprint(settings: Settings) -> dict:
     """What a resumed run must agree with, by name."""
-    kept = fingerprint(settings, FREE_TO_CHANGE)
+    kept = fingerprint(settings, IGNORED_ON_RESUME)
     return kept | {"batch_size x grad_steps": settings.batch_size * settings.grad_steps}
 
 
-def beside_published(settings: Settings) -> dict:
+def non_default_settings(settings: Settings) -> dict:
     """The settings that differ from the published ones, by name."""
     return {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
 
@@ -156,10 +156,10 @@ def parse_args(argv: list[str] | None = None) -> Settings:
         "Fine-tune HeLLM and test it. All combinations of some values: --sweep lr=1e-4,3e-4 lora_r=8,16, of which "
         "--sweep_shard 1/4 runs every fourth. The paper's ablations: --sweep ablation."
     )
-    return parse_settings(Settings, argv, "train_HeLLM.py", what, check, PRESETS, lambda given: "paper")
+    return parse_settings(Settings, argv, "train_HeLLM.py", what, validate_settings, PRESETS, lambda given: "paper")
 
 
-def check(settings: Settings) -> list[str]:
+def validate_settings(settings: Settings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_numbers(
         settings,
@@ -175,8 +175,8 @@ def check(settings: Settings) -> list[str]:
         "head": ("frozen", "trained", "tied"),
         "dtype": ("auto", "fp32", "bf16"),
     }
-    problems += check_ranges(settings, seed=SEEDS, n_layers=(-1, DEEPEST))
-    problems += check_words(settings, choices, ("dataset", "GNNModel", "target"))
+    problems += check_ranges(settings, seed=SEED_RANGE, n_layers=(-1, MAX_LAYERS))
+    problems += check_choices_and_names(settings, choices, ("dataset", "GNNModel", "target"))
     if settings.warm_head and settings.head != "trained":
         problems.append("--warm_head needs --head trained")
     problems += check_max_len(settings)

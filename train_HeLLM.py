@@ -19,42 +19,48 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config_HeLLM import Settings, beside_published, parse_args, state_settings
-from llama.checkpoint import adapter_parameters, load_adapter, save_adapter
-from llama.files import Unwritten
+from config_HeLLM import Settings, non_default_settings, parse_args, run_fingerprint
 from llama.HeLLM import HeLLM
 from llama.parallel import (
-    clip_gradients,
+    all_reduce_data_parallel,
+    all_reduce_gradients,
+    clip_grad_norm,
     dp_rank,
     dp_size,
-    partition_dims,
-    sum_gradients,
-    sum_over_replicas,
+    shard_dims,
 )
-from utils import plan
-from utils.build import build_model, make_demo, read_inputs
-from utils.data import Interactions, cut, required_files, training_batches
-from utils.distributed import (
+from preprocess.demo_data import ensure_demo_data
+from utils.cli.errors import report_user_error
+from utils.data.batches import split_microbatches, training_batches
+from utils.data.input_files import input_checksums
+from utils.data.interactions import Interactions
+from utils.data.layout import required_files
+from utils.evaluation.metrics import format_headline_metrics, ranking_metrics
+from utils.evaluation.ranking import Ranking, rank_by_popularity, rank_newest
+from utils.io.disk_full import DiskFullError
+from utils.logs.records import SELECTION_METRIC
+from utils.logs.run_log import RunLog, log_folder
+from utils.planning import plan
+from utils.planning.batch_size import fit_batch_sizes, suggest_batch_size
+from utils.planning.simulation import simulate
+from utils.runtime.distributed import (
+    all_reduce_max,
+    barrier,
+    init_processes,
+    is_distributed,
     is_main,
-    join_processes,
-    largest,
-    pick_device,
-    several,
+    resolve_device,
     to_device,
-    wait_for_all,
 )
-from utils.evaluate import Ranking, rank_by_popularity, rank_newest
-from utils.fit import fitted, simulate, what_would_fit
-from utils.flags import complain
-from utils.lr_sched import learning_rate
-from utils.memory import is_out_of_memory, peak_memory, told_when_too_large
-from utils.metrics import metrics, summary
-from utils.prompter import own_positions
-from utils.run_log import CHOOSE_BY, RunLog, log_folder
-from utils.seed import make_deterministic, seed_everything, seed_step
-from utils.stopping import Stopped, StopSignals, stopped_by
-from utils.sweep import parse_sweep
-from utils.training_state import BEST_ADAPTER, STATE, Progress, States, files_read, run_folder
+from utils.runtime.memory import explain_out_of_memory, is_out_of_memory, peak_memory
+from utils.runtime.seed import make_deterministic, seed_at, seed_everything
+from utils.runtime.signals import SignalFlag, StopTraining, stop_for_signal
+from utils.sweep.runner import parse_sweep
+from utils.training.adapter_file import adapter_parameters, load_adapter, save_adapter
+from utils.training.build import build_model, load_data
+from utils.training.checkpoints import BEST_ADAPTER, STATE, CheckpointManager, Progress, run_folder
+from utils.training.prompt import prompt_positions_per_row
+from utils.training.schedule import learning_rate
 
 
 class Trainer:
@@ -68,17 +74,17 @@ class Trainer:
         self.settings, self.model, self.data, self.log, self.folder = settings, model, data, log, folder
         self.device = model.score.weight.device
         self.train_samples, self.progress = data.training(settings.objective), Progress()
-        self.constant = own_positions(settings.objective, settings.prompt)
+        self.constant = prompt_positions_per_row(settings.objective, settings.prompt)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True
         )
         names = required_files(settings.dataset, settings.GNNModel)
-        self.files = files_read(map(data.path.with_name, names))  # what is tested is of these
-        depends_on = state_settings(settings) | self.files
-        what, dims = (adapter_parameters(model), self.optimizer, depends_on), partition_dims(model)
-        self.states = States(folder, self.best_adapter, *what, log, dims, writes=dp_rank() == 0)
-        self.signals, self.saved_at = StopSignals(), time.monotonic()
+        self.files = input_checksums(map(data.path.with_name, names))  # what is tested is of these
+        depends_on = run_fingerprint(settings) | self.files
+        what, dims = (adapter_parameters(model), self.optimizer, depends_on), shard_dims(model)
+        self.states = CheckpointManager(folder, self.best_adapter, *what, log, dims, writes=dp_rank() == 0)
+        self.signals, self.saved_at = SignalFlag(), time.monotonic()
         self.unread = []  # rows, learning rate, loss and gradient norm of the newest steps
         self.norm = None  # of the newest gradient
         self.failed = False  # whether one of them was not finite, on the device
@@ -92,7 +98,7 @@ class Trainer:
         """Save the state of all; nobody goes on, or leaves, before it is there."""
         self.read_losses()
         self.states.save(self.progress)
-        wait_for_all()
+        barrier()
         self.saved_at = time.monotonic()
 
     def fit(self) -> None:
@@ -100,7 +106,7 @@ class Trainer:
         progress, patience = self.progress, self.settings.patience
         while progress.epoch < self.settings.num_epochs:
             if patience and progress.epoch - 1 - progress.best_epoch >= patience:
-                self.log.say(f"no better validation {CHOOSE_BY} for {patience} epochs: training ends")
+                self.log.say(f"no better validation {SELECTION_METRIC} for {patience} epochs: training ends")
                 break
             self.train_epoch()
             self.save()  # before the validation, which may take long
@@ -128,7 +134,7 @@ class Trainer:
                 n_targets = self.train_samples.n_targets(rows)
                 progress.step, progress.samples = progress.step + 1, progress.samples + n_targets
                 self.savable = True
-                number, minutes = largest(self.signals.number, (time.monotonic() - self.saved_at) / 60)
+                number, minutes = all_reduce_max(self.signals.number, (time.monotonic() - self.saved_at) / 60)
                 due = number or minutes > s.save_every_minutes
                 if due or len(self.unread) == s.log_every or progress.step == len(batches):
                     self.read_losses()
@@ -138,14 +144,14 @@ class Trainer:
                 if due:
                     self.save()
                 if number:
-                    raise stopped_by(int(number), self.folder)
+                    raise stop_for_signal(int(number), self.folder)
         self.savable = False
 
     def read_losses(self) -> None:
         """Take the newest steps' losses into the epoch's mean: the device is waited for.
 
         Raises:
-            Stopped: a loss or gradient that is not finite; weights and state are those from before it.
+            StopTraining: a loss or gradient that is not finite; weights and state are those from before it.
         """
         progress, unread, self.unread = self.progress, self.unread, []
         values = torch.stack([torch.stack(step[2:]) for step in unread]).tolist() if unread else []
@@ -156,15 +162,15 @@ class Trainer:
                 progress.samples -= sum(map(self.train_samples.n_targets, undone))
                 rate, users = unread[number][1], self.train_samples.user[undone[0]].tolist()
                 stop = self.states.diverged(progress, loss, norm, rate, users)
-                wait_for_all()
+                barrier()
                 raise stop
             progress.loss_sum += loss
 
     def check_signals(self) -> None:
-        """Raise Stopped on all processes if a signal has come to one of them, the state being saved."""
-        (number,) = largest(self.signals.number)
+        """Raise StopTraining on all processes if a signal has come to one of them, the state being saved."""
+        (number,) = all_reduce_max(self.signals.number)
         if number:
-            raise stopped_by(int(number), self.folder)
+            raise stop_for_signal(int(number), self.folder)
 
     def step(self, rows, rate: float) -> Tensor:
         """One optimiser step at learning rate `rate` over samples `rows`; returns their mean loss, nats, unread.
@@ -177,19 +183,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # A state says nothing about what a replica draws, so that it serves any number of them.
-        seed_step(s.seed, self.progress.epoch, self.progress.step, dp_rank())
+        seed_at(s.seed, self.progress.epoch, self.progress.step, dp_rank())
         idle = dp_rank() >= len(rows)  # then any row, counted for nothing, gives the gradients that others have
         own = rows[:1] if idle else rows[dp_rank() :: dp_size()]
-        for part in cut(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
+        for part in split_microbatches(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
             batch = self.data.batch(self.train_samples, part)
             batch = (t if t is None else to_device(t, self.device) for t in batch)
             n_targets = self.train_samples.n_targets(part)
             loss = self.model.loss(*batch, n_targets) * (0 if idle else n_targets / targets)
             loss.backward()
             total += loss.detach()
-        sum_gradients(self.trained)
-        sum_over_replicas(total)
-        self.norm = clip_gradients(self.model, s.max_grad_norm).double()
+        all_reduce_gradients(self.trained)
+        all_reduce_data_parallel(total)
+        self.norm = clip_grad_norm(self.model, s.max_grad_norm).double()
         self.failed = ~(total + self.norm).isfinite() | self.failed
         self.optimizer.found_inf = self.failed.float()  # the fused step passes over everything where it is 1
         self.savable = False
@@ -207,7 +213,7 @@ class Trainer:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
         progress, samples = self.progress, self.data.validation()
         ranking = self.rank(samples, "validation")[0]
-        result = metrics(ranking.seen_kept)
+        result = ranking_metrics(ranking.seen_kept)
         record = {
             "epoch": progress.epoch,
             "train_loss": progress.loss_sum / progress.step,
@@ -215,17 +221,17 @@ class Trainer:
             "seconds": progress.seconds,
             "samples_per_s": progress.samples / progress.seconds,
             "val": result,
-            "val_unseen": metrics(ranking.seen_removed),
+            "val_unseen": ranking_metrics(ranking.seen_removed),
         }
         progress.records.append(record)
-        better = result[CHOOSE_BY] > progress.best_score
+        better = result[SELECTION_METRIC] > progress.best_score
         if better:
-            progress.best_epoch, progress.best_score = progress.epoch, result[CHOOSE_BY]
+            progress.best_epoch, progress.best_score = progress.epoch, result[SELECTION_METRIC]
             if dp_rank() == 0:
                 save_adapter(self.model, self.best_adapter)
         self.log.say(
             f"epoch {progress.epoch:3d}  loss {record['train_loss']:.4f}  {record['seconds']:.0f} s  "
-            f"{record['samples_per_s']:.0f} samples/s  validation {summary(result)}{'  best' if better else ''}"
+            f"{record['samples_per_s']:.0f} samples/s  validation {format_headline_metrics(result)}{'  best' if better else ''}"
         )
 
     def test(self) -> None:
@@ -236,17 +242,17 @@ class Trainer:
         popularity = rank_by_popularity(self.data, samples)
         record = {
             "best_epoch": progress.best_epoch,
-            "test": metrics(ranking.seen_kept),
-            "test_unseen": metrics(ranking.seen_removed),
-            "popularity": metrics(popularity.seen_kept),
+            "test": ranking_metrics(ranking.seen_kept),
+            "test_unseen": ranking_metrics(ranking.seen_removed),
+            "popularity": ranking_metrics(popularity.seen_kept),
             "users": len(samples),
             "users_per_s": ranking.users_per_s,
-            "settings": beside_published(self.settings),
+            "settings": non_default_settings(self.settings),
             "files": self.files,
             "peak_memory_bytes": peak_memory(self.device),
         }
         if validation:  # of the tested weights, from the same passes
-            record["val"] = metrics(validation[0].seen_kept)
+            record["val"] = ranking_metrics(validation[0].seen_kept)
         self.log.say_test(record)
         self.log.finish(progress.records, record, ranking)
 
@@ -256,12 +262,12 @@ class Trainer:
         Nobody may hold what the failed pass has computed any more.
         """
         self.optimizer.zero_grad()
-        saved = self.savable and not several()  # others do not know, and wait for this process elsewhere
+        saved = self.savable and not is_distributed()  # others do not know, and wait for this process elsewhere
         if saved:
             self.save()
         else:
             saved = (self.folder / STATE).is_file()
-        advice = what_would_fit(self.settings, self.data, self.model, self.device)
+        advice = suggest_batch_size(self.settings, self.data, self.model, self.device)
         what, state = "training" if self.model.training else "scoring", f"state saved in {self.folder}"
         go_on = f"{state}, go on with --resume" if saved else "nothing to go on from"
         self.log.say(f"out of memory in {what}: {go_on}; {advice}")
@@ -272,12 +278,12 @@ def prepare(settings: Settings, shared: dict | None = None) -> Trainer:
     """Read all that a run needs; what is wrong with it shows here, before anything is written. `build_model` shares."""
     if settings.deterministic:
         make_deterministic()
-    join_processes(settings.model_parallel, settings.model_name)
-    device = pick_device(settings.device)
-    make_demo(settings)
-    data, tables = read_inputs(settings)
+    init_processes(settings.model_parallel, settings.model_name)
+    device = resolve_device(settings.device)
+    ensure_demo_data(settings)
+    data, tables = load_data(settings)
     if settings.max_memory:
-        settings = fitted(settings, simulate(settings, data, tables, device))
+        settings = fit_batch_sizes(settings, simulate(settings, data, tables, device))
     seed_everything(settings.seed)
     model = build_model(settings, tables, device, shared)
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
@@ -287,17 +293,17 @@ def prepare(settings: Settings, shared: dict | None = None) -> Trainer:
 
 
 def run(trainer: Trainer) -> int:
-    """Train and test; returns the exit status. A full disk is `Unwritten`."""
+    """Train and test; returns the exit status. A full disk is `DiskFullError`."""
     settings, log = trainer.settings, trainer.log
     trainer.signals.listen()
     log.clear(settings.resume)
     try:
-        for line in plan.beginning(settings, trainer.model):
+        for line in plan.run_header(settings, trainer.model):
             log.say(line)
         trainer.fit()
         trainer.test()
         return 0
-    except Stopped as stop:
+    except StopTraining as stop:
         log.say(str(stop))
         return stop.status
     except (RuntimeError, MemoryError) as error:
@@ -314,16 +320,16 @@ def main(argv: list[str] | None = None) -> int:
                 return sweep.run(prepare, run)
             settings = parse_args(argv)
             if settings.plan:
-                plan.show(settings)
+                plan.print_plan(settings)
                 return 0
-            with told_when_too_large():
+            with explain_out_of_memory():
                 trainer = prepare(settings)
             trainer.progress = leaving.enter_context(trainer.states.begun(settings.resume))
         except (ValueError, OSError) as mistake:
-            return complain(mistake)
+            return report_user_error(mistake)
         try:
             return run(trainer)
-        except Unwritten as full:
+        except DiskFullError as full:
             print(f"error: {full}; make room and go on with --resume", file=sys.stderr)
             return 1
 

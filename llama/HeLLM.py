@@ -4,15 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama.causal import align_left, causal_pass
+from llama.causal import causal_pass, left_to_right_padding
+from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
 from llama.graph_adapter import GraphAdapter
-from llama.linear_loss import linear_cross_entropy, sampled_cross_entropy
 from llama.lora import LowRank, add_lora
 from llama.model import ModelArgs, Transformer
-from llama.parallel import INIT_STD, ensure_model_parallel
+from llama.parallel import INIT_STD, init_model_parallel
 
 
-class ItemIds(nn.Embedding):
+class ItemIdEmbedding(nn.Embedding):
     """A learned vector an item, which starts small."""
 
     def reset_parameters(self) -> None:
@@ -46,7 +46,7 @@ class HeLLM(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        ensure_model_parallel()
+        init_model_parallel()
         device = torch.get_default_device()
         self.args, self.dtype = args, dtype
         self.n_items = len(graph_item_embedding)
@@ -59,11 +59,11 @@ class HeLLM(nn.Module):
                 add_lora(self.llama, args)
             self.item_projector = nn.Sequential(nn.Linear(width, args.dim), nn.GELU(), nn.Linear(args.dim, args.dim))
             self.graph_adapter = GraphAdapter(args, graph_dim) if args.w_adapter else None
-            self.item_ids = ItemIds(self.n_items, args.dim) if args.item_ids else None
+            self.item_ids = ItemIdEmbedding(self.n_items, args.dim) if args.item_ids else None
             self.score = nn.Linear(args.dim, args.dim if args.tie_score else self.n_items, bias=False)
         set_trainable(self)
         if device.type != "meta":
-            fill(self, device)
+            materialize(self, device)
 
     def _set_inputs(self, graph_table: Tensor, seq_table: Tensor, instruct_ids, response_ids) -> None:
         if len(seq_table) != self.n_items + 1:
@@ -96,7 +96,7 @@ class HeLLM(nn.Module):
     def hidden(self, items: Tensor, mask: Tensor | None = None, last: int = 1) -> Tensor:
         """Last hidden states, normalised, that the head reads: (B, last, D) float32. Arguments as in `scores`."""
         if self.args.objective == "causal":
-            items, lengths = align_left(items, mask)
+            items, lengths = left_to_right_padding(items, mask)
             return self._causal(items, (lengths[:, None] - torch.arange(last, 0, -1, device=items.device)).clamp(min=0))
         if last != 1:
             raise ValueError(f"the prefix objective reads one position a pass, not {last}")
@@ -175,12 +175,12 @@ class HeLLM(nn.Module):
             n_targets: how many positions are real, where the caller knows it: a GPU need not be asked then.
         """
         if self.args.objective == "causal":
-            right, lengths = align_left(items, mask)
+            right, lengths = left_to_right_padding(items, mask)
             hidden, targets = self._causal(right).flatten(0, 1), targets.flatten()
             if mask is not None:
                 place = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
                 n = int(mask.sum()) if n_targets is None else n_targets
-                hidden, targets = hidden[true_places(place, n)], targets[true_places(mask, n)]
+                hidden, targets = hidden[true_indices(place, n)], targets[true_indices(mask, n)]
         else:
             hidden = self.hidden(items, mask)[:, 0]
         (hidden, weight), smoothing = self._head(hidden), self.args.label_smoothing
@@ -192,7 +192,7 @@ class HeLLM(nn.Module):
         return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=smoothing)
 
 
-def true_places(flags: Tensor, n: int) -> Tensor:
+def true_indices(flags: Tensor, n: int) -> Tensor:
     """Where the n true ones of some flags are, in order, without waiting for the device: int64 (n,)."""
     return (~flags).flatten().byte().argsort(stable=True)[:n]
 
@@ -203,11 +203,11 @@ def set_trainable(model: HeLLM) -> None:
     model.llama.requires_grad_(model.args.train_base)
     model.score.requires_grad_(model.args.train_score or model.args.tie_score)
     for module in model.modules():
-        if isinstance(module, (LowRank, GraphAdapter, ItemIds)) or module is model.item_projector:
+        if isinstance(module, (LowRank, GraphAdapter, ItemIdEmbedding)) or module is model.item_projector:
             module.requires_grad_(True)
 
 
-def fill(model: nn.Module, device: torch.device | str) -> None:
+def materialize(model: nn.Module, device: torch.device | str) -> None:
     """Allocate on `device` and initialise whatever is still on the meta device, module by module."""
     for module in model.modules():
         own = dict(module.named_parameters(recurse=False))

@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama.model import Attention, Prefix, Transformer, TransformerBlock
+from llama.model import AdapterInput, Attention, Transformer, TransformerBlock
 
-Pair = tuple[Prefix, Prefix]  # of keys and of values
+KeyValue = tuple[AdapterInput, AdapterInput]  # of keys and of values
 
 
 def causal_pass(
     transformer: Transformer,
     prompt: Tensor,
     items: Tensor,
-    adapter: Iterable[Pair] | None = None,
-    learned: Iterable[Pair] | None = None,
+    adapter: Iterable[KeyValue] | None = None,
+    learned: Iterable[KeyValue] | None = None,
     at: Tensor | None = None,
 ) -> Tensor:
     """Run all layers and the final norm over [prompt][items].
@@ -45,7 +45,7 @@ def causal_pass(
     for layer, own, shared in zip(transformer.layers, adapter or nothing, learned or nothing, strict=True):
         last = layer is transformer.layers[-1]
         prompt, h = transformer.run(_layer_pass, layer, prompt, h, freqs, own, shared, last, at if last else None)
-    return transformer.norm(h if args.n_layers or at is None else take(h, at))
+    return transformer.norm(h if args.n_layers or at is None else gather_positions(h, at))
 
 
 def _layer_pass(
@@ -53,8 +53,8 @@ def _layer_pass(
     prompt: Tensor,
     h: Tensor,
     freqs: tuple[Tensor, Tensor],
-    own: Pair | None,
-    learned: Pair | None,
+    own: KeyValue | None,
+    learned: KeyValue | None,
     last: bool,
     at: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -64,19 +64,24 @@ def _layer_pass(
     x, place = layer.attention_norm(h), torch.arange(h.shape[1], device=h.device)[None]
     keys_values = attention.keys_values(x, freqs[1])
     if at is not None:  # nobody reads the other positions
-        h, x, place, own = take(h, at), take(x, at), at, own and tuple(_take_rows(p, at) for p in own)
+        h, x, place, own = (
+            gather_positions(h, at),
+            gather_positions(x, at),
+            at,
+            own and tuple(_gather_history(p, at) for p in own),
+        )
     q = attention.queries(x, freqs[1][0][place])
     if own is not None:
         own = tuple(p.project(w) for w, p in zip((attention.wk, attention.wv), own, strict=True))
     return prompt, layer.add(h, _attend(attention, q, keys_values, before, own, place))
 
 
-def take(x: Tensor, at: Tensor) -> Tensor:
+def gather_positions(x: Tensor, at: Tensor) -> Tensor:
     """Positions `at`, int64 (B, K), of x (B, T, …): (B, K, …)."""
     return x[torch.arange(len(at), device=at.device)[:, None], at]
 
 
-def align_left(items: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def left_to_right_padding(items: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Left-padded items (B, T) and their mask to right-padded items, and each row's length, int64 (B,)."""
     batch, length = items.shape
     if mask is None:
@@ -86,14 +91,14 @@ def align_left(items: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return items.gather(1, from_left.clamp(max=length - 1)), lengths
 
 
-def _take_rows(prefix: Prefix, at: Tensor) -> Prefix:
+def _gather_history(prefix: AdapterInput, at: Tensor) -> AdapterInput:
     if prefix.row is None:
         return prefix
-    return Prefix(prefix.slot, take(prefix.row, at), take(prefix.scale, at))
+    return AdapterInput(prefix.slot, gather_positions(prefix.row, at), gather_positions(prefix.scale, at))
 
 
 def _prompt_layer(
-    layer: TransformerBlock, h: Tensor, freqs: Tensor, learned: Pair | None, last: bool
+    layer: TransformerBlock, h: Tensor, freqs: Tensor, learned: KeyValue | None, last: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The prompt's next residual stream, and the keys and values that the items see of it: (P, Hkv, head_dim)."""
     attention, x = layer.attention, layer.attention_norm(h)
@@ -113,7 +118,7 @@ def _attend(
     q: Tensor,
     keys_values: tuple[Tensor, Tensor],
     before: tuple[Tensor, Tensor],
-    own: Pair | None,
+    own: KeyValue | None,
     place: Tensor,
 ) -> Tensor:
     """Attention of each query over its own adapter positions, the prompt, and the items up to its place.
@@ -134,17 +139,17 @@ def _attend(
         torch.einsum("bskgd,btkd->bkgst", q, k).masked_fill(~seen[:, None, None], -torch.inf),
     ]
     if own is not None:
-        scores.insert(0, _own_scores(q, own[0]).expand(*scores[0].shape[:-1], n_slots))
+        scores.insert(0, _adapter_logits(q, own[0]).expand(*scores[0].shape[:-1], n_slots))
     weights = torch.cat(scores, -1).float().softmax(-1)
     w_own, w_before, w_items = weights.split([n_slots, len(k_before), k.shape[1]], -1)
     out = torch.einsum("bkgst,btkd->bskgd", w_items.type_as(v), v)
     out = out + torch.einsum("bkgsp,pkd->bskgd", w_before.type_as(v), v_before)
     if own is not None:
-        out = out + _own_values(w_own, own[1])
+        out = out + _adapter_output(w_own, own[1])
     return attention.wo(out.type_as(v).flatten(2))
 
 
-def _own_scores(q: Tensor, keys: Prefix) -> Tensor:
+def _adapter_logits(q: Tensor, keys: AdapterInput) -> Tensor:
     """q (B, S, Hkv, G, d) times keys (B, S, A, Hkv · d): (B, Hkv, G, S, A), A = 1 without slots."""
     score = 0.0
     if keys.slot is not None:
@@ -152,12 +157,12 @@ def _own_scores(q: Tensor, keys: Prefix) -> Tensor:
     if keys.row is not None:
         row = keys.row.unflatten(-1, (q.shape[2], 1, -1))
         score = score + (q * row).sum(-1).permute(0, 2, 3, 1)[..., None]
-    return score * _over_heads(keys.scale)
+    return score * _broadcast_heads(keys.scale)
 
 
-def _own_values(weights: Tensor, values: Prefix) -> Tensor:
+def _adapter_output(weights: Tensor, values: AdapterInput) -> Tensor:
     """Weights (B, Hkv, G, S, A) times values (B, S, A, Hkv · d): (B, S, Hkv, G, d)."""
-    out, groups, weights = 0.0, weights.shape[1], weights * _over_heads(values.scale)
+    out, groups, weights = 0.0, weights.shape[1], weights * _broadcast_heads(values.scale)
     if values.slot is not None:
         slot = values.slot.unflatten(-1, (groups, -1))
         out = torch.einsum("bkgsa,akd->bskgd", weights.type_as(slot), slot)
@@ -167,5 +172,5 @@ def _own_values(weights: Tensor, values: Prefix) -> Tensor:
     return out
 
 
-def _over_heads(scale: Tensor) -> Tensor:
+def _broadcast_heads(scale: Tensor) -> Tensor:
     return scale if scale.ndim == 1 else scale[:, None, None]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llama.sizes import wrong_sizes
+from llama.sizes import shape_problems
 
 INSTALL = "pip install gguf"
 OTHER_FILE = "take a file of a plain LLaMA, such as LLaMA-2 or SmolLM2"
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     kind: object
 
 
-def package(path: Path):
+def import_gguf(path: Path):
     """The module gguf.
 
     Raises:
@@ -59,7 +59,7 @@ def read_header(path: Path) -> tuple[dict, dict[str, Entry]]:
     Raises:
         ValueError: the package is missing; not a GGUF file, cut short or damaged.
     """
-    gguf = package(path)
+    gguf = import_gguf(path)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path}: not a GGUF file: fetch it again, or give the folder of weights of another kind")
@@ -116,14 +116,16 @@ def model_shape(path: Path, fields: dict) -> dict:
     }
     of = {"attention.head_count_kv": of.get("attention.head_count"), "rope.freq_base": 10000.0} | of
     shape = {ours: of.get(theirs) for ours, theirs in names.items()}
-    wrong = wrong_sizes(shape, {ours: f"llama.{theirs}" for ours, theirs in names.items()}) or unsupported(of, shape)
+    wrong = shape_problems(shape, {ours: f"llama.{theirs}" for ours, theirs in names.items()}) or unsupported_metadata(
+        of, shape
+    )
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}; {OTHER_FILE}")
     shape["norm_eps"] = float(f"{shape['norm_eps']:.7g}")  # float32 there; 1e-05 again, as other files state it
     return shape
 
 
-def unsupported(of: dict, shape: dict) -> list[str]:
+def unsupported_metadata(of: dict, shape: dict) -> list[str]:
     """What the metadata ask for and the model does not do, a phrase each."""
     head_dim = shape["dim"] // shape["n_heads"]
     checks = {
@@ -184,7 +186,7 @@ class GGUFFile:
         """float32, of the entry's shape; a view of the file where it holds float32."""
         rows = data[entry.offset : entry.offset + entry.size].reshape(*entry.shape[:-1], -1)
         try:
-            return torch.from_numpy(package(self.path).quants.dequantize(rows, entry.kind))
+            return torch.from_numpy(import_gguf(self.path).quants.dequantize(rows, entry.kind))
         except NotImplementedError as error:
             raise ValueError(
                 f"{self.path}: {name} has number format {entry.kind.name}, which the package gguf does not read; "

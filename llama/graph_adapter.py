@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from llama.model import ModelArgs, Prefix
+from llama.model import AdapterInput, ModelArgs
 
 
 def bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
@@ -16,7 +16,7 @@ def bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
     return pooled / embeddings.any(2).sum(1, keepdim=True).clamp(min=1) if mean else pooled
 
 
-def running_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
+def cumulative_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
     """G of every beginning of a history, G_t = G_{t−1} + e_t e_tᵀ: (B, T, d_g) to (B, T, d_g²).
 
     Args:
@@ -31,7 +31,7 @@ def running_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
     return pooled / torch.arange(1, pooled.shape[1] + 1, device=pooled.device)[:, None] if mean else pooled
 
 
-def _bridge(pooled: int, dim: int, dropout: float) -> nn.Sequential:
+def _mlp(pooled: int, dim: int, dropout: float) -> nn.Sequential:
     """Perceptron from the pooled graph to the model width: (B, d_g²) to (B, D)."""
     return nn.Sequential(
         nn.Linear(pooled, pooled),
@@ -59,7 +59,7 @@ class GraphAdapter(nn.Module):
         if args.graph_adapter:
             rank = args.graph_rank or graph_dim
             self.bimap = nn.Linear(graph_dim, rank, bias=False) if args.graph_rank else nn.Identity()
-            self.bridge = nn.ModuleDict({side: _bridge(rank**2, args.dim, args.graph_dropout) for side in sides})
+            self.bridge = nn.ModuleDict({side: _mlp(rank**2, args.dim, args.graph_dropout) for side in sides})
             self.norm_pre = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in sides})
         if args.prefix_adapter:
             shape = (args.n_layers, args.adapter_len, args.dim)
@@ -71,7 +71,7 @@ class GraphAdapter(nn.Module):
         for prefix in self.parameters(recurse=False):
             nn.init.normal_(prefix)
 
-    def forward(self, embeddings: Tensor, running: bool = False) -> list[tuple[Prefix, Prefix]]:
+    def forward(self, embeddings: Tensor, running: bool = False) -> list[tuple[AdapterInput, AdapterInput]]:
         """Each layer's key and value inputs.
 
         Args:
@@ -82,16 +82,16 @@ class GraphAdapter(nn.Module):
         """
         rows = {}
         if self.args.graph_adapter:
-            pool = running_bimap_pool if running else bimap_pool
+            pool = cumulative_bimap_pool if running else bimap_pool
             pooled = pool(self.bimap(embeddings), self.args.graph_mean)
             rows = {side: self.norm_pre[side](bridge(pooled).float()) for side, bridge in self.bridge.items()}
         return self.layers(rows)
 
-    def layers(self, rows: dict[str, Tensor]) -> list[tuple[Prefix, Prefix]]:
+    def layers(self, rows: dict[str, Tensor]) -> list[tuple[AdapterInput, AdapterInput]]:
         """Each layer's key and value inputs from the graph vectors `rows` (…, D) a side, or from none."""
         return [*zip(*(self._side(side, rows.get(side)) for side in self.norm), strict=True)]
 
-    def _side(self, side: str, row: Tensor | None) -> list[Prefix]:
+    def _side(self, side: str, row: Tensor | None) -> list[AdapterInput]:
         """norm(slot + row) in each layer as scale · (γ·slot + γ·row).
 
         The scales come from |slot|², slot·row and |row|²: what a row needs by itself is computed once for all layers.
@@ -110,4 +110,4 @@ class GraphAdapter(nn.Module):
             scales = (square + norm.eps).rsqrt()
             row = None if row is None else row * norm.weight
             scales = scales.expand(*scales.shape[:-2], len(slots), -1).unbind(-2)
-        return [Prefix(slot, row, scale) for slot, scale in zip(slots, scales, strict=True)]
+        return [AdapterInput(slot, row, scale) for slot, scale in zip(slots, scales, strict=True)]

@@ -8,7 +8,7 @@ from fairscale.nn.model_parallel.mappings import copy_to_model_parallel_region, 
 from torch import Tensor, nn
 
 from llama.model import ModelArgs, Transformer
-from llama.parallel import ColumnParallelLinear, RowParallelLinear, init_partition_
+from llama.parallel import ColumnParallelLinear, RowParallelLinear, init_shard_
 
 
 class LowRank(nn.Module):
@@ -27,7 +27,7 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.empty(out_features, args.lora_r))
 
     def reset_parameters(self) -> None:
-        init_partition_(self.down, self.partition.get("down"), lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)))
+        init_shard_(self.down, self.partition.get("down"), lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)))
         nn.init.zeros_(self.up)
 
     def pays_merged(self, x: Tensor, weight: Tensor) -> bool:

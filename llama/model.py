@@ -13,7 +13,7 @@ from fairscale.nn.model_parallel.mappings import copy_to_model_parallel_region
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llama.parallel import ColumnParallelLinear, ParallelEmbedding, RowParallelLinear, ensure_model_parallel, mp_size
+from llama.parallel import ColumnParallelLinear, ParallelEmbedding, RowParallelLinear, init_model_parallel, mp_size
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ModelArgs:
         return self.adapter_len if self.w_adapter else 0
 
 
-SIZES = {  # shapes known by name
+MODEL_SIZES = {  # shapes known by name
     "Llama-2-7b": {},
     "Llama-2-13b": {"dim": 5120, "n_layers": 40, "n_heads": 40},
     # The yardstick for costs (SPEC.md section 6)
@@ -122,7 +122,7 @@ def apply_rotary_emb(x: Tensor, freqs_cis: Tensor) -> Tensor:
     return torch.view_as_real(pairs * freqs_cis[:, :, None]).flatten(3).type_as(x)
 
 
-class Prefix(NamedTuple):
+class AdapterInput(NamedTuple):
     """Inputs scale · (slot + row) of A extra key or value positions, their sum never formed.
 
     A linear map of them is scale · (W slot + W row): one product a slot and one a row instead of one a pair.
@@ -132,11 +132,11 @@ class Prefix(NamedTuple):
     row: Tensor | None  # (…, dim), the same in all slots
     scale: Tensor  # (…, A), or (…, 1) without slots
 
-    def project(self, weight: ColumnParallelLinear) -> "Prefix":
+    def project(self, weight: ColumnParallelLinear) -> "AdapterInput":
         """The same through a parallel layer's weight, without any low-rank update (SPEC.md section 3)."""
         slot, row = (x if x is None else ColumnParallelLinear.forward(weight, x) for x in self[:2])
         # Every process reads all scales for its own heads, so their gradients add up over the processes.
-        return Prefix(slot, row, copy_to_model_parallel_region(self.scale))
+        return AdapterInput(slot, row, copy_to_model_parallel_region(self.scale))
 
     def whole(self) -> Tensor:
         """The sum written out: (…, A, width)."""
@@ -188,7 +188,7 @@ class Attention(nn.Module):
         k, v = (w(x).unflatten(-1, (-1, self.head_dim)) for w in (self.wk, self.wv))
         return apply_rotary_emb(k, freqs_cis), v
 
-    def prefix_keys_values(self, prefix: tuple[Prefix, Prefix], batch: int) -> list[Tensor]:
+    def prefix_keys_values(self, prefix: tuple[AdapterInput, AdapterInput], batch: int) -> list[Tensor]:
         """Keys, not rotated, and values of the prefix: (batch, A, n_kv_heads, head_dim) each."""
         parts = [p.project(w).whole() for w, p in zip((self.wk, self.wv), prefix, strict=True)]
         return [p.expand(batch, self.prefix_len, -1).unflatten(-1, (-1, self.head_dim)) for p in parts]
@@ -239,7 +239,7 @@ class Transformer(nn.Module):
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
-        ensure_model_parallel()
+        init_model_parallel()
         self.args = args
         self.tok_embeddings = ParallelEmbedding(args.vocab_size, args.dim)
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))

@@ -23,7 +23,7 @@ INIT_STD = 0.02  # of a base that is trained from scratch
 BUCKET_ELEMENTS = 2**24  # gradients that are summed together, at least: 64 MiB
 
 
-def ensure_model_parallel(size: int = 1) -> None:
+def init_model_parallel(size: int = 1) -> None:
     """Join the process groups that torchrun describes, or set up those of a single process, once.
 
     Args:
@@ -33,14 +33,14 @@ def ensure_model_parallel(size: int = 1) -> None:
         return
     if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            _join_started()
+            _init_from_torchrun()
         else:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with contextlib.redirect_stdout(io.StringIO()):  # fairscale announces itself
         model_parallel.initialize.initialize_model_parallel(size)
 
 
-def _join_started() -> None:
+def _init_from_torchrun() -> None:
     """Join the processes that torchrun has started, or started again."""
     store, rank, size = next(rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # one machine
@@ -71,14 +71,14 @@ def dp_rank() -> int:
     return model_parallel.initialize.get_data_parallel_rank()
 
 
-def sum_over_replicas(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_data_parallel(tensor: torch.Tensor) -> torch.Tensor:
     """Add up a tensor of every replica, in place; a collective call."""
     if dp_size() > 1:
         dist.all_reduce(tensor, group=model_parallel.initialize.get_data_parallel_group())
     return tensor
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add up every gradient over the replicas, many in one message; a collective call.
 
     A parameter without a gradient must have none on any replica.
@@ -89,17 +89,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         while grads and size < BUCKET_ELEMENTS:
             bucket.append(grads.pop())
             size += bucket[-1].numel()
-        summed = sum_over_replicas(torch.cat([grad.flatten() for grad in bucket]))
+        summed = all_reduce_data_parallel(torch.cat([grad.flatten() for grad in bucket]))
         for grad, part in zip(bucket, summed.split([grad.numel() for grad in bucket]), strict=True):
             grad.copy_(part.view_as(grad))
 
 
-def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
+def clip_grad_norm(model: nn.Module, limit: float) -> torch.Tensor:
     """Scale all gradients so that their norm, over the parts on every process, is at most `limit` (0: do not scale).
 
     Returns the norm before; the device is not waited for. A collective call.
     """
-    dims, grads = partition_dims(model) if mp_size() > 1 else {}, {True: [], False: []}
+    dims, grads = shard_dims(model) if mp_size() > 1 else {}, {True: [], False: []}
     for name, p in model.named_parameters():
         if p.grad is not None:
             grads[dims.get(name) is not None].append(p.grad)
@@ -112,14 +112,14 @@ def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
     return norm
 
 
-def local_part(full: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
+def shard(full: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
     """This process's slice of a whole tensor (the tensor itself where it is not partitioned)."""
     if partition_dim is None or mp_size() == 1:
         return full
     return full.chunk(mp_size(), partition_dim)[mp_rank()]
 
 
-def gather_parts(part: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
+def unshard(part: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
     """The whole tensor of every process's slice; a collective call where it is partitioned."""
     if partition_dim is None or mp_size() == 1:
         return part
@@ -128,7 +128,7 @@ def gather_parts(part: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
     return torch.cat(parts, partition_dim)
 
 
-def partition_dims(model: nn.Module) -> dict[str, int | None]:
+def shard_dims(model: nn.Module) -> dict[str, int | None]:
     """For every parameter name the dimension it is split along, None where each process holds all of it."""
     dims = {}
     for prefix, module in model.named_modules():
@@ -139,30 +139,30 @@ def partition_dims(model: nn.Module) -> dict[str, int | None]:
 
 
 @torch.no_grad()
-def init_partition_(part: torch.Tensor, partition_dim: int | None, initialise) -> None:
+def init_shard_(part: torch.Tensor, partition_dim: int | None, initialise) -> None:
     """Fill a slice as if the whole tensor had been drawn, so that the number of processes changes nothing."""
     shape = list(part.shape)
     if partition_dim is not None:
         shape[partition_dim] *= mp_size()
     full = torch.empty(shape, dtype=part.dtype, device=part.device)
     initialise(full)
-    part.copy_(local_part(full, partition_dim))
+    part.copy_(shard(full, partition_dim))
 
 
-def _share(size: int, what: str) -> int:
+def _divide_evenly(size: int, what: str) -> int:
     if size % mp_size():
         raise ValueError(f"{what} {size} cannot be split over {mp_size()} processes; start a number that divides it")
     return size // mp_size()
 
 
-class _Normal:
+class _NormalInit:
     """Base weights trained from scratch start from N(0, INIT_STD)."""
 
     def reset_parameters(self) -> None:
-        init_partition_(self.weight, self.partition["weight"], lambda full: nn.init.normal_(full, std=INIT_STD))
+        init_shard_(self.weight, self.partition["weight"], lambda full: nn.init.normal_(full, std=INIT_STD))
 
 
-class ParallelEmbedding(_Normal, fairscale_layers.ParallelEmbedding):
+class ParallelEmbedding(_NormalInit, fairscale_layers.ParallelEmbedding):
     """Token table (vocab_size, dim), split along dim; maps int64 (…) to (…, dim) on every process."""
 
     partition = {"weight": 1}
@@ -171,10 +171,10 @@ class ParallelEmbedding(_Normal, fairscale_layers.ParallelEmbedding):
         nn.Module.__init__(self)
         self.padding_idx = self.max_norm = None
         self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
-        self.weight = nn.Parameter(torch.empty(num_embeddings, _share(embedding_dim, "dim")))
+        self.weight = nn.Parameter(torch.empty(num_embeddings, _divide_evenly(embedding_dim, "dim")))
 
 
-class ColumnParallelLinear(_Normal, fairscale_layers.ColumnParallelLinear):
+class ColumnParallelLinear(_NormalInit, fairscale_layers.ColumnParallelLinear):
     """Linear without bias, its outputs split: (…, in_features) to (…, out_features / processes)."""
 
     partition = {"weight": 0}
@@ -182,11 +182,11 @@ class ColumnParallelLinear(_Normal, fairscale_layers.ColumnParallelLinear):
     def __init__(self, in_features: int, out_features: int) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.gather_output = in_features, out_features, False
-        self.weight = nn.Parameter(torch.empty(_share(out_features, "width"), in_features))
+        self.weight = nn.Parameter(torch.empty(_divide_evenly(out_features, "width"), in_features))
         self.register_parameter("bias", None)
 
 
-class RowParallelLinear(_Normal, fairscale_layers.RowParallelLinear):
+class RowParallelLinear(_NormalInit, fairscale_layers.RowParallelLinear):
     """Linear without bias, its inputs split: (…, in_features / processes) to (…, out_features)."""
 
     partition = {"weight": 1}
@@ -194,5 +194,5 @@ class RowParallelLinear(_Normal, fairscale_layers.RowParallelLinear):
     def __init__(self, in_features: int, out_features: int) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.input_is_parallel = in_features, out_features, True
-        self.weight = nn.Parameter(torch.empty(out_features, _share(in_features, "width")))
+        self.weight = nn.Parameter(torch.empty(out_features, _divide_evenly(in_features, "width")))
         self.register_parameter("bias", None)

@@ -2,12 +2,12 @@
 
 import math
 
-LARGEST = {"dim": 2**16, "n_layers": 2**10}  # nothing near has been trained; built before a tensor is looked at
-LARGEST_COUNT = 2**24
-NUMBERS = {"norm_eps": 1.0, "rope_theta": math.inf, "ffn_dim_multiplier": math.inf}  # what they are below
+INT_LIMITS = {"dim": 2**16, "n_layers": 2**10}  # nothing near has been trained; built before a tensor is looked at
+MAX_INT = 2**24
+FLOAT_LIMITS = {"norm_eps": 1.0, "rope_theta": math.inf, "ffn_dim_multiplier": math.inf}  # what they are below
 
 
-def wrong_sizes(shape: dict, names: dict[str, str]) -> list[str]:
+def shape_problems(shape: dict, names: dict[str, str]) -> list[str]:
     """Everything wrong with sizes from a file, a phrase each.
 
     Args:
@@ -15,11 +15,11 @@ def wrong_sizes(shape: dict, names: dict[str, str]) -> list[str]:
     """
     wrong = []
     for field, value in shape.items():
-        if field in NUMBERS:
-            good = type(value) in (int, float) and 0 < value < NUMBERS[field]
-            expected = f"a number between 0 and {NUMBERS[field]}"
+        if field in FLOAT_LIMITS:
+            good = type(value) in (int, float) and 0 < value < FLOAT_LIMITS[field]
+            expected = f"a number between 0 and {FLOAT_LIMITS[field]}"
         else:
-            largest = LARGEST.get(field, LARGEST_COUNT)
+            largest = INT_LIMITS.get(field, MAX_INT)
             good, expected = type(value) is int and 1 <= value <= largest, f"a whole number from 1 to {largest}"
         if not good and not (field in ("n_kv_heads", "ffn_dim_multiplier") and value is None):
             wrong.append(f"{names.get(field, field)} is {value!r:.60} ({expected} is read)")

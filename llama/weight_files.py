@@ -7,8 +7,6 @@ copied are given back; what can be used as it lies is not copied at all.
 import json
 import math
 import mmap
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,55 +14,14 @@ import torch
 from torch import Tensor
 
 from llama.gguf_file import GGUFFile
-from llama.sizes import wrong_sizes
+from llama.sizes import shape_problems
+from llama.torch_file import is_dense_tensor, load_torch_file
 
 UNUSED = ("output.weight", "rope.freqs")  # LLaMA's own output head, and rotations that are computed
-WHERE_FROM = (
+DOWNLOAD_HINT = (
     "LLaMA-2 is licensed by Meta: ask at llama.com/llama-downloads (params.json, consolidated.*.pth, tokenizer.model) "
     "or take meta-llama/Llama-2-7b-hf from Hugging Face (config.json, *.safetensors, tokenizer.model)"
 )
-
-
-def load_file(path: Path, mapped: bool = False):
-    """Tensors of a PyTorch file, on the CPU.
-
-    Raises:
-        ValueError: not a readable PyTorch file of tensors.
-    """
-    try:
-        check_size(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to run whatever the file holds
-            reason = "it holds something else, which is never run"
-        raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); fetch it again") from error
-
-
-def check_size(path: Path) -> None:
-    """See that a PyTorch file needs no more memory than it is long; only what is a zip archive could.
-
-    Raises:
-        ValueError: it is not as torch.save writes it.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":
-            return
-        entries = zipfile.ZipFile(file).infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("its entries are packed, or more than the file is long")
-
-
-def is_dense(content: object) -> bool:
-    """Whether something from a file is a tensor whose every number was in the file.
-
-    A few bytes can be stretched over as many rows as one likes.
-    """
-    plain = isinstance(content, Tensor) and content.layout is torch.strided and content.device.type == "cpu"
-    return plain and content.numel() * content.element_size() <= content.untyped_storage().nbytes()
 
 
 def read_json(path: Path) -> dict:
@@ -82,7 +39,7 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFile":
+def open_checkpoint(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFile":
     """Recognise a weight folder by its files; a file is GGUF.
 
     Raises:
@@ -102,7 +59,7 @@ def open_folder(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFil
         return HuggingFaceFolder(folder)
     raise FileNotFoundError(
         f"{folder}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
-        f"*.safetensors, and tokenizer.model; or a GGUF file; {WHERE_FROM}"
+        f"*.safetensors, and tokenizer.model; or a GGUF file; {DOWNLOAD_HINT}"
     )
 
 
@@ -115,13 +72,13 @@ class MetaFolder:
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("consolidated.*.pth"))
         if not self.files:
-            raise FileNotFoundError(f"{folder}: params.json without consolidated.*.pth; {WHERE_FROM}")
+            raise FileNotFoundError(f"{folder}: params.json without consolidated.*.pth; {DOWNLOAD_HINT}")
         params = read_json(folder / "params.json")
         if params.get("use_scaled_rope"):
             raise ValueError(f"{folder / 'params.json'}: use_scaled_rope is true (false is read, as LLaMA-2 has it)")
         known = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps")
         self.shape = {key: params[key] for key in (*known, "rope_theta") if key in params}
-        if wrong := wrong_sizes(self.shape, {}):
+        if wrong := shape_problems(self.shape, {}):
             raise ValueError(f"{folder / 'params.json'}: {'; '.join(wrong)}; fetch it again")
         shards = self._open()
         self.names = set(shards[0])
@@ -138,12 +95,12 @@ class MetaFolder:
                 )
 
     def _open(self) -> list[dict[str, Tensor]]:
-        shards = [load_file(path, mapped=True) for path in self.files]
+        shards = [load_torch_file(path, mapped=True) for path in self.files]
         for path, shard in zip(self.files, shards, strict=True):
             if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
                 raise ValueError(f"{path}: tensors by name are expected, found {type(shard).__name__}; fetch it again")
             for name, tensor in shard.items():
-                if not is_dense(tensor) or not tensor.is_floating_point():
+                if not is_dense_tensor(tensor) or not tensor.is_floating_point():
                     raise ValueError(f"{path}: {name!r:.60} is not a whole tensor of numbers; fetch it again")
         return shards
 
@@ -195,7 +152,7 @@ class HuggingFaceFolder:
             self.files = sorted(folder.glob("*.safetensors"))
         missing = [str(path) for path in self.files if not path.exists()]
         if missing or not self.files:
-            raise FileNotFoundError(f"{', '.join(missing) or folder}: safetensors file missing; {WHERE_FROM}")
+            raise FileNotFoundError(f"{', '.join(missing) or folder}: safetensors file missing; {DOWNLOAD_HINT}")
         self.where = {}  # Meta's name -> (file, name in it)
         for path in self.files:
             for name in SafetensorsFile(path).entries:
@@ -228,7 +185,7 @@ class HuggingFaceFolder:
         shape = {ours: config.get(theirs) for ours, theirs in names.items()}
         shape["n_kv_heads"] = config.get("num_key_value_heads") or shape["n_heads"]
         shape["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-        wrong = wrong or wrong_sizes(shape, names | {"n_kv_heads": "num_key_value_heads"})
+        wrong = wrong or shape_problems(shape, names | {"n_kv_heads": "num_key_value_heads"})
         if not wrong and config.get("head_dim") not in (None, shape["dim"] // shape["n_heads"]):
             wrong.append(f"head_dim {config['head_dim']} is not hidden_size / num_attention_heads")
         if wrong:
@@ -259,12 +216,12 @@ class HuggingFaceFolder:
                 raise ValueError(
                     f"{path}: {theirs} has shape {tuple(tensor.shape)} for {n_heads} heads; fetch it again"
                 )
-            return interleave_pairs(tensor, n_heads)
+            return permute_rotary_halves(tensor, n_heads)
 
         return read
 
 
-def interleave_pairs(rows: Tensor, n_heads: int) -> Tensor:
+def permute_rotary_halves(rows: Tensor, n_heads: int) -> Tensor:
     """Query or key rows (H · head_dim, D) from halves (all first, then all second of a pair) to pairs side by side."""
     return rows.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 

@@ -21,12 +21,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from llama.files import told_when_full
-from preprocess.item_files import ADDRESSES, ADDRESSES_HEADER, ASIN, ASINS, ASINS_HEADER, TEXTS, USERS, USERS_HEADER
-from preprocess.releases import Item, read_items, read_reviews
-from utils.data import dataset_folder
-from utils.flags import attempt, check_numbers, check_words, parse_settings
-from utils.hold import hold
+from preprocess.raw.amazon_releases import Item, read_items, read_reviews
+from preprocess.raw.item_files import (
+    ASIN,
+    IMAGE_URL_FILE,
+    IMAGE_URL_HEADER,
+    ITEM_ID_FILE,
+    ITEM_ID_HEADER,
+    ITEM_TEXT_FILE,
+    USER_ID_FILE,
+    USER_ID_HEADER,
+)
+from utils.cli.errors import run_program
+from utils.cli.flags import parse_settings
+from utils.cli.validation import check_choices_and_names, check_numbers
+from utils.data.layout import dataset_folder
+from utils.io.disk_full import explain_disk_full
+from utils.runtime.lock import run_lock
 
 REVIEW_NAMES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
 META_NAMES = ("meta_{}.json", "meta_{}.jsonl")
@@ -44,9 +55,9 @@ class RawSettings:
     overwrite: bool = False  # replace files that are there already
 
 
-def check(settings: RawSettings) -> list[str]:
+def validate_settings(settings: RawSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
-    return check_numbers(settings, at_least_1=("k_core",)) + check_words(settings, {}, ("dataset",))
+    return check_numbers(settings, at_least_1=("k_core",)) + check_choices_and_names(settings, {}, ("dataset",))
 
 
 def find_raw(settings: RawSettings, given: str, names: tuple[str, ...]) -> Path:
@@ -114,7 +125,7 @@ def load_reviews(path: Path) -> Reviews:
     return Reviews(*(np.array(column) for column in columns), list(users), list(items))
 
 
-def without_repeats(reviews: Reviews) -> np.ndarray:
+def drop_duplicates(reviews: Reviews) -> np.ndarray:
     """Rows of the first of every (user, item, time), in order: int64 (n,)."""
     order = np.lexsort((reviews.time, reviews.item, reviews.user))  # stable
     columns = [column[order] for column in (reviews.user, reviews.item, reviews.time)]
@@ -167,7 +178,9 @@ def as_table(header: str, rows: Iterable[tuple], separator: str = "\t") -> str:
     return "\n".join([header, *(separator.join(map(str, row)) for row in rows)]) + "\n"
 
 
-def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], skipped: list, counts: dict) -> dict:
+def render_dataset_files(
+    settings: RawSettings, reviews: Reviews, items: list[Item | None], skipped: list, counts: dict
+) -> dict:
     """Name in the dataset's folder to content, the interaction file last."""
     order = np.lexsort((reviews.item, reviews.time, reviews.user))  # a tie in time goes by ASIN
     length = np.bincount(reviews.user)
@@ -191,13 +204,13 @@ def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], s
         "items_without_metadata": n_items - len(known),
     }
     return {
-        USERS: as_table(USERS_HEADER, enumerate(reviews.user_ids), ","),
-        ASINS: as_table(ASINS_HEADER, enumerate(reviews.item_ids), ","),
-        TEXTS: as_table(
+        USER_ID_FILE: as_table(USER_ID_HEADER, enumerate(reviews.user_ids), ","),
+        ITEM_ID_FILE: as_table(ITEM_ID_HEADER, enumerate(reviews.item_ids), ","),
+        ITEM_TEXT_FILE: as_table(
             "item_id\tasin\ttitle\tbrand\tcategories\tdescription",
             [(number, asin, i.title, i.brand, i.categories, i.description) for number, asin, i in known],
         ),
-        ADDRESSES: as_table(ADDRESSES_HEADER, [(number, asin, i.image) for number, asin, i in known if i.image]),
+        IMAGE_URL_FILE: as_table(IMAGE_URL_HEADER, [(number, asin, i.image) for number, asin, i in known if i.image]),
         **{f"5-core/{name}.json": as_json(part) for name, part in zip(("train", "val", "test"), parts, strict=True)},
         "statistics.json": as_json(statistics),
         "skipped.tsv": as_table("reason\tline\tasin", skipped),
@@ -205,7 +218,7 @@ def outputs(settings: RawSettings, reviews: Reviews, items: list[Item | None], s
     }
 
 
-def free_place(data_dir: str, dataset: str, overwrite: bool) -> Path:
+def refuse_overwrite(data_dir: str, dataset: str, overwrite: bool) -> Path:
     """Where the interaction file goes, once it is sure that it may.
 
     Raises:
@@ -217,7 +230,7 @@ def free_place(data_dir: str, dataset: str, overwrite: bool) -> Path:
     return done
 
 
-def write_all(settings: RawSettings, contents: dict[str, str | Path], removed: Iterable[Path] = ()) -> None:
+def replace_dataset(settings: RawSettings, contents: dict[str, str | Path], removed: Iterable[Path] = ()) -> None:
     """Write `outputs` into the dataset's folder, of a path what its file holds, and take the `removed` files away.
 
     Files of before stay until all new ones are written. The interaction file is the last that takes its place:
@@ -225,18 +238,18 @@ def write_all(settings: RawSettings, contents: dict[str, str | Path], removed: I
 
     Raises:
         ValueError: another run writes there, or has meanwhile.
-        Unwritten: the disk is full.
+        DiskFullError: the disk is full.
     """
     folder = dataset_folder(settings.data_dir, settings.dataset)
-    with hold(folder, flag="--data_dir"), contextlib.ExitStack() as leaving:
-        done = free_place(settings.data_dir, settings.dataset, settings.overwrite)
+    with run_lock(folder, flag="--data_dir"), contextlib.ExitStack() as leaving:
+        done = refuse_overwrite(settings.data_dir, settings.dataset, settings.overwrite)
         new = done.with_suffix(".parts")
         leaving.callback(shutil.rmtree, new, ignore_errors=True)
         for name, content in contents.items():
             place, written = folder / name, new / name
             for path in (place, written):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            with told_when_full(place, written):
+            with explain_disk_full(place, written):
                 if isinstance(content, Path):
                     shutil.copyfile(content, written)
                 else:
@@ -249,13 +262,13 @@ def write_all(settings: RawSettings, contents: dict[str, str | Path], removed: I
             (new / name).replace(folder / name)
 
 
-def distinct_core(everything: Reviews, k: int, source: Path) -> tuple[Reviews, dict]:
+def deduplicate_and_k_core(everything: Reviews, k: int, source: Path) -> tuple[Reviews, dict]:
     """Interactions without repeats, of users and items with k of them, and counts of what there was.
 
     Raises:
         ValueError: none is left.
     """
-    distinct = everything.take(without_repeats(everything))
+    distinct = everything.take(drop_duplicates(everything))
     left = distinct.take(k_core(distinct.user, distinct.item, k))
     if not len(left):
         raise ValueError(f"{source}: no user and item with {k} interactions each; try a lower --k_core")
@@ -268,15 +281,15 @@ def preprocess(settings: RawSettings) -> Path:
     Raises:
         FileNotFoundError, ValueError: naming file, line and remedy.
     """
-    done = free_place(settings.data_dir, settings.dataset, settings.overwrite)
+    done = refuse_overwrite(settings.data_dir, settings.dataset, settings.overwrite)
     sources = [
         find_raw(settings, given, names)
         for given, names in ((settings.reviews, REVIEW_NAMES), (settings.meta, META_NAMES))
     ]
     everything = load_reviews(sources[0])
-    reviews, counts = distinct_core(everything, settings.k_core, sources[0])
+    reviews, counts = deduplicate_and_k_core(everything, settings.k_core, sources[0])
     items, skipped = load_items(sources[1], reviews.item_ids)
-    write_all(settings, outputs(settings, reviews, items, skipped, counts))
+    replace_dataset(settings, render_dataset_files(settings, reviews, items, skipped, counts))
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
         f"{len(everything):,} reviews; {len(skipped):,} entries in skipped.tsv"
@@ -287,8 +300,10 @@ def preprocess(settings: RawSettings) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     program = "python -m preprocess.amazon"
-    settings = parse_settings(RawSettings, argv, program, "Raw Amazon files to what the pipeline reads.", check)
-    return attempt(preprocess, settings)
+    settings = parse_settings(
+        RawSettings, argv, program, "Raw Amazon files to what the pipeline reads.", validate_settings
+    )
+    return run_program(preprocess, settings)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.hypergraph import find_features, load_features
-from preprocess.item_files import read_lines, read_texts
-from utils.data import Interactions, check_trainable, dataset_folder, load_table, required_files
-from utils.flags import check_words, complain, parse_settings
+from preprocess.pretraining.hypergraph import find_features, load_features
+from preprocess.raw.item_files import read_item_rows, read_texts
+from utils.cli.errors import report_user_error
+from utils.cli.flags import parse_settings
+from utils.cli.validation import check_choices_and_names
+from utils.data.embeddings import load_embedding
+from utils.data.interactions import Interactions, require_trainable
+from utils.data.layout import dataset_folder, required_files
 
 PUBLISHED = {  # users, items, interactions
     "Beauty": (22_363, 12_101, 198_502),
@@ -35,13 +39,13 @@ class CheckSettings:
     GNNModel: str = "MMHCL"  # graph-embedding files that fine-tuning should read: MMHCL or LightGCN
 
 
-def check(settings: CheckSettings) -> list[str]:
+def validate_settings(settings: CheckSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
-    return check_words(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
+    return check_choices_and_names(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
 
 
 def interactions(path: Path, data: Interactions, dataset: str) -> str:
-    check_trainable(data)
+    require_trainable(data)
     found = data.n_users, data.n_items, data.n_interactions
     note = {None: "", found: ", the published counts"}.get(PUBLISHED.get(dataset), ", not the published counts")
     rising = np.diff(data.items) > 0
@@ -50,33 +54,33 @@ def interactions(path: Path, data: Interactions, dataset: str) -> str:
     return "{:,} users, {:,} items, {:,} interactions".format(*found) + note + lost
 
 
-def regular(path: Path) -> None:
+def require_regular_file(path: Path) -> None:
     for there in (path, *path.glob("*.json")):
         if there.exists() and not (there.is_file() or there.is_dir()):  # reading may never end
             raise ValueError(f"{there}: neither a file nor a folder; remove it")
 
 
 def table(rows: int) -> Callable[[Path], str]:
-    def look(path: Path) -> str:
-        found = load_table(path)
+    def inspect(path: Path) -> str:
+        found = load_embedding(path)
         if len(found) != rows:
             raise ValueError(f"{path}: {len(found)} rows where {rows} belong; make it from the same interaction file")
         return f"{found.shape[0]:,} x {found.shape[1]}"
 
-    return look
+    return inspect
 
 
 def id_map(rows: int) -> Callable[[Path], str]:
-    def look(path: Path) -> str:
-        if [number for _, number, _ in read_lines(path, rows, ",")] != list(range(rows)):
+    def inspect(path: Path) -> str:
+        if [number for _, number, _ in read_item_rows(path, rows, ",")] != list(range(rows)):
             raise ValueError(f"{path}: ids 0 to {rows - 1} in order are expected; make it from the same raw files")
         return f"{rows:,} ids"
 
-    return look
+    return inspect
 
 
-def parts(data: Interactions) -> Callable[[Path], str]:
-    def look(folder: Path) -> str:
+def check_splits(data: Interactions) -> Callable[[Path], str]:
+    def inspect(folder: Path) -> str:
         users = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "val", "test")]
         for user in range(data.n_users):
             sequence = [item for part in users for item in part[str(user)]]
@@ -84,10 +88,12 @@ def parts(data: Interactions) -> Callable[[Path], str]:
                 raise ValueError(f"{folder}: user {user} differs from {data.path}; make both from the raw files")
         return f"{data.n_users:,} users, as in {data.path.name}"
 
-    return look
+    return inspect
 
 
-def entries(settings: CheckSettings, folder: Path, data: Interactions) -> list[tuple[str, Callable[[Path], str], str]]:
+def file_checks(
+    settings: CheckSettings, folder: Path, data: Interactions
+) -> list[tuple[str, Callable[[Path], str], str]]:
     """Name, look and remedy of every file beside the interaction file. A look returns what it found, or raises."""
     model, module = settings.GNNModel, f"--dataset {settings.dataset}"
     pretrain = f"python -m preprocess.pretrain_graph {module}" + f" --GNNModel {model}" * (model != "MMHCL")
@@ -106,7 +112,7 @@ def entries(settings: CheckSettings, folder: Path, data: Interactions) -> list[t
         ("item_text.tsv", lambda path: f"{sum(map(bool, read_texts(path, data.n_items))):,} items with text", FROM_RAW),
         ("u_id_mapping.csv", id_map(data.n_users), FROM_RAW),
         ("i_id_mapping.csv", id_map(data.n_items), FROM_RAW),
-        ("5-core", parts(data), FROM_RAW),
+        ("5-core", check_splits(data), FROM_RAW),
     ]
 
 
@@ -117,13 +123,13 @@ def report(settings: CheckSettings) -> bool:
     needed, good = required_files(settings.dataset, settings.GNNModel), set()
     print(folder)
 
-    def line(name: str, look: Callable[[Path], str], remedy: str) -> None:
+    def print_status(name: str, inspect: Callable[[Path], str], remedy: str) -> None:
         path = folder / name
         state, said = "missing", remedy.format(dataset=settings.dataset)
         if path.exists():
             try:
-                regular(path)
-                state, said = "ok", look(path)
+                require_regular_file(path)
+                state, said = "ok", inspect(path)
                 good.add(name)
             except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
                 state, said = "wrong", " ".join(str(error).split())
@@ -136,21 +142,23 @@ def report(settings: CheckSettings) -> bool:
         data = Interactions(path, 0)
         return interactions(path, data, settings.dataset)
 
-    line(name, first, f"{FROM_RAW}; or a public file")
+    print_status(name, first, f"{FROM_RAW}; or a public file")
     if data:
-        for entry in entries(settings, folder, data):
-            line(*entry)
+        for entry in file_checks(settings, folder, data):
+            print_status(*entry)
     print("* read by fine-tuning, which " + ("can start" if good >= set(needed) else "cannot start yet"))
     return good >= set(needed)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    settings = parse_settings(CheckSettings, argv, "python -m preprocess.check", "Check a dataset's files.", check)
+    settings = parse_settings(
+        CheckSettings, argv, "python -m preprocess.check", "Check a dataset's files.", validate_settings
+    )
     try:
         return 0 if report(settings) else 1
     except (ValueError, OSError) as mistake:
-        return complain(mistake)
+        return report_user_error(mistake)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from config_HeLLM import Settings
 from preprocess import amazon
-from preprocess.tables import Stages, TableSettings, make_tables
-from utils.data import dataset_folder
-from utils.files import replacing
+from preprocess.tables import Pipeline, TableSettings, make_tables
+from utils.data.layout import dataset_folder
+from utils.io.atomic import atomic_write
+from utils.runtime.distributed import run_on_main_process
 
 DATASET = "Demo"
 N_USERS, N_ITEMS, N_TASTES = 1000, 400, 20
@@ -120,7 +122,7 @@ def make_texts(seed: int = 0) -> list[str]:
 def write_lines(path: Path, entries: list[dict]) -> None:
     """Python literals, one a line, gzipped."""
     content = "".join(repr(entry) + "\n" for entry in entries).encode()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(gzip.compress(content, mtime=0))
 
 
@@ -134,7 +136,7 @@ def make_raw(data_dir: str | Path, seed: int = 0) -> None:
     for item, pixels in enumerate(make_pictures(seed)):
         path = pictures / f"{asin_of(item)}.jpg"
         if not path.exists():
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 Image.fromarray(pixels).save(temporary, format="JPEG", quality=90)
     for name, entries in ((f"meta_{DATASET}.json.gz", metadata), (f"reviews_{DATASET}_5.json.gz", reviews)):
         if not (raw / name).exists():
@@ -148,8 +150,14 @@ def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:
     lists every stage with its files and, where it has any, its test metrics.
     """
     make_raw(data_dir)
-    stages = Stages(dataset_folder(data_dir, DATASET), Path(logging_dir) / DATASET)
+    stages = Pipeline(dataset_folder(data_dir, DATASET), Path(logging_dir) / DATASET)
     with stages.begun():
         stages.run([f"{DATASET}.txt"], amazon, ["--dataset", DATASET, "--data_dir", str(data_dir)])
     settings = TableSettings(DATASET, str(data_dir), output_dir=str(output_dir), logging_dir=str(logging_dir))
     make_tables(settings, GRAPH_FLAGS, SEQUENCE_FLAGS)
+
+
+def ensure_demo_data(settings: Settings) -> None:
+    """Make the files of the demo category where they are absent; do nothing for any other dataset."""
+    if settings.dataset == DATASET:
+        run_on_main_process(ensure_demo, settings.data_dir, settings.output_dir, settings.logging_dir)

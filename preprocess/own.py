@@ -21,11 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.amazon import Reviews, distinct_core, free_place, outputs, write_all
-from preprocess.item_files import ADDRESSES, TEXTS, as_asin
-from preprocess.pictures import SUFFIXES
-from preprocess.releases import Item, plain
-from utils.flags import attempt, check_numbers, check_words, complain, parse_settings
+from preprocess.amazon import Reviews, deduplicate_and_k_core, refuse_overwrite, render_dataset_files, replace_dataset
+from preprocess.modalities.images import SUFFIXES
+from preprocess.raw.amazon_releases import Item, strip_html
+from preprocess.raw.item_files import IMAGE_URL_FILE, ITEM_TEXT_FILE, encode_id
+from utils.cli.errors import report_user_error, run_program
+from utils.cli.flags import parse_settings
+from utils.cli.validation import check_choices_and_names, check_numbers
 
 SEPARATORS = ",\t;"
 NAMES = {  # of a column where no flag names it, in any case of letters
@@ -57,9 +59,9 @@ class OwnSettings:
     overwrite: bool = False  # replace files that are there already; the items' pictures of before are removed
 
 
-def check(settings: OwnSettings) -> list[str]:
+def validate_settings(settings: OwnSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
-    return check_numbers(settings, at_least_1=("k_core",)) + check_words(settings, {}, ("dataset",))
+    return check_numbers(settings, at_least_1=("k_core",)) + check_choices_and_names(settings, {}, ("dataset",))
 
 
 def read_fields(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -138,7 +140,7 @@ def parse_time(word: str) -> tuple[bool, float]:
     return True, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def read_interactions(path: Path, settings: OwnSettings) -> Reviews:
+def read_csv_interactions(path: Path, settings: OwnSettings) -> Reviews:
     """Every line as an interaction, times as they stand.
 
     Raises:
@@ -156,8 +158,8 @@ def read_interactions(path: Path, settings: OwnSettings) -> Reviews:
         if dated not in (None, date):
             raise ValueError(f"{where}: {time!r} among {'dates' if dated else 'numbers'}; write all times in one way")
         dated = date
-        columns[0].append(users.setdefault(as_asin(user), len(users)))
-        columns[1].append(items.setdefault(as_asin(item), len(items)))
+        columns[0].append(users.setdefault(encode_id(user), len(users)))
+        columns[1].append(items.setdefault(encode_id(item), len(items)))
         columns[2].append(value)
     if not users:
         raise ValueError(f"{path}: no line below a header; give a file with some")
@@ -172,14 +174,14 @@ def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict
     """
     known, files = {}, {}
     for where, item, title, picture, *texts in read_columns(path, settings, ("item",), ("title", "picture")):
-        asin = as_asin(item)
+        asin = encode_id(item)
         if asin in known or not any((title, picture, *texts)):
             continue
         if picture and len(asin) > LONGEST:
             what = f"{item[:40]!r} has {len(asin)} characters in percent-encoding, {LONGEST} fit a picture's name"
             raise ValueError(f"{where}: {what}; shorten it, or remove the picture")
         address = ADDRESS.fullmatch(picture)
-        known[asin] = Item(plain(title), "", "", plain(" ".join(texts)), picture if address else "")
+        known[asin] = Item(strip_html(title), "", "", strip_html(" ".join(texts)), picture if address else "")
         if picture and not address:
             files[asin] = path.parent / picture, f"{where}: {picture[:80]!r}"
     return known, files
@@ -212,23 +214,23 @@ def preprocess(path: Path, settings: OwnSettings) -> Path:
     Raises:
         FileNotFoundError, ValueError: naming file, line and remedy.
     """
-    done = free_place(settings.data_dir, settings.dataset, settings.overwrite)
-    everything = read_interactions(path, settings)
+    done = refuse_overwrite(settings.data_dir, settings.dataset, settings.overwrite)
+    everything = read_csv_interactions(path, settings)
     known, files = read_items(Path(settings.item_file or path), settings)
-    reviews, counts = distinct_core(everything, settings.k_core, path)
+    reviews, counts = deduplicate_and_k_core(everything, settings.k_core, path)
     reviews.time[np.argsort(reviews.time, kind="stable")] = np.arange(len(reviews))  # no ties left
     items = [known.get(asin) for asin in reviews.item_ids]
     absent = [("no line about it", "", asin) for asin, item in zip(reviews.item_ids, items, strict=True) if not item]
-    contents, pictures = outputs(settings, reviews, items, absent, counts), usable(files, reviews.item_ids)
+    contents, pictures = render_dataset_files(settings, reviews, items, absent, counts), usable(files, reviews.item_ids)
     renewed = set(reviews.item_ids) if settings.overwrite else set(pictures)
     old = old_pictures(done.with_name("pictures"), renewed, {file.resolve() for file in pictures.values()})
     has_text = any(item and item.title + item.description for item in items)
-    for name, there in ((TEXTS, has_text), (ADDRESSES, any(item and item.image for item in items))):
+    for name, there in ((ITEM_TEXT_FILE, has_text), (IMAGE_URL_FILE, any(item and item.image for item in items))):
         if not there:
             del contents[name]
             old.append(done.with_name(name))
     files = {f"pictures/{asin}{file.suffix.lower()}": file for asin, file in pictures.items()}
-    write_all(settings, files | contents, old)
+    replace_dataset(settings, files | contents, old)
     print(
         f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
         f"{len(everything):,} lines"
@@ -243,10 +245,10 @@ def main(argv: list[str] | None = None) -> int:
     words = zip(["", *argv], argv, strict=False)  # each behind the one before it
     places = [n for n, (before, word) in enumerate(words) if not word.startswith("-") and before not in valued]
     file = argv.pop(places[0]) if places else None
-    settings = parse_settings(OwnSettings, argv, program, "Your own interactions.", check)
+    settings = parse_settings(OwnSettings, argv, program, "Your own interactions.", validate_settings)
     if file is None:
-        return complain(f"which file: {program} [flags]")
-    return attempt(preprocess, Path(file), settings)
+        return report_user_error(f"which file: {program} [flags]")
+    return run_program(preprocess, Path(file), settings)
 
 
 if __name__ == "__main__":

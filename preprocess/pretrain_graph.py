@@ -15,19 +15,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from preprocess.fitting import Fit, FitSettings, check_fit, read_interactions, run_program
-from preprocess.hypergraph import find_features, interaction_matrix, item_incidence, load_features
-from preprocess.mmhcl import CF_MODELS, MMHCL, BatchSampler, Collaborative, bpr_loss, contrastive_loss
-from utils.data import Interactions, Samples
-from utils.evaluate import rank_by_product
-from utils.flags import DEEPEST, check_numbers, check_ranges, check_words, parse_settings
-from utils.metrics import metrics
+from preprocess.pretraining.hypergraph import find_features, interaction_matrix, item_incidence, load_features
+from preprocess.pretraining.mmhcl import (
+    CF_MODELS,
+    MMHCL,
+    BatchSampler,
+    CollaborativeEncoder,
+    bpr_loss,
+    contrastive_loss,
+)
+from preprocess.pretraining.trainer import (
+    PretrainSettings,
+    PretrainTrainer,
+    open_training_data,
+    run_pretraining,
+    validate_pretrain_settings,
+)
+from utils.cli.flags import parse_settings
+from utils.cli.validation import MAX_LAYERS, check_choices_and_names, check_numbers, check_ranges
+from utils.data.interactions import Interactions, Samples
+from utils.evaluation.metrics import ranking_metrics
+from utils.evaluation.ranking import rank_by_product
 
 CHOOSE_BY = "Recall@20"  # of validation
 
 
 @dataclass(frozen=True)
-class GraphSettings(FitSettings):
+class GraphSettings(PretrainSettings):
     """The published settings on Beauty; PRESETS lists what is published for other datasets."""
 
     GNNModel: str = "MMHCL"  # MMHCL, or LightGCN: without both hypergraphs
@@ -71,21 +85,21 @@ def parse_args(argv: list[str] | None = None) -> GraphSettings:
         return given["dataset"] if given.get("dataset") in PRESETS else "Beauty"
 
     program, what = "python -m preprocess.pretrain_graph", "Pre-train MMHCL or LightGCN."
-    return parse_settings(GraphSettings, argv, program, what, check, PRESETS, published)
+    return parse_settings(GraphSettings, argv, program, what, validate_settings, PRESETS, published)
 
 
-def check(settings: GraphSettings) -> list[str]:
+def validate_settings(settings: GraphSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     return (
-        check_fit(settings)
+        validate_pretrain_settings(settings)
         + check_numbers(
             settings,
             at_least_1=("embed_dim", "topk"),
             positive=("tau",),
             at_least_0=("user_loss_ratio", "item_loss_ratio", "regs", "contrastive_anchors"),
         )
-        + check_ranges(settings, UI_layers=(0, DEEPEST), User_layers=(1, DEEPEST), Item_layers=(1, DEEPEST))
-        + check_words(
+        + check_ranges(settings, UI_layers=(0, MAX_LAYERS), User_layers=(1, MAX_LAYERS), Item_layers=(1, MAX_LAYERS))
+        + check_choices_and_names(
             settings, {"GNNModel": ("MMHCL", "LightGCN"), "cf_model": CF_MODELS}, ("tables",) * bool(settings.tables)
         )
     )
@@ -122,7 +136,7 @@ class GraphTraining:
         s, both = settings, settings.GNNModel == "MMHCL"
         self.settings, self.device = s, device
         self.user_ratio, self.item_ratio = both * s.user_loss_ratio, both * s.item_loss_ratio
-        self.data = read_interactions(s, 0, table_names(s.name))
+        self.data = open_training_data(s, 0, table_names(s.name))
         self.R = interaction_matrix(*self.data.training_pairs(), (self.data.n_users, self.data.n_items))
         self.sampler = BatchSampler(self.R)
         if not len(self.sampler.users):
@@ -130,11 +144,11 @@ class GraphTraining:
         features = chosen_features(s, self.data) if self.item_ratio else {}
         read = {name: load_features(path, self.data.n_items) for name, path in features.items()}
         H = item_incidence(read, s.topk) if read else None
-        cf = Collaborative(s.cf_model, self.R, s.embed_dim, s.UI_layers)
+        cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         self.model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), s.lr, fused=True)
         files = [self.data.path, *features.values()]
-        self.fit = Fit(s, s.name, self.model, self.optimizer, CHOOSE_BY, files)
+        self.fit = PretrainTrainer(s, s.name, self.model, self.optimizer, CHOOSE_BY, files)
         self.steps = self.R.nnz // s.batch_size + 1  # an epoch
 
     def step(self, epoch: int, number: int) -> float:
@@ -159,7 +173,7 @@ class GraphTraining:
     def rank(self, samples: Samples) -> dict[str, float]:
         """Metrics of a split, training items taken out of the ranking."""
         out, targets = self.model(), self.data.items[samples.begin + samples.length]
-        return metrics(rank_by_product(out.users, out.items, self.R, samples.user, targets))
+        return ranking_metrics(rank_by_product(out.users, out.items, self.R, samples.user, targets))
 
     def train(self) -> None:
         """Train, choose by validation, test, write both tables."""
@@ -173,7 +187,7 @@ class GraphTraining:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    return run_program(parse_args(argv), GraphTraining)
+    return run_pretraining(parse_args(argv), GraphTraining)
 
 
 if __name__ == "__main__":

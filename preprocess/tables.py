@@ -19,15 +19,18 @@ from pathlib import Path
 from types import ModuleType
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
-from preprocess.fitting import FitSettings
-from preprocess.hypergraph import find_features
-from preprocess.item_files import TEXTS, Indistinct
-from utils.data import check_files
-from utils.flags import attempt, check_words, parse_settings
-from utils.hold import hold
-from utils.metrics import summary
-from utils.run_log import RunLog
-from utils.training_state import STATE, other_files, read_state, run_folder
+from preprocess.pretraining.hypergraph import find_features
+from preprocess.pretraining.trainer import PretrainSettings
+from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError
+from utils.cli.errors import run_program
+from utils.cli.flags import parse_settings
+from utils.cli.validation import check_choices_and_names
+from utils.data.input_files import changed_inputs
+from utils.data.layout import require_files
+from utils.evaluation.metrics import format_headline_metrics
+from utils.logs.run_log import RunLog
+from utils.runtime.lock import run_lock
+from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 
 # What does best on Beauty on two cores (README.md); the published settings ask for a GPU
 GRAPH_FLAGS = "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 256"
@@ -44,12 +47,12 @@ class TableSettings:
     logging_dir: str = "log"  # logs, metrics and curves
 
 
-def check(settings: TableSettings) -> list[str]:
+def validate_settings(settings: TableSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
-    return check_words(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
+    return check_choices_and_names(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
 
 
-class Stages:
+class Pipeline:
     """Programs that are run where their file is absent, and told of in LOGGING_DIR/DATASET/stages_log.txt.
 
     Args:
@@ -66,7 +69,7 @@ class Stages:
         Raises:
             ValueError: another one is there.
         """
-        with hold(self.log.stem, "_", "--logging_dir") as gone:
+        with run_lock(self.log.stem, "_", "--logging_dir") as gone:
             if gone:
                 self.log.say(gone)
             yield
@@ -75,7 +78,7 @@ class Stages:
         """Run preprocess.features, unless its file is there; what tells no items apart is told and left out."""
         try:
             self.run([f"{modality}_feat.npy"], features, [modality, *argv], main=features.run)
-        except Indistinct as reason:
+        except UninformativeModalityError as reason:
             self.log.say(f"{modality} left out: {reason}")
 
     def run(
@@ -98,7 +101,7 @@ class Stages:
         if status:
             sys.exit(status)
         lines = (self.logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines() if metrics else []
-        tested = f"; test {summary(json.loads(lines[-1])['test'])}" if lines else ""
+        tested = f"; test {format_headline_metrics(json.loads(lines[-1])['test'])}" if lines else ""
         self.log.say(f"{program.__name__}: {', '.join(str(self.folder / name) for name in made)}{tested}")
 
 
@@ -114,10 +117,10 @@ def check_origin(data: Path, made_by: dict[Path, list[str]]) -> None:
     files, old = [data, *find_features(data.parent)], []
     for run, names in made_by.items():
         try:
-            recorded = read_state(run / STATE)["settings"]
+            recorded = read_checkpoint(run / STATE)["settings"]
         except (FileNotFoundError, ValueError):  # nothing is known; who goes on from a damaged one is told
             continue
-        others = other_files(recorded, files)
+        others = changed_inputs(recorded, files)
         if data in others:
             old += [run, *(path for path in map(data.with_name, names) if path.exists())]
             old += [path for path in files if path not in others]
@@ -136,30 +139,30 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
             is at this.
     """
     s = settings
-    folder = check_files(s.data_dir, s.dataset, [f"{s.dataset}.txt"])
+    folder = require_files(s.data_dir, s.dataset, [f"{s.dataset}.txt"])
     graph_tables = pretrain_graph.table_names(s.GNNModel)
-    made_by = {s.GNNModel: graph_tables, "SASRec": [pretrain_sasrec.TABLE]}
-    runs = {run_folder(s.output_dir, s.dataset, name, FitSettings.target): made for name, made in made_by.items()}
+    made_by = {s.GNNModel: graph_tables, "SASRec": [pretrain_sasrec.EMBEDDING_FILE]}
+    runs = {run_folder(s.output_dir, s.dataset, name, PretrainSettings.target): made for name, made in made_by.items()}
     check_origin(folder / f"{s.dataset}.txt", runs)
-    stages = Stages(folder, Path(s.logging_dir) / s.dataset)
+    stages = Pipeline(folder, Path(s.logging_dir) / s.dataset)
     place = ["--dataset", s.dataset, "--data_dir", s.data_dir]
     shared = [*place, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
     with stages.begun():
-        if (folder / TEXTS).is_file():
+        if (folder / ITEM_TEXT_FILE).is_file():
             stages.encode("text", place)
         if (folder / "pictures").is_dir():
             stages.encode("image", [*place, "--encoder", "histogram"])
         argv = [*shared, "--GNNModel", s.GNNModel, *graph_flags.split()]
         argv += ["--item_loss_ratio", "0"] * (not find_features(folder))
         stages.run(graph_tables, pretrain_graph, argv, s.GNNModel)
-        stages.run([pretrain_sasrec.TABLE], pretrain_sasrec, [*shared, *sequence_flags.split()], "SASRec")
+        stages.run([pretrain_sasrec.EMBEDDING_FILE], pretrain_sasrec, [*shared, *sequence_flags.split()], "SASRec")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     what = "Make the tables that fine-tuning reads."
-    settings = parse_settings(TableSettings, argv, "python -m preprocess.tables", what, check)
-    return attempt(make_tables, settings)
+    settings = parse_settings(TableSettings, argv, "python -m preprocess.tables", what, validate_settings)
+    return run_program(make_tables, settings)
 
 
 if __name__ == "__main__":

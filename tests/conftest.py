@@ -18,7 +18,7 @@ def pytest_configure() -> None:
 @pytest.fixture
 def place(tmp_path):
     """A folder with the small data below it."""
-    from tests.small_data import write_dataset  # torch, which reads what is set above
+    from tests.support.small_data import write_dataset
 
     write_dataset(tmp_path / "data")
     return tmp_path

@@ -17,21 +17,29 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from llama.checkpoint import compare_names, load_sealed
-from preprocess.fitting import BEST_MODEL
-from preprocess.hypergraph import interaction_matrix
+from llama.checkpoint import check_keys_and_shapes
 from preprocess.pretrain_graph import table_names
-from preprocess.pretrain_sasrec import SASRec, SequenceSettings
-from preprocess.pretrain_sasrec import check as check_sasrec
-from utils.data import Interactions, Samples, check_files, load_table
-from utils.evaluate import Ranking, rank_all, rank_by_popularity, rank_by_product
-from utils.flags import attempt, check_max_len, check_numbers, check_words, parse_settings, recorded_settings
-from utils.hold import hold
-from utils.metrics import metrics
-from utils.run_log import CHOOSE_BY, SHOWN, RunLog, log_folder, read_records
-from utils.training_state import STATE, check_files_read, read_state, run_folder
+from preprocess.pretrain_sasrec import validate_settings as check_sasrec
+from preprocess.pretraining.hypergraph import interaction_matrix
+from preprocess.pretraining.sasrec import SASRec, SequenceSettings
+from preprocess.pretraining.trainer import BEST_MODEL
+from utils.cli.errors import run_program
+from utils.cli.flags import parse_settings
+from utils.cli.restored import restore_settings
+from utils.cli.validation import check_choices_and_names, check_max_len, check_numbers
+from utils.data.embeddings import load_embedding
+from utils.data.input_files import require_same_inputs
+from utils.data.interactions import Interactions, Samples
+from utils.data.layout import require_files
+from utils.evaluation.metrics import ranking_metrics
+from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity, rank_by_product
+from utils.io.torch_files import load_with_checksum
+from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, read_records
+from utils.logs.run_log import RunLog, log_folder
+from utils.runtime.lock import run_lock
+from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 
-NEIGHBOURS = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
+K_CANDIDATES = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
 BATCH = 512  # users
 Ranker = Callable[[Samples], Ranking]  # of the samples' targets
 
@@ -49,10 +57,10 @@ class BaselineSettings:
     logging_dir: str = "log"  # metrics and ranks go to LOGGING_DIR/DATASET/baselines
 
 
-def check(settings: BaselineSettings) -> list[str]:
+def validate_settings(settings: BaselineSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_numbers(settings, at_least_0=("neighbours",))
-    return problems + check_words(settings, {}, ("dataset", "GNNModel")) + check_max_len(settings)
+    return problems + check_choices_and_names(settings, {}, ("dataset", "GNNModel")) + check_max_len(settings)
 
 
 @dataclass
@@ -64,12 +72,12 @@ class Baseline:
     settings: dict
 
 
-def by(rank: Ranker, data: Interactions) -> Baseline:
+def evaluate_baseline(rank: Ranker, data: Interactions) -> Baseline:
     """A baseline without settings."""
     return Baseline(rank(data.validation()), rank(data.test()), {})
 
 
-def cosines(data: Interactions) -> sp.csr_matrix:
+def item_cosine_similarity(data: Interactions) -> sp.csr_matrix:
     """Of items by their training interactions: sparse float32 (I, I), without itself, every row the largest first.
 
     Equal ones are in order of item id.
@@ -85,7 +93,7 @@ def cosines(data: Interactions) -> sp.csr_matrix:
     return sp.csr_matrix((value[order].astype(np.float32), column[order], begin), (data.n_items, data.n_items))
 
 
-def nearest(similar: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
+def keep_top_k(similar: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
     """The first entries of every row of `cosines`, which are the most similar items."""
     place = np.arange(similar.nnz) - np.repeat(similar.indptr[:-1], np.diff(similar.indptr))
     kept = place < neighbours
@@ -95,14 +103,14 @@ def nearest(similar: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
 
 def item_knn(settings: BaselineSettings, data: Interactions) -> Baseline:
     """An item's score is the sum of its cosines with the history's items that have it among their neighbours."""
-    similar, tried = cosines(data), {}
-    for neighbours in [settings.neighbours] if settings.neighbours else NEIGHBOURS:
-        score = partial(_sum_over_history, nearest(similar, neighbours))
-        ranking = rank_all(score, data, data.validation(), BATCH)
-        tried[neighbours] = metrics(ranking.seen_kept)[CHOOSE_BY], ranking, score
+    similar, tried = item_cosine_similarity(data), {}
+    for neighbours in [settings.neighbours] if settings.neighbours else K_CANDIDATES:
+        score = partial(_sum_over_history, keep_top_k(similar, neighbours))
+        ranking = evaluate_ranking(score, data, data.validation(), BATCH)
+        tried[neighbours] = ranking_metrics(ranking.seen_kept)[SELECTION_METRIC], ranking, score
     best = max(tried, key=lambda neighbours: tried[neighbours][0])
     _, validation, score = tried[best]
-    return Baseline(validation, rank_all(score, data, data.test(), BATCH), {"neighbours": best})
+    return Baseline(validation, evaluate_ranking(score, data, data.test(), BATCH), {"neighbours": best})
 
 
 def _sum_over_history(similar: sp.csr_matrix, items: Tensor, mask: Tensor | None) -> Tensor:
@@ -122,30 +130,30 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
     path = folder / BEST_MODEL
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
-    recorded, weights = read_state(folder / STATE)["settings"], load_sealed(path)
-    made_by = recorded_settings(SequenceSettings, recorded, folder / STATE, check_sasrec)
-    check_files_read(folder, recorded, [data.path])
+    recorded, weights = read_checkpoint(folder / STATE)["settings"], load_with_checksum(path)
+    made_by = restore_settings(SequenceSettings, recorded, folder / STATE, check_sasrec)
+    require_same_inputs(folder, recorded, [data.path])
     model = SASRec(data.n_items, made_by).eval()
-    compare_names(str(path), set(weights), set(dict(model.named_parameters())))
+    check_keys_and_shapes(str(path), set(weights), set(dict(model.named_parameters())))
     rows = len(weights["item_embedding.weight"])
     if rows != data.n_items + 1:
         raise ValueError(f"{path}: {rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")
     if made_by.max_len < settings.max_len:
         raise ValueError(f"{path}: trained with --max_len {made_by.max_len}, which is the most it can score")
     model.load_state_dict(weights)
-    return partial(rank_all, model, data, batch_size=BATCH)
+    return partial(evaluate_ranking, model, data, batch_size=BATCH)
 
 
-def graph(settings: BaselineSettings, data: Interactions) -> Ranker:
+def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
     """Products of the user's and the item's graph embedding.
 
     Raises:
         FileNotFoundError, ValueError: a table is missing, or does not fit the data; names it.
     """
-    folder = check_files(settings.data_dir, settings.dataset, table_names(settings.GNNModel))
+    folder = require_files(settings.data_dir, settings.dataset, table_names(settings.GNNModel))
     tables = []
     for name, rows in zip(table_names(settings.GNNModel), (data.n_users, data.n_items), strict=True):
-        table = load_table(folder / name)
+        table = load_embedding(folder / name)
         if len(table) != rows:
             raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {rows}; make both again")
         tables.append(table)
@@ -173,7 +181,7 @@ def logged_sasrec(settings: BaselineSettings) -> list[dict]:
 
 def row(name: str, record: dict) -> str:
     """A line of the printed table, both protocols."""
-    cells = [f"{record[protocol][metric]:.4f}" for protocol in ("test", "test_unseen") for metric in SHOWN]
+    cells = [f"{record[protocol][metric]:.4f}" for protocol in ("test", "test_unseen") for metric in HEADLINE_METRICS]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -183,13 +191,13 @@ def write(max_len: int, of_all: dict[str, Baseline], folder: Path) -> None:
     Args:
         max_len: that all have read; of_all: by name; folder: for the files.
     """
-    print("| seen items kept, then removed | " + " | ".join(SHOWN * 2) + " |\n" + "| --- " * 9 + "|")
+    print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |\n" + "| --- " * 9 + "|")
     for name, found in of_all.items():
         record = {
-            "val": metrics(found.validation.seen_kept),
-            "val_unseen": metrics(found.validation.seen_removed),
-            "test": metrics(found.test.seen_kept),
-            "test_unseen": metrics(found.test.seen_removed),
+            "val": ranking_metrics(found.validation.seen_kept),
+            "val_unseen": ranking_metrics(found.validation.seen_removed),
+            "test": ranking_metrics(found.test.seen_kept),
+            "test_unseen": ranking_metrics(found.test.seen_removed),
             "users": len(found.test.seen_kept),
             "users_per_s": found.test.users_per_s,
             "settings": {"max_len": max_len, **found.settings},
@@ -208,19 +216,22 @@ def run(settings: BaselineSettings) -> None:
         ValueError: a file that is there does not fit, nothing to rank, or another process is at this.
     """
     file = f"{settings.dataset}.txt"
-    data = Interactions(check_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
+    data = Interactions(require_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
     if not len(data.validation()):
         raise ValueError(f"{data.path}: no user has the three items of a validation; take data with longer histories")
     rankers, absent = {}, []
-    for name, read in (("SASRec", sasrec), ("graph", graph)):
+    for name, read in (("SASRec", sasrec), ("graph", graph_embeddings)):
         try:
             rankers[settings.GNNModel if name == "graph" else name] = read(settings, data)
         except FileNotFoundError as missing:
             absent.append(f"{name}: {missing}")
     folder = log_folder(settings.logging_dir, settings.dataset, "baselines")
-    with hold(folder, flag="--logging_dir"):
-        of_all = {"popularity": by(partial(rank_by_popularity, data), data), "item-kNN": item_knn(settings, data)}
-        of_all |= {name: by(rank, data) for name, rank in rankers.items()}
+    with run_lock(folder, flag="--logging_dir"):
+        of_all = {
+            "popularity": evaluate_baseline(partial(rank_by_popularity, data), data),
+            "item-kNN": item_knn(settings, data),
+        }
+        of_all |= {name: evaluate_baseline(rank, data) for name, rank in rankers.items()}
         write(settings.max_len, of_all, folder)
     if "SASRec" not in of_all:
         for record in logged_sasrec(settings)[-1:]:
@@ -231,8 +242,8 @@ def run(settings: BaselineSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     what = "Rank without HeLLM: popularity, item-kNN, SASRec and graph embeddings alone."
-    settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", what, check)
-    return attempt(run, settings)
+    settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", what, validate_settings)
+    return run_program(run, settings)
 
 
 if __name__ == "__main__":

@@ -20,29 +20,31 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf", "html"]):
     import torch
 
-    from llama.checkpoint import load_adapter, load_base, save_adapter
+    from llama.checkpoint import load_base_weights
     from llama.model import ModelArgs, Transformer
     from llama.tokenizer import Tokenizer
-    from llama.weight_files import open_folder
+    from llama.weight_files import open_checkpoint
     from preprocess.amazon import load_items, load_reviews
-    from preprocess.hypergraph import load_features
-    from preprocess.item_files import read_addresses, read_asins, read_texts
-    from preprocess.pictures import open_picture
-    from preprocess.shards import Unusable
-    from tests.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TXT, write_everything
-    from tests.small_data import N_ITEMS
-    from tests.small_gguf import write_gguf
-    from tests.small_llama import reference
-    from tests.small_model import SHAPE, small_hellm, tokenizer, write_meta
-    from utils.data import Interactions, load_table
+    from preprocess.modalities.images import open_image
+    from preprocess.modalities.shards import UnusableInputError
+    from preprocess.pretraining.hypergraph import load_features
+    from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
+    from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TXT, write_everything
+    from tests.support.small_data import N_ITEMS
+    from tests.support.small_gguf import write_gguf
+    from tests.support.small_llama import reference
+    from tests.support.small_model import SHAPE, small_hellm, tokenizer, write_meta
+    from utils.data.embeddings import load_embedding
+    from utils.data.interactions import Interactions
+    from utils.training.adapter_file import load_adapter, save_adapter
 
 
 def load(folder: Path) -> None:
     """All base weights of a folder or file."""
-    args = ModelArgs(**open_folder(folder).shape, w_adapter=False, w_lora=False, max_seq_len=16)
+    args = ModelArgs(**open_checkpoint(folder).shape, w_adapter=False, w_lora=False, max_seq_len=16)
     with torch.device("meta"):
         transformer = Transformer(args)
-    load_base(transformer, folder, torch.float32)
+    load_base_weights(transformer, folder, torch.float32)
 
 
 def write_weights(place: Path) -> None:
@@ -63,17 +65,17 @@ def targets(place: Path) -> dict:
     data, raw, pictures = place / DATA, place / RAW, place / DATA / "pictures"
     return {
         "interactions": (data / TXT, lambda path: Interactions(path, 50)),
-        "table": (data / GRAPH, load_table),
+        "table": (data / GRAPH, load_embedding),
         "npy": (data / "image_feat.npy", lambda path: load_features(path, N_ITEMS)),
         "texts": (data / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
-        "addresses": (data / "item_image.tsv", lambda path: read_addresses(path.parent, N_ITEMS)),
-        "asins": (data / "i_id_mapping.csv", lambda path: read_asins(path.parent, N_ITEMS)),
+        "addresses": (data / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
+        "asins": (data / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
         "reviews": (raw / REVIEWS, load_reviews),
         "reviews_json": (raw / "Small.jsonl.gz", load_reviews),
         "metadata": (raw / META, lambda path: load_items(path, ["A", "B"])),
         "metadata_json": (raw / "meta_Small.jsonl.gz", lambda path: load_items(path, ["A", "B"])),
         "gzip": (raw / "zipped.json.gz", load_reviews),
-        "picture": (pictures / "A0.png", lambda path: open_picture(path, 100_000)),
+        "picture": (pictures / "A0.png", lambda path: open_image(path, 100_000)),
         "params": (place / "meta" / "params.json", lambda path: load(path.parent)),
         "pth": (place / "meta" / "consolidated.00.pth", lambda path: load(path.parent)),
         "config": (place / "hf" / "config.json", lambda path: load(path.parent)),
@@ -122,7 +124,7 @@ def fuzz(place: Path, name: str, flags: list[str]) -> None:
         packed(path, content) if path.suffix in (".pt", ".pth") else path.write_bytes(content)
         try:
             read(path)
-        except (ValueError, OSError, Unusable) as error:
+        except (ValueError, OSError, UnusableInputError) as error:
             if not str(error).strip():
                 raise AssertionError(f"{type(error).__name__} without a message") from error
 

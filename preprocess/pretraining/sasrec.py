@@ -1,0 +1,89 @@
+"""Pre-train SASRec: sequences to the item embeddings that fine-tuning reads beside the graph embeddings.
+
+    python -m preprocess.pretrain_sasrec --dataset Beauty
+
+Reads `{dataset}.txt`; writes `SASRec_item_embedding.pt` (I + 1, width), row 0 for padding, beside it.
+Self-attention over the history (arXiv 1808.09781) with cross-entropy over all items at every position.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llama.cross_entropy import linear_cross_entropy
+from preprocess.pretraining.trainer import PretrainSettings
+
+
+@dataclass(frozen=True)
+class SequenceSettings(PretrainSettings):
+    """The setting that validated best on Beauty."""
+
+    batch_size: int = 64  # users an optimiser step
+    lr: float = 1e-3  # learning rate
+    num_epochs: int = 200  # epochs at most
+    validate_every: int = 2  # epochs between validations
+    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
+    width: int = 64  # of the item embeddings
+    hidden: int = 64  # width between them; projected where it differs
+    n_layers: int = 2  # attention blocks
+    n_heads: int = 2  # attention heads
+    dropout: float = 0.5  # on item vectors and in the blocks
+    wd: float = 0.0  # AdamW weight decay
+
+
+class SASRec(nn.Module):
+    """Causal self-attention over item embeddings, which also score the next item.
+
+    Args:
+        n_items: I; settings: sizes.
+    """
+
+    def __init__(self, n_items: int, settings: SequenceSettings) -> None:
+        super().__init__()
+        s = settings
+        self.item_embedding = nn.Embedding(n_items + 1, s.width, padding_idx=0)
+        self.scale = s.width**0.5  # of the items' vectors, which start small because they are also the output layer
+        self.position_embedding = nn.Parameter(torch.zeros(s.max_len, s.hidden))
+        same = s.width == s.hidden
+        self.enter = nn.Identity() if same else nn.Linear(s.width, s.hidden)
+        self.leave = nn.Identity() if same else nn.Linear(s.hidden, s.width)
+        self.dropout = nn.Dropout(s.dropout)
+        sizes = {"dim_feedforward": 4 * s.hidden, "dropout": s.dropout, "activation": "gelu"}
+        block = nn.TransformerEncoderLayer(s.hidden, s.n_heads, batch_first=True, norm_first=True, **sizes)
+        self.blocks = nn.TransformerEncoder(block, s.n_layers, nn.LayerNorm(s.hidden), enable_nested_tensor=False)
+        nn.init.normal_(self.item_embedding.weight, std=0.02)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+
+    def hidden_states(self, items: Tensor, length: Tensor) -> Tensor:
+        """Of every position: items int64 (B, T), right-padded, length int64 (B,) to float (B, T, width).
+
+        Positions count from the end of the history, so that the newest item has the same one in all of them.
+        """
+        steps = items.shape[1]
+        place = torch.arange(steps, device=items.device) - length[:, None]  # -1 for the newest
+        x = self.enter(self.item_embedding(items + 1) * self.scale) + self.position_embedding[place.clamp(max=-1)]
+        causal = nn.Transformer.generate_square_subsequent_mask(steps, device=items.device)
+        return self.leave(self.blocks(self.dropout(x), mask=causal, is_causal=True))
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, width) to scores of all items (…, I)."""
+        return hidden @ self.item_embedding.weight[1:].T
+
+    def loss(self, items: Tensor, targets: Tensor, length: Tensor) -> Tensor:
+        """Mean cross-entropy in nats over the real positions, the only ones that are scored.
+
+        All int64: items and targets (B, T), right-padded, and length (B,).
+        """
+        real = torch.arange(items.shape[1], device=items.device) < length[:, None]
+        hidden = self.hidden_states(items, length)[real]
+        return linear_cross_entropy(hidden, self.item_embedding.weight[1:], targets[real])
+
+    def forward(self, items: Tensor, mask: Tensor | None) -> Tensor:
+        """Scores of what follows: items int64 (B, T), left-padded, mask bool (B, T) or None, to (B, I)."""
+        n, steps = items.shape
+        length = torch.full((n,), steps, device=items.device) if mask is None else mask.sum(1)
+        turned = (torch.arange(steps, device=items.device) - length[:, None]) % steps
+        hidden = self.hidden_states(items.gather(1, turned), length)
+        return self.scores(hidden[torch.arange(n, device=items.device), length - 1])

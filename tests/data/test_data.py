@@ -1,0 +1,121 @@
+"""Interaction files, the split, batches; and the counts of the real data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.small_data import N_ITEMS, sequences, write_dataset
+from utils.data.batches import scoring_batches, training_batches
+from utils.data.embeddings import load_item_embeddings
+from utils.data.interactions import Interactions
+from utils.data.layout import require_files, required_files
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "sequential"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "x.txt"
+    path.write_bytes(text.encode())
+    return path
+
+
+def history(data, samples, row):
+    begin, length = samples.begin[row], samples.length[row]
+    return data.items[begin : begin + length].tolist(), int(data.items[begin + length])
+
+
+def test_split_of_two_users(tmp_path):
+    data = Interactions(write(tmp_path, "0 4 1 2 3 0\n1 2 4\n"), max_len=50)
+    assert (data.n_users, data.n_items, data.n_interactions) == (2, 5, 7)
+    train, validation, test = data.train(), data.validation(), data.test()
+    assert [history(data, train, row) for row in range(len(train))] == [([4], 1), ([4, 1], 2)]
+    assert [history(data, validation, row) for row in range(len(validation))] == [([4, 1, 2], 3)]
+    assert [history(data, test, row) for row in range(len(test))] == [([4, 1, 2, 3], 0), ([2], 4)]
+    assert data.popularity().tolist() == [0, 1, 1, 0, 1]
+
+
+def test_last_items_are_kept_before_the_split(tmp_path):
+    data = Interactions(write(tmp_path, "0 " + " ".join(map(str, range(20))) + "\n"), max_len=6)
+    assert history(data, data.test(), 0) == ([14, 15, 16, 17, 18], 19)
+    assert len(data.train()) == 3
+    assert data.n_items == 20
+
+
+def test_what_is_counted_is_not_cut_to_what_is_read(tmp_path):
+    data = Interactions(write(tmp_path, "0 0 1 2 1 3 4 5 6\n1 2 4 3\n"), max_len=4)
+    assert data.count.tolist() == [4, 3]
+    assert history(data, data.test(), 0) == ([3, 4, 5], 6)
+    assert [history(data, data.train(), row) for row in range(len(data.train()))] == [([3], 4)]
+    users, items = data.training_pairs()
+    assert list(zip(users.tolist(), items.tolist(), strict=True)) == [*((0, i) for i in (0, 1, 2, 1, 3, 4)), (1, 2)]
+    assert data.popularity().tolist() == [1, 2, 2, 1, 1, 0, 0]
+    whole = data.whole(data.test())
+    assert [history(data, whole, row) for row in (0, 1)] == [([0, 1, 2, 1, 3, 4, 5], 6), ([2, 4], 3)]
+    assert history(data, data.whole(data.validation()), 0) == ([0, 1, 2, 1, 3, 4], 5)
+
+
+def test_batch_is_left_padded(tmp_path):
+    data = Interactions(write(tmp_path, "0 4 1 2 3 0\n1 2 4\n"), max_len=50)
+    items, mask, targets = data.batch(data.test(), np.array([1, 0]))
+    assert items.tolist() == [[0, 0, 0, 2], [4, 1, 2, 3]]
+    assert mask.tolist() == [[False, False, False, True], [True] * 4]
+    assert targets.tolist() == [4, 0]
+    assert data.batch(data.test(), np.array([0]))[1] is None
+
+
+def test_training_batches_cover_and_repeat():
+    length = np.random.default_rng(0).integers(1, 48, 1000)
+    batches = training_batches(length, 7, seed=1, epoch=3)
+    rows = np.concatenate(batches)
+    assert len(batches) == 1000 // 7
+    assert len(np.unique(rows)) == len(rows) == 142 * 7
+    same, other = training_batches(length, 7, 1, 3), training_batches(length, 7, 1, 4)
+    assert np.array_equal(rows, np.concatenate(same))
+    assert not np.array_equal(rows, np.concatenate(other))
+    padding = sum(length[b].max() * len(b) for b in batches) / length[rows].sum()
+    shuffled = np.random.default_rng(0).permutation(length)[: 142 * 7].reshape(-1, 7)
+    assert padding < 1.1 < (shuffled.max(1) * 7).sum() / shuffled.sum()
+    assert len(training_batches(length[:3], 7, 1, 0)) == 1
+
+
+def test_scoring_batches_longest_first_and_once():
+    length = np.array([3, 9, 1, 7, 9])
+    batches = list(scoring_batches(length, 2))
+    assert [b.tolist() for b in batches] == [[1, 4], [3, 0], [2]]
+
+
+def test_tables_that_fit(tmp_path):
+    folder = write_dataset(tmp_path)
+    data = Interactions(folder / "Small.txt", 50)
+    graph, sequence = load_item_embeddings(folder, "MMHCL", data)
+    assert len(graph) == N_ITEMS == len(sequence) - 1
+    assert data.n_interactions == sum(map(len, sequences()))
+
+
+def test_missing_files_are_listed(tmp_path):
+    names = required_files("Beauty", "MMHCL")
+    with pytest.raises(FileNotFoundError, match="no such folder; expected .*Beauty.txt, MMHCL_item_embeddings.pt"):
+        require_files(tmp_path, "Beauty", names)
+    (tmp_path / "sequential" / "Beauty").mkdir(parents=True)
+    (tmp_path / "sequential" / "Beauty" / "Beauty.txt").touch()
+    with pytest.raises(FileNotFoundError, match="MMHCL_item_embeddings.pt, SASRec_item_embedding.pt missing"):
+        require_files(tmp_path, "Beauty", names)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real interaction files are not on this machine")
+@pytest.mark.parametrize(
+    ("name", "users", "items", "interactions", "samples", "steps"),
+    [
+        ("Beauty", 22_363, 12_101, 198_502, 127_598, 18_228),
+        ("Toys_and_Games", 19_412, 11_924, 167_597, 106_254, 15_179),
+        ("Sports_and_Outdoors", 35_598, 18_357, 296_337, 187_694, 26_813),
+    ],
+)
+def test_counts_of_the_real_data(name, users, items, interactions, samples, steps):
+    data = Interactions(REAL / name / f"{name}.txt", 50)
+    assert (data.n_users, data.n_items, data.n_interactions) == (users, items, interactions)
+    train = data.train()
+    assert len(train) == samples
+    assert len(training_batches(train.length, 7, 2024, 0)) == steps
+    assert len(data.validation()) == len(data.test()) == users

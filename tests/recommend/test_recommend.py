@@ -1,0 +1,332 @@
+"""Recommendations of finished runs on data of a few hundred lines."""
+
+import base64
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train_HeLLM
+from preprocess.raw.item_files import (
+    ITEM_ID_FILE,
+    ITEM_ID_HEADER,
+    ITEM_TEXT_FILE,
+    USER_ID_FILE,
+    USER_ID_HEADER,
+    encode_id,
+)
+from tests.report.test_report import Page
+from tests.support.small_data import (
+    N_ITEMS,
+    N_USERS,
+    command,
+    sequences,
+    write_dataset,
+    write_interactions,
+    write_texts,
+)
+from tests.support.small_model import N_ITEMS as N_SMALL
+from tests.support.small_model import histories, small_hellm, wake
+from tests.training.test_states import without
+from utils.data.interactions import Interactions
+from utils.io.torch_files import save_with_checksum
+from utils.recommend import recommend
+from utils.recommend.recommend import RecommendSettings, ablate_graph_vector
+from utils.training.checkpoints import BEST_ADAPTER, STATE
+
+RUNS = {
+    "prefix": [],
+    "causal": ["--objective", "causal", "--prompt", "none", "--standardize", "--graph_mean", "--warm_head"],
+    "bare": ["--no-w_adapter", "--max_len", "6"],  # less than most histories have
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Finished runs; texts, pictures and id maps beside the data."""
+    place = tmp_path_factory.mktemp("recommend")
+    folder = write_dataset(place / "data")
+    write_texts(folder)
+    (folder / "pictures").mkdir()
+    for item in range(0, N_ITEMS, 2):
+        Image.new("RGB", (400, 200), (item, 0, 0)).save(folder / "pictures" / f"A{item}.png")
+    (folder / "pictures" / "A1.png").write_bytes(b"none")
+    ids = [f"{item},A{item}" for item in range(N_ITEMS)]
+    (folder / ITEM_ID_FILE).write_text("\n".join([ITEM_ID_HEADER, *ids]) + "\n")
+    users = [f"{user},a%20user{user}" for user in range(N_USERS)]
+    (folder / USER_ID_FILE).write_text("\n".join([USER_ID_HEADER, *users]) + "\n")
+    for target, flags in RUNS.items():
+        assert train_HeLLM.main(command(place, "--target", target, *flags)) == 0
+    return place
+
+
+def folder_of(place, target):
+    return place / "output" / "Small" / "MMHCL" / target
+
+
+def ask(place, target, *more):
+    argv = ["--run", folder_of(place, target), "--data_dir", place / "data", "--device", "cpu", *more]
+    return recommend.main([str(argument) for argument in argv])
+
+
+def found_of(place, target, **given):
+    settings = RecommendSettings(str(folder_of(place, target)), str(place / "data"), device="cpu", **given)
+    ran, data, model = recommend.load_run(settings)
+    bare, catalogue = ablate_graph_vector(model), recommend.read_catalogue(data)
+    models = [model] if bare is None else [model, bare]
+    asked = recommend.requested_histories(settings, data, catalogue)
+    return [recommend.recommend(models, one, ran.max_len - 1, settings) for one in asked]
+
+
+@pytest.mark.parametrize("target", RUNS)
+@pytest.mark.parametrize("seen", [False, True])
+def test_ranks_are_those_of_the_runs_own_test(place, target, seen):
+    """The model is made again from its folder alone."""
+    found = found_of(place, target, html="x", users=N_USERS, k=5, seen=seen)
+    with np.load(place / "log" / "Small" / "MMHCL" / f"{target}_ranks.npz") as logged:
+        assert [one.held_out.rank for one in found] == logged["seen_kept" if seen else "seen_removed"].tolist()
+    assert [one.hit for one in found] == [one.held_out.rank <= 5 for one in found]
+    assert 5 < sum(one.hit for one in found) < N_USERS
+    assert all((one.held_out.without is None) == (target == "bare") for one in found)
+
+
+def test_the_best_items(place):
+    data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", 0)
+    for one, all_of_it in zip(
+        found_of(place, "causal", html="x", users=N_USERS),
+        found_of(place, "causal", html="x", users=N_USERS, k=N_ITEMS),
+        strict=True,
+    ):
+        assert [p.rank for p in one.best] == list(range(1, 11))
+        scores = [p.score for p in all_of_it.best]
+        assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+        assert one.best == all_of_it.best[:10]
+        unseen = set(range(N_ITEMS)) - set(one.history) | {one.held_out.item}
+        assert {p.item for p in all_of_it.best} == unseen
+        assert {p.item for p in one.best if p.without > 10} == {p.item for p in one.best} - {
+            p.item for p in all_of_it.best if p.without <= 10
+        }
+        assert {p.item for p in one.dropped} == {p.item for p in all_of_it.best if p.without <= 10 < p.rank}
+    (whole,) = found_of(place, "causal", user="7", whole=True)
+    assert whole.history == data.items[data.begin[7] :][: data.count[7]].tolist() and whole.held_out is None
+
+
+def test_a_long_history_is_read_in_part_and_left_out_as_a_whole(place):
+    items = [n % 20 for n in range(60)] + list(range(20, 30)) * 5
+    (one,) = found_of(place, "prefix", items=tuple(map(str, items)), k=N_ITEMS)
+    assert one.history == items[-49:]
+    assert sorted(p.item for p in one.best) == list(range(30, N_ITEMS))
+    (same,) = found_of(place, "prefix", items=tuple(map(str, items[-49:])), k=N_ITEMS, seen=True)
+    assert [p for p in same.best if p.item >= 30] != [] and len(same.best) == N_ITEMS
+
+
+def test_an_id_is_of_the_user_in_its_line(tmp_path):
+    folder = write_interactions(tmp_path)
+    data = Interactions(folder / "Small.txt", 0)
+
+    def asked(**given):
+        return list(recommend.requested_histories(RecommendSettings(**given), data, recommend.read_catalogue(data)))
+
+    with pytest.raises(ValueError, match="u_id_mapping.csv: missing or without ids"):
+        asked(user="u3", own_ids=True)
+    lines = [f"{user},u{user}" for user in reversed(range(N_USERS)) if user != 7]
+    (folder / USER_ID_FILE).write_text("\n".join([USER_ID_HEADER, *lines]) + "\n")
+    (one,) = asked(user="u3", own_ids=True)
+    assert (one.title, one.items) == ("user 3 (u3)", sequences()[3][:-1])
+    titles = [one.title for one in asked(html="x", users=N_USERS)]
+    assert titles == [f"user {user} (u{user})" if user != 7 else "user 7" for user in range(N_USERS)]
+    with pytest.raises(ValueError, match="--user u7: not in"):
+        asked(user="u7", own_ids=True)
+
+
+@pytest.mark.parametrize("objective", ["prefix", "causal"])
+@torch.no_grad()
+def test_without_is_the_model_whose_graph_vector_is_nothing(objective):
+    model = wake(small_hellm(objective=objective)).eval()
+    items, mask = histories(3, 6), torch.arange(6) >= torch.tensor([[0], [2], [4]])
+    bare = ablate_graph_vector(model)
+    assert (bare(items, mask) - model(items, mask)).abs().max() > 1e-3
+    for bridge in model.graph_adapter.bridge.values():
+        bridge[3].weight.zero_()
+        bridge[3].bias.zero_()  # GELU(0) is 0, and so is its norm
+    torch.testing.assert_close(bare(items, mask), model(items, mask), rtol=0, atol=1e-5)
+    assert bare.score.weight.data_ptr() == model.score.weight.data_ptr()
+
+
+@torch.no_grad()
+def test_without_when_nothing_is_learned_for_all():
+    model = wake(small_hellm(prefix_adapter=False)).eval()
+    bare, items = ablate_graph_vector(model), histories()
+    assert bare.graph_adapter is None
+    alone = small_hellm(w_adapter=False).eval()
+    alone.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(bare(items), alone(items))
+    assert bare(items).shape == (3, N_SMALL)
+    assert ablate_graph_vector(alone) is None and ablate_graph_vector(small_hellm(graph_adapter=False)) is None
+
+
+def test_printed(place, capsys):
+    (one,) = found_of(place, "prefix", user="42")
+    capsys.readouterr()
+    assert ask(place, "prefix", "--user", "42") == 0
+    text = capsys.readouterr().out
+    assert ask(place, "prefix", "--user", "a user42", "--own_ids") == 0
+    assert capsys.readouterr().out == text
+    lines = text.splitlines()
+    assert lines[0] == "history of user 42 (a user42), oldest first:"
+    for line, item in zip(lines[1:], one.history, strict=False):
+        assert line.split() == [str(item), f"A{item}", f"group{item // 4}", f"thing{item % 4}", "nice"]
+    start = len(one.history) + 3
+    for line, p in zip(lines[start:], one.best, strict=False):
+        assert line.split()[:5] == [str(p.rank), f"{p.score:.3f}", str(p.without), str(p.item), f"A{p.item}"]
+    (held_out,) = [line for line in lines if "<- held out" in line]
+    assert held_out.split()[0] == str(one.held_out.rank)
+    assert ask(place, "bare", "--items", "3,2,1") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("history of items given, oldest first:\n") and "ithout" not in text
+    assert ask(place, "bare", "--items", "A3,A2,A1", "--own_ids") == 0
+    assert capsys.readouterr().out == text
+
+
+def test_the_page_needs_nothing_but_itself(place, capsys):
+    path = place / "page.html"
+    assert ask(place, "prefix", "--html", path, "--users", 20, "--k", 5) == 0
+    html, page = path.read_text(), Page()
+    page.feed(html)
+    assert page.open == [] and "url(" not in html and "@import" not in html
+    assert all(address.startswith("data:") for address in page.fetched)
+    found = found_of(place, "prefix", html="x", users=20, k=5)
+    assert html.count("<h2>") == 20 == len({one.title for one in found})
+    n_hits, bare_hits = sum(one.hit for one in found), sum(one.held_out.without <= 5 for one in found)
+    assert f"{n_hits} of 20 are among the 5 best, framed; {bare_hits} without the graph adapter." in html
+    cards = [p for one in found for p in {*one.best, one.held_out, *one.dropped}]
+    items = [p.item for p in cards] + [item for one in found for item in one.history]
+    pictures = [address for address in page.fetched if address.startswith("data:image")]
+    assert len(pictures) == sum(item % 2 == 0 for item in items)
+    for address in pictures[:3]:
+        with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+            assert picture.size == (120, 60)
+
+
+def test_titles_and_ids_are_text_in_the_page(place, tmp_path):
+    folder = shutil.copytree(place / "data", tmp_path / "data") / "sequential" / "Small"
+    for name, plain, other in (
+        (ITEM_TEXT_FILE, "group0 thing3 nice", "<script>alert(3)</script>"),
+        (ITEM_ID_FILE, "3,A3\n", "3," + encode_id('"onclick="3') + "\n"),
+        (USER_ID_FILE, "7,a%20user7\n", "7," + encode_id("</h2>'7'&") + "\n"),
+    ):
+        lines = (folder / name).read_text()
+        assert lines.count(plain) == 1
+        (folder / name).write_text(lines.replace(plain, other))
+    path, page = tmp_path / "page.html", Page()
+    flags = ["--user", 7, "--seen", "--k", N_ITEMS, "--html", path, "--data_dir", tmp_path / "data"]
+    assert ask(place, "bare", *flags) == 0
+    html = path.read_text()
+    page.feed(html)
+    assert page.open == []
+    assert "<h2>user 7 (&lt;/h2&gt;&#x27;7&#x27;&amp;)</h2>" in html
+    assert '<div title="&quot;onclick=&quot;3 item 3">&lt;script&gt;alert(3)&lt;/script&gt;</div>' in html
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
+    def told(target, *more):
+        assert ask(place, target, "--html", tmp_path / "page.html", *more) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        return captured.err
+
+    assert "--user 120: not in" in told("prefix", "--user", 120)
+    assert "numbers are 0 to 119" in told("prefix", "--user", "x")
+    assert "--items 40, -1: not in" in told("prefix", "--items", "1,40,-1")
+    assert "--user b: not in" in told("prefix", "--user", "b", "--own_ids")
+    assert f"{BEST_ADAPTER}: missing; --run takes the folder of a run" in told("nowhere", "--user", 1)
+    for name, damage, message in (
+        (STATE, lambda path: path.unlink(), f"{STATE}: missing"),
+        (STATE, lambda path: path.write_bytes(b"none"), f"{STATE}: cut short"),
+        (STATE, lambda path: shutil.copy(path.with_name(BEST_ADAPTER), path), f"{STATE}: not a HeLLM training state"),
+        (BEST_ADAPTER, lambda path: path.write_bytes(b"none"), f"{BEST_ADAPTER}: cut short"),
+        (STATE, without("settings"), f"{STATE}: without settings; "),
+        (BEST_ADAPTER, without("tensors"), f"{BEST_ADAPTER}: without tensors; "),
+    ):
+        copy = shutil.copytree(folder_of(place, "bare"), folder_of(place, "damaged"), dirs_exist_ok=True)
+        damage(copy / name)
+        assert message in told("damaged", "--user", 1)
+    other = write_dataset(tmp_path / "data")
+    (other / "Small.txt").write_text("0 1 2 3 4\n" + (other / "Small.txt").read_text().partition("\n")[2])
+    message = told("bare", "--user", 1, "--data_dir", tmp_path / "data")
+    assert "was trained on: CRC-32 of Small.txt differs" in message
+    assert "no such folder" in told("bare", "--user", 1, "--data_dir", tmp_path / "nowhere")
+    assert not (tmp_path / "page.html").exists()
+    for argv in (["--user", "1"], ["--run", "x"], ["--run", "x", "--user", "1", "--items", "2"]):
+        with pytest.raises(SystemExit) as stop:
+            recommend.main(argv)
+        assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def settings(**values):
+    return lambda content: content["settings"].update(values)
+
+
+def part(name, value):
+    return lambda content: content.update({name: value})
+
+
+def head(change):
+    def damage(content):
+        content["tensors"]["score.weight"] = change(content["tensors"]["score.weight"])
+
+    return damage
+
+
+WHOLE = "'score.weight': a whole tensor of torch.float32, all finite, is expected; put back a copy"
+STRANGE = [  # what a file of a stranger holds, its checksum right
+    (STATE, settings(n_layers=10**9), "--n_layers 1000000000: from -1 to 1024"),
+    (STATE, settings(n_layers=-5), "--n_layers -5: from -1 to 1024"),
+    (STATE, settings(graph_rank=2**60), f"--graph_rank {2**60}: 0 or above, at most"),
+    (STATE, settings(adapter_len=2**16), "adapter_len is 4 there, 65536 here"),
+    (STATE, settings(seed=torch.zeros(3)), "settings: words and numbers are expected"),
+    (STATE, settings(seed=None), "seed is None, a whole number is expected"),
+    (STATE, settings(seed=10**30), f"--seed {10**30}: from 0 to"),
+    (STATE, settings(lora_alpha=10**400), "lora_alpha is 1000"),
+    (STATE, settings(max_len="6"), "max_len is '6', a whole number is"),
+    (STATE, settings(max_len=True), "max_len is True, a whole number is"),
+    (STATE, settings(w_lora="no"), "w_lora is 'no', True or False is expected"),
+    (STATE, settings(lora_targets=[3]), "lora_targets is (3,), a tuple of words is expected"),
+    (STATE, settings(model_name=3, dataset=3), "model_name is 3, a text in quotes is expected"),
+    (STATE, settings(dtype="zzz"), "--dtype zzz: one of auto, fp32, bf16; put back a copy"),
+    (STATE, settings(dataset="../../etc"), "--dataset '../../etc': a name without folders"),
+    (STATE, part("settings", [["seed", 3]]), "settings: names with values are expected"),
+    (BEST_ADAPTER, part("settings", [["dim", 3]]), "settings: names with values are expected"),
+    (BEST_ADAPTER, settings(dim=torch.zeros(3)), "settings: words and numbers are expected"),
+    (BEST_ADAPTER, part("tensors", [torch.zeros(3)]), "tensors: names with values are expected"),
+    (BEST_ADAPTER, lambda content: content["tensors"].update({3: torch.zeros(3)}), "3: a whole tensor of"),
+    (BEST_ADAPTER, head(lambda t: "none"), WHOLE),
+    (BEST_ADAPTER, head(lambda t: t.long()), WHOLE),
+    (BEST_ADAPTER, head(lambda t: t * float("nan")), WHOLE),
+    (BEST_ADAPTER, head(lambda t: t[:1, :1].clone().expand(t.shape)), WHOLE),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), STRANGE)
+def test_what_a_stranger_put_into_a_run(place, tmp_path, capsys, name, damage, message):
+    folder = shutil.copytree(folder_of(place, "prefix"), tmp_path / "run")
+    content = torch.load(folder / name, weights_only=True)
+    damage(content)
+    save_with_checksum(content, folder / name)
+    argv = ["--run", str(folder), "--data_dir", str(place / "data"), "--device", "cpu", "--user", "1"]
+    assert recommend.main(argv) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and len(told.err) < 1000
+    assert message in told.err and (str(folder / name) in told.err or "there" in message)
+
+
+@pytest.mark.parametrize(("page", "message"), [(".", "is a folder"), ("none/page.html", "no folder ")])
+def test_a_page_that_has_no_place_is_refused_before_the_run_is_read(tmp_path, capsys, page, message):
+    with pytest.raises(SystemExit) as stop:
+        recommend.main(["--run", "x", "--html", str(tmp_path / page)])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"error: --html {tmp_path / page}: ") and message in told

@@ -1,0 +1,73 @@
+"""One of several processes that share a tiny HeLLM: torchrun … tests/parallel_worker.py FOLDER."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from llama.checkpoint import load_base_weights
+from llama.HeLLM import HeLLM
+from llama.model import ModelArgs, Transformer
+from llama.parallel import init_model_parallel, mp_rank, mp_size, shard_dims, unshard
+from utils.training.adapter_file import save_adapter
+
+
+def build() -> HeLLM:
+    """The same model whatever the number of processes."""
+    torch.manual_seed(3)
+    args = ModelArgs(
+        dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16, max_seq_len=64, adapter_len=3,
+        lora_r=4, lora_alpha=8, lora_dropout=0.0, graph_dropout=0.0, lora_targets=("w1", "w2", "w3", "wq", "wo"),
+        train_score=True, train_base=True,
+    )  # fmt: skip
+    return HeLLM(args, torch.randn(20, 5), torch.randn(21, 6), [1, 5, 7], [1, 2])
+
+
+def train(model: HeLLM) -> list[float]:
+    """Losses of ten AdamW steps on padded batches."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(10):
+        items = torch.randint(0, 20, (6, 7), generator=generator)
+        mask = torch.arange(7) >= torch.randint(0, 6, (6, 1), generator=generator)
+        loss = model.loss(items, mask, torch.randint(0, 20, (6,), generator=generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def whole(model: HeLLM) -> dict[str, torch.Tensor]:
+    """Every parameter, gathered from all processes."""
+    dims = shard_dims(model)
+    return {name: unshard(p.detach(), dims[name]).clone() for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def read_base(folder: Path) -> dict[str, torch.Tensor]:
+    """Hidden states of a base read from a weight folder, and the bytes its parameters have and hold in memory."""
+    args = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16, w_adapter=False)
+    with torch.device("meta"):
+        transformer = Transformer(args)
+    load_base_weights(transformer, folder, torch.float32)
+    needed = sum(p.nbytes for p in transformer.parameters())
+    held = sum(p.untyped_storage().nbytes() for p in transformer.parameters())
+    hidden = transformer(transformer.tok_embeddings(torch.arange(12).view(2, 6)))
+    return {"hidden": hidden, "needed": needed, "held": held}
+
+
+def main(folder: Path) -> None:
+    init_model_parallel(2)
+    model = build()
+    start = whole(model)
+    losses = train(model)
+    save_adapter(model, folder / "adapter.pt")
+    result = {"processes": mp_size(), "start": start, "losses": losses, "end": whole(model)}
+    result["base"] = {path.name: read_base(path) for path in sorted(folder.glob("base*"))}
+    torch.save(result, folder / f"rank{mp_rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

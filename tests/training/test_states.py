@@ -1,0 +1,339 @@
+"""States and adapters that are damaged, of another run, or of a run that is still going on."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_HeLLM
+from config_HeLLM import parse_args
+from preprocess import pretrain_graph, pretrain_sasrec
+from preprocess.pretrain_sasrec import SequenceTraining
+from tests.support.small_data import N_ITEMS, OWN, command, write_dataset
+from tests.training.test_training import records
+from utils.io.checksums import TRAILER_SIZE, CorruptFileError, verify_checksum
+from utils.io.torch_files import load_versioned, save_with_checksum
+from utils.runtime.signals import StopTraining
+from utils.training.checkpoints import PREVIOUS_STATE, STATE
+
+ROOT = Path(__file__).parents[2]
+SIZES = ("--batch_size", "60", "--n_layers", "1")
+PRETRAINING = {"MMHCL": pretrain_graph, "SASRec": pretrain_sasrec}
+
+
+def pretrain_argv(place, *more):
+    places = ["--output_dir", str(place / "output"), "--logging_dir", str(place / "log"), "--overwrite"]
+    sizes = ["--batch_size", "64", "--num_epochs", "4", "--validate_every", "2"]
+    return ["--dataset", "Small", "--data_dir", str(place / "data"), *places, *sizes, *more]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder with finished runs of all three trainings."""
+    place = tmp_path_factory.mktemp("done")
+    folder = write_dataset(place / "data")
+    np.save(folder / "image_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
+    for program in PRETRAINING.values():
+        assert program.main(pretrain_argv(place, "--output_dir", str(place / "output" / "pre"))) == 0
+    assert train_HeLLM.main(command(place, *SIZES)) == 0  # on the tables that these made
+    return place
+
+
+@pytest.fixture
+def place(done, tmp_path):
+    """A copy of it, so that it can be damaged."""
+    return shutil.copytree(done, tmp_path / "place")
+
+
+def folder_of(place):
+    return place / "output" / "Small" / "MMHCL" / "tiny"
+
+
+def contents(place):
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without(lost):
+    """Damage that takes a part out of a file, `progress.epoch` out of `progress`, its checksum made anew."""
+
+    def damage(path):
+        content = torch.load(path, weights_only=True)
+        part, _, key = lost.partition(".")
+        del (content[part] if key else content)[key or part]
+        save_with_checksum(content, path)
+
+    return damage
+
+
+def refused(place, capsys, *more, argv=None):
+    """The one line with which a run that would go on is refused, nothing being changed."""
+    before = contents(place)
+    capsys.readouterr()
+    assert train_HeLLM.main(argv or command(place, *SIZES, "--resume", *more)) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert contents(place) == before
+    return message
+
+
+def test_any_flipped_byte_and_any_cut_is_recognised(tmp_path):
+    path = tmp_path / "state.pt"
+    save_with_checksum({"format": "x", "version": 1, "tensors": {"a": torch.randn(3)}, "more": [1, 2.5, "word"]}, path)
+    content = path.read_bytes()
+    assert load_versioned(path, "x", 1)["more"] == [1, 2.5, "word"]
+    damaged = [content[:at] + bytes([content[at] ^ 2 ** (at % 8)]) + content[at + 1 :] for at in range(len(content))]
+    damaged += [content[:size] for size in range(len(content))]
+    for wrong in (*damaged, content + b"\n", content[TRAILER_SIZE:]):
+        path.write_bytes(wrong)
+        with pytest.raises(CorruptFileError, match=r"state\.pt: cut short or damaged"):
+            verify_checksum(path)
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: flip(path, 700), lambda path: flip(path, -5000), Path.unlink])
+def test_of_two_states_the_one_that_is_whole_is_taken(done, place, damage, capsys):
+    path = folder_of(place) / STATE
+    state = load_versioned(path, "HeLLM training state", 2)["progress"]
+    before = load_versioned(path.with_name(PREVIOUS_STATE), "HeLLM training state", 2)["progress"]
+    assert (state["epoch"], state["step"], before["epoch"]) == (2, 0, 1) and before["step"] > 0
+    damage(path)
+    assert train_HeLLM.main(command(place, *SIZES, "--resume")) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(f"{path}: cut short or damaged") == (damage is not Path.unlink)
+    assert f"resumed at epoch 1, step {before['step']}" in shown
+    assert (folder_of(place) / "best_adapter.pt").read_bytes() == (folder_of(done) / "best_adapter.pt").read_bytes()
+    for a, b in zip(records(done), records(place), strict=True):
+        assert all(a[key] == b[key] for key in a.keys() - OWN)
+
+
+def test_two_damaged_states_and_a_damaged_best_adapter_are_refused_by_name(place, capsys):
+    folder = folder_of(place)
+    flip(folder / "best_adapter.pt", 3000)
+    assert f"{folder / 'best_adapter.pt'}: cut short or damaged" in refused(place, capsys)
+    (folder / "best_adapter.pt").unlink()
+    assert f"{folder / 'best_adapter.pt'}" in refused(place, capsys)
+    for name in (STATE, PREVIOUS_STATE):
+        cut(folder / name)
+    message = refused(place, capsys)
+    assert all(str(folder / name) in message for name in (STATE, PREVIOUS_STATE))
+
+
+def other_item(folder):
+    path = folder / "Small.txt"
+    path.write_text(path.read_text().replace("3 3 4", "3 3 5", 1))
+
+
+def other_number(folder):
+    table = torch.load(folder / "SASRec_item_embedding.pt", weights_only=True)
+    table[5, 2] += 1
+    torch.save(table, folder / "SASRec_item_embedding.pt")
+
+
+@pytest.mark.parametrize(("change", "name"), [(other_item, "Small.txt"), (other_number, "SASRec_item_embedding.pt")])
+def test_states_of_other_data_files_are_refused_by_name(place, change, name, capsys):
+    change(place / "data" / "sequential" / "Small")
+    message = refused(place, capsys)
+    assert f"CRC-32 of {name} was " in message and message.count(" was ") == 1
+
+
+def test_a_state_of_another_version_is_refused(place, capsys):
+    path = folder_of(place) / STATE
+    save_with_checksum(load_versioned(path, "HeLLM training state", 2) | {"version": 9}, path)
+    assert "not a HeLLM training state of version 2, found ('HeLLM training state', 9)" in refused(place, capsys)
+
+
+@pytest.mark.parametrize(
+    "lost", ["settings", "progress", "tensors", "optimizer", "rng", "progress.epoch", "optimizer.state", "rng.numpy"]
+)
+def test_a_state_that_lacks_a_part_is_refused_by_name(place, lost, capsys):
+    path = folder_of(place) / STATE
+    without(lost)(path)
+    assert f"error: {path}: without {lost}; " in refused(place, capsys)
+
+
+def test_a_new_run_keeps_no_state_of_an_earlier_one(place):
+    assert train_HeLLM.main(command(place, *SIZES, "--seed", "7")) == 0
+    for name in (STATE, PREVIOUS_STATE):
+        assert load_versioned(folder_of(place) / name, "HeLLM training state", 2)["settings"]["seed"] == 7
+    run = train_HeLLM.prepare(parse_args(command(place, *SIZES)))
+    with run.states.begun(resume=False):
+        run.save()
+    assert not (folder_of(place) / PREVIOUS_STATE).exists()
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_pretraining_takes_the_state_that_is_whole_and_refuses_other_data(place, name, capsys):
+    folder, data = place / "output" / "pre" / "Small" / name / "pretrain", place / "data" / "sequential" / "Small"
+    argv = pretrain_argv(place, "--output_dir", str(place / "output" / "pre"), "--resume")
+    tables = {path: path.read_bytes() for path in data.glob(f"{name}*")}
+    flip(folder / STATE, -3000)
+    for path in tables:
+        path.unlink()
+    assert PRETRAINING[name].main(argv) == 0
+    shown = capsys.readouterr().out
+    assert f"{folder / STATE}: cut short or damaged" in shown and "resumed at epoch 2, step 0" in shown
+    assert {path: path.read_bytes() for path in data.glob(f"{name}*")} == tables
+    (data / "audio_feat.npy").write_bytes((data / "image_feat.npy").read_bytes())
+    other_item(data)
+    before = contents(place)
+    assert PRETRAINING[name].main(argv) == 2
+    message = capsys.readouterr().err
+    assert "CRC-32 of Small.txt was" in message and message.count("\n") == 1
+    assert ("CRC-32 of audio_feat.npy was None" in message) == (name == "MMHCL")
+    assert contents(place) == before
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from utils.hold import hold
+
+with hold(Path(sys.argv[1]), *sys.argv[2:]):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holding(*arguments):
+    """Another process that holds something, and is killed in the end."""
+    argv = [sys.executable, "-c", HOLD, *map(str, arguments)]
+    holder = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "in\n"
+    yield holder
+    holder.kill()
+    holder.communicate()
+
+
+def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
+    """The holder of what is held is told in one line, with a flag that the program has, and nothing is touched."""
+    before = contents(place)
+    capsys.readouterr()
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {held}: held by process {holder.pid} on {os.uname().nodename} since 2")
+    assert message.endswith(f"or take another {flag}\n") and message.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert f"  {flag} " in capsys.readouterr().out
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
+def test_a_second_run_is_told_who_holds_the_folder(place, which, capsys):
+    name = "pretrain" if which in PRETRAINING else "tiny"
+    folder = place / "output" / "Small" / (which if which in PRETRAINING else "MMHCL") / name
+    main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
+    argv = pretrain_argv(place) if which in PRETRAINING else command(place, *SIZES)
+    with holding(folder) as holder:
+        for more in ((), ("--resume",)):
+            refused_as_held(main, [*argv, *more], folder, holder, place, capsys)
+    assert main(argv) == 0
+    assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
+    assert (folder / "held_by.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
+def test_a_second_run_is_told_who_writes_the_log(place, which, capsys):
+    """Where states go does not matter."""
+    name, argv = ("MMHCL/tiny", command(place, *SIZES)) if which == "fine-tuning" else (f"{which}/pretrain", None)
+    main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
+    argv = [*(argv or pretrain_argv(place)), "--output_dir", str(place / "elsewhere")]
+    log = place / "log" / "Small" / name
+    with holding(log, "_") as holder:
+        refused_as_held(main, argv, log, holder, place, capsys)
+    assert main(argv) == 0
+    assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
+    (left,) = log.parent.glob(f"{log.name}*held_by.txt")
+    assert left.read_text() == ""
+
+
+def broken_at(run, step, parameter, change):
+    """Let a run's gradients of a parameter go wrong in one step."""
+
+    def hook(grad):
+        return change(grad) if run.progress.step == step else None
+
+    parameter.register_hook(hook)
+
+
+@pytest.mark.parametrize(("step", "value"), [(0, torch.nan), (4, torch.inf)])
+def test_a_gradient_that_is_not_finite_leaves_the_state_from_before_it(place, step, value):
+    argv = command(place, "--batch_size", "20", "--n_layers", "1", "--log_every", "30")
+    spared = train_HeLLM.prepare(parse_args([*argv, "--target", "spared"]))
+    original = spared.step
+
+    def stopped(rows, rate):
+        if spared.progress.step == step - 1:
+            spared.signals.number = signal.SIGTERM
+        return original(rows, rate)
+
+    if step:
+        spared.step = stopped
+        with pytest.raises(StopTraining, match="SIGTERM"):
+            spared.train_epoch()
+    run = train_HeLLM.prepare(parse_args([*argv, "--target", "broken"]))
+    name, parameter = "item_projector.0.weight", dict(run.model.named_parameters())
+    name = name if name in parameter else next(n for n, p in parameter.items() if p.requires_grad)
+    broken_at(run, step, parameter[name], lambda grad: torch.full_like(grad, value))
+    words = rf"not finite at epoch 0, step {step}: loss \d\S+, gradient norm (nan|inf), learning rate \d\S+, users "
+    with pytest.raises(StopTraining, match=words) as stop:
+        run.train_epoch()
+    users = run.train_samples.user
+    shown = str(stop.value).split("users ")[1].split(";")[0]
+    assert all(int(word) in users for word in shown.split(" and ")[0].split(", "))
+    assert "parameters of largest norm: " in str(stop.value) and stop.value.status == 1
+    state = load_versioned(run.folder / STATE, "HeLLM training state", 2)
+    assert (state["progress"]["epoch"], state["progress"]["step"]) == (0, step)
+    if not step:
+        assert all(torch.equal(p, state["tensors"][n]) for n, p in spared.model.named_parameters() if p.requires_grad)
+        return
+    expected = load_versioned(spared.folder / STATE, "HeLLM training state", 2)
+    assert state["progress"] | {"seconds": 0} == expected["progress"] | {"seconds": 0}
+    found, wanted = ((s["tensors"], s["optimizer"]["state"]) for s in (state, expected))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_what_is_not_finite_is_never_saved(place, capsys):
+    run = train_HeLLM.prepare(parse_args(command(place, *SIZES)))
+    run.save()
+    before = contents(run.folder)
+    with torch.no_grad():
+        run.model.score.weight[1, 1] = torch.nan
+    with pytest.raises(StopTraining, match=r"score\.weight holds NaN or infinity before epoch 0, step 0: not saved"):
+        run.save()
+    assert contents(run.folder) == before
+
+
+def test_pretraining_stops_before_a_gradient_that_is_not_finite(place, monkeypatch, capsys):
+    step = SequenceTraining.step
+
+    def breaking(self, epoch, number):
+        if (epoch, number) == (1, 0):
+            self.model.position_embedding.register_hook(lambda grad: grad * torch.nan)
+        return step(self, epoch, number)
+
+    monkeypatch.setattr(SequenceTraining, "step", breaking)
+    assert pretrain_sasrec.main(pretrain_argv(place)) == 1
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert shown.startswith("not finite at epoch 1, step 0: loss ") and "gradient norm nan, learning rate 1" in shown
+    assert "parameters of largest norm: blocks.layers.1.self_attn.in_proj_weight 9." in shown
+    state = load_versioned(place / "output/Small/SASRec/pretrain" / STATE, "HeLLM training state", 2)
+    assert (state["progress"]["epoch"], state["progress"]["step"]) == (1, 0)
+    assert all(tensor.isfinite().all() for tensor in state["tensors"].values())

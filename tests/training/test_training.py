@@ -1,0 +1,325 @@
+"""The training program as a whole, on data of a few hundred lines."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train_HeLLM
+from config_HeLLM import parse_args
+from tests.support.small_data import OWN, command
+from tests.support.small_model import SHAPE, small_hellm, write_meta
+from utils.data.batches import training_batches
+from utils.data.interactions import Interactions
+from utils.evaluation.metrics import ranking_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def records(place, target="tiny"):
+    path = place / "log" / "Small" / "MMHCL" / f"{target}_metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def adapter(place, target="tiny"):
+    path = place / "output" / "Small" / "MMHCL" / target / "best_adapter.pt"
+    return torch.load(path, weights_only=True)["tensors"]
+
+
+def assert_same_run(place, one, other):
+    """Adapters equal to the bit, and every figure but the costs."""
+    for (name, a), b in zip(adapter(place, one).items(), adapter(place, other).values(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(records(place, one), records(place, other), strict=True):
+        for key in a.keys() - OWN:
+            assert a[key] == b[key], key
+
+
+def test_a_run_learns_and_leaves_its_files(place, capsys):
+    assert train_HeLLM.main(command(place, "--num_epochs", "8", "--lr", "3e-3", "--patience", "0")) == 0
+    *epochs, last = records(place)
+    assert [record["epoch"] for record in epochs] == list(range(8))
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] - 0.5
+    best = max(epochs, key=lambda record: record["val"]["NDCG@10"])
+    assert last["best_epoch"] == best["epoch"]
+    assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
+    assert last["users"] == 120
+    assert last["settings"]["num_epochs"] == 8 and "seed" not in last["settings"]
+    assert last["seconds"] == pytest.approx(sum(record["seconds"] for record in epochs))
+    assert 2**20 < last["peak_memory_bytes"] < 2**40
+    folder = place / "log" / "Small" / "MMHCL"
+    with np.load(folder / "tiny_ranks.npz") as found:
+        assert {rank.dtype for rank in found.values()} == {np.dtype(np.int32)}
+        assert (
+            ranking_metrics(found["seen_kept"]) == last["test"]
+            and ranking_metrics(found["seen_removed"]) == last["test_unseen"]
+        )
+    assert (folder / "tiny_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "test Recall@10" in (folder / "tiny_log.txt").read_text()
+    assert "trainable params:" in capsys.readouterr().out
+
+
+def test_sigterm_saves_and_leaves(place):
+    assert train_HeLLM.main(command(place, "--target", "whole")) == 0
+    argv = command(place, "--target", "asked")
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "train_HeLLM.py", *argv], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("trainable params"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert "SIGTERM: state saved in" in rest
+    assert train_HeLLM.main(command(place, "--target", "asked", "--resume")) == 0
+    assert_same_run(place, "whole", "asked")
+
+
+@pytest.mark.parametrize("objective", [(), ("--objective", "causal", "--n_negatives", "20", "--warm_head")])
+def test_deterministic_runs_are_equal(place, objective, monkeypatch, request):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    for target in ("one", "other"):
+        assert train_HeLLM.main(command(place, "--target", target, "--deterministic", *objective)) == 0
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert_same_run(place, "one", "other")
+    assert train_HeLLM.main(command(place, "--target", "one", "--resume", "--no-deterministic", *objective)) == 0
+
+
+def test_resume_refuses_other_settings_by_name(place, capsys):
+    assert train_HeLLM.main(command(place)) == 0
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train_HeLLM.main(command(place, "--resume", "--lr", "0.5")) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "lr was 0.001, is now 0.5" in message
+    assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def trainer(place, *more):
+    return train_HeLLM.prepare(parse_args(command(place, "--graph_dropout", "0", *more)))
+
+
+@pytest.mark.parametrize("objective", ["prefix", "causal"])
+def test_accumulation_equals_one_large_batch(place, objective):
+    rows = np.arange(8) * 7
+    states = []
+    for batch_size, grad_steps in ((8, 1), (4, 2), (1, 8), (3, 3)):
+        sizes = ("--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
+        run = trainer(place, *sizes, "--objective", objective)
+        # Adam blows rounding up where gradients vanish
+        run.optimizer = torch.optim.SGD(run.model.parameters(), fused=True)
+        losses = [run.step(rows + shift, 0.1).item() for shift in range(3)]
+        states.append((losses, {name: p.detach().clone() for name, p in run.model.named_parameters()}))
+    for losses, parameters in states[1:]:
+        assert losses == pytest.approx(states[0][0], rel=1e-5)
+        for name, p in parameters.items():
+            torch.testing.assert_close(p, states[0][1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_step(place):
+    run = trainer(place, "--max_grad_norm", "1e-3")
+    seen = []
+    step = run.optimizer.step
+    run.optimizer.step = lambda: (
+        seen.append([p.grad.norm() for p in run.model.parameters() if p.grad is not None]),
+        step(),
+    )
+    run.step(np.arange(8), 1e-3)
+    assert torch.stack(seen[0]).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
+    run = trainer(place, "--log_every", "4", "--save_every_minutes", "0")
+    steps = training_batches(run.train_samples.length, 8, 2024, 0)
+    original = run.step
+
+    def step(rows, rate):
+        if run.progress.step == 6:
+            with torch.no_grad():
+                run.model.score.weight[3, 0] = torch.inf
+        return original(rows, rate)
+
+    run.step = step
+    users = ", ".join(str(user) for user in run.train_samples.user[steps[6]])
+    words = f"not finite at epoch 0, step 6: loss (nan|inf), .* users {users}; .*; score.weight was not finite before"
+    with pytest.raises(train_HeLLM.StopTraining, match=words):
+        run.train_epoch()
+    state = torch.load(run.folder / "training_state.pt", weights_only=True)
+    assert state["progress"]["step"] == 6
+    assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
+
+
+def test_learning_rate_of_the_first_step_is_zero(place):
+    run = trainer(place)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.step(np.arange(4), 0.0)
+    assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
+
+
+def test_batched_scores_equal_single_scores(place):
+    run = trainer(place)
+    samples = run.data.test()
+    run.model.eval()
+    with torch.no_grad():
+        for rows in (np.arange(30), np.arange(60, 100)):
+            items, mask, _ = run.data.batch(samples, rows)
+            single = torch.cat([run.model(run.data.batch(samples, rows[i : i + 1])[0]) for i in range(len(rows))])
+            torch.testing.assert_close(run.model(items, mask), single, rtol=1e-4, atol=1e-5)
+
+
+def weights(folder):
+    """A Meta folder beside the data, by name: whole, and without one tensor."""
+    state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
+    state = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
+    write_meta(folder / "whole", state, SHAPE)
+    write_meta(folder / "less", {name: p for name, p in state.items() if name != "layers.1.ffn_norm.weight"}, SHAPE)
+
+
+def test_runs_from_a_weight_folder_with_a_frozen_base(place):
+    weights(place)
+    flags = ("--model_name", str(place / "whole"), "--no-train_base", "--w_lora", "--num_epochs", "1")
+    assert train_HeLLM.main(command(place, *flags)) == 0
+    assert not any("attention.w" in name for name in adapter(place))
+
+
+def test_random_base_has_the_shape_of_the_weights_and_none_of_their_values(place):
+    weights(place)
+    flags = ("--model_name", str(place / "whole"), "--no-train_base")
+    read, drawn = trainer(place, *flags).model, trainer(place, *flags, "--random_base").model
+    for (name, a), b in zip(read.named_parameters(), drawn.parameters(), strict=True):
+        assert a.shape == b.shape and a.requires_grad == b.requires_grad
+        if name.startswith("llama.layers") and a.ndim == 2:
+            assert not torch.equal(a, b) and b.std() == pytest.approx(0.02, rel=0.2), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model_name", "less", "--no-train_base"), "missing layers.1.ffn_norm.weight"),
+        (("--dataset", "Absent"), "no such folder; expected"),
+        (("--model_name", "weights/none"), "no such folder of base weights"),
+        (("--no-train_base",), "starts at random with --train_base or --random_base"),
+        (("--prompt", "alpaca"), "tokenizer missing"),
+        (("--device", "cuda:77"), "--device cuda:77: not available"),
+        (("--no-graph_input", "--no-seq_input"), "needs graph_input or seq_input"),
+        (("--w_lora", "--lora_targets", "w9"), "lora_targets w9"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(place, monkeypatch, flags, message, capsys):
+    weights(place)
+    monkeypatch.chdir(place)
+    assert train_HeLLM.main(command(place, *flags)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (place / "output").exists()
+    assert not (place / "log").exists()
+
+
+def test_plan_needs_neither_weights_nor_tables(place, capsys):
+    folder = place / "data" / "sequential" / "Small"
+    for table in folder.glob("*.pt"):
+        table.unlink()
+    assert train_HeLLM.main(["--plan", "--dataset", "Small", "--data_dir", str(place / "data")]) == 0
+    shown = capsys.readouterr().out
+    assert "trainable params: 110,272,512 || all params: 6,717,779,968" in shown
+    assert "6,607,343,616 params, 0 trained" in shown
+    assert not (place / "output").exists()
+
+
+CAUSAL = ("--objective", "causal", "--prompt", "none", "--dropout", "0.1", "--standardize", "--graph_mean")
+
+
+@pytest.mark.parametrize("head", ["trained", "tied"])
+def test_a_causal_run_learns_and_validates_what_it_tests(place, head):
+    more = ("--head", head, "--num_epochs", "12", "--lr", "3e-3", "--patience", "0", "--prompt", "bos")
+    assert train_HeLLM.main(command(place, *CAUSAL, *more)) == 0
+    *epochs, last = records(place)
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] - 0.5
+    assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
+    best = epochs[last["best_epoch"]]["val"]
+    assert last["val"] == pytest.approx(best, abs=1e-12)  # the reloaded adapter, from the passes of the test
+
+
+def test_causal_run_continues_in_the_middle_of_an_epoch(place, monkeypatch):
+    argv = command(place, *CAUSAL, "--batch_size", "16")
+    assert train_HeLLM.main([*argv, "--target", "whole"]) == 0
+    original = train_HeLLM.Trainer.step
+
+    def stop_at_third(self, rows, rate):
+        loss = original(self, rows, rate)
+        if (self.progress.epoch, self.progress.step) == (1, 2):
+            self.signals.number = signal.SIGTERM
+        return loss
+
+    monkeypatch.setattr(train_HeLLM.Trainer, "step", stop_at_third)
+    assert train_HeLLM.main([*argv, "--target", "stopped"]) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert train_HeLLM.main([*argv, "--target", "stopped", "--resume"]) == 0
+    assert_same_run(place, "whole", "stopped")
+
+
+def test_both_objectives_train_on_the_same_samples(place):
+    data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", 50)
+    prefix, causal = data.train(), data.train_users()
+    items, mask, targets = data.batch(prefix, np.arange(len(prefix)))
+    expected = {
+        (tuple(row[real].tolist()), target) for row, real, target in zip(items, mask, targets.tolist(), strict=True)
+    }
+    items, mask, targets = data.batch(causal, np.arange(len(causal)))
+    found = [
+        (tuple(row[real][: t + 1].tolist()), target)
+        for row, real, following in zip(items, mask, targets, strict=True)
+        for t, target in enumerate(following[real].tolist())
+    ]
+    assert len(found) == len(prefix) and set(found) == expected
+
+
+@pytest.mark.parametrize("width", [6, 100])  # of each table: fewer columns together than the model, or more
+def test_warm_head_keeps_how_alike_the_tables_hold_items_to_be(place, width):
+    folder = place / "data" / "sequential" / "Small"
+    for name, rows in (("MMHCL_item_embeddings.pt", 40), ("SASRec_item_embedding.pt", 41)):
+        torch.save(torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)) * 3 + 1, folder / name)
+    run = trainer(place, "--warm_head")
+    head = run.model.score.weight.detach()
+    graph, sequence = run.model.graph_item_embedding, run.model.seq_item_embedding[1:]
+    rows = torch.cat([(t - t.mean(0)) / t.std(0) for t in (graph, sequence)], 1)
+    found = F.normalize(head) @ F.normalize(head).T
+    wanted = F.normalize(rows) @ F.normalize(rows).T
+    off_diagonal = ~torch.eye(40, dtype=torch.bool)
+    assert head.std() == pytest.approx(0.1, rel=1e-4)
+    if width == 6:
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert torch.corrcoef(torch.stack([found[off_diagonal], wanted[off_diagonal]]))[0, 1] > 0.5
+
+
+def test_plan_counts_operations_and_hours_of_both_objectives(place, capsys):
+    """At the published shape, against the number of LLaMA's matrix parameters by hand."""
+    shown = {}
+    for objective in ("prefix", "causal"):
+        argv = ["--plan", "--dataset", "Small", "--data_dir", str(place / "data"), "--objective", objective]
+        assert train_HeLLM.main([*argv, "--n_layers", "2", "--num_epochs", "3", "--batch_size", "16"]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        pattern = r"([\d,]+) samples x 3 epochs x ([\d,.]+) GFLOP = .*: ([\d.]+) hours of training at .* 72 TFLOP.*"
+        shown[objective] = re.fullmatch(pattern, line).groups()
+    block = 4 * 4096**2 + 3 * 4096 * 11008  # matrix parameters; forward and backward to the inputs: 4 operations each
+    n_samples, prefix, _ = (float(value.replace(",", "")) for value in shown["prefix"])
+    length = 3  # mean history of the small data
+    assert 4 * block * (71 + length) / 1e9 < prefix < 1.5 * 4 * 2 * block * (71 + length) / 1e9
+    same, causal, hours = (float(value.replace(",", "")) for value in shown["causal"])
+    assert same == n_samples
+    assert 4 * 2 * block / 1e9 < causal < prefix / 10
+    assert hours == pytest.approx(n_samples * 3 * causal * 1e9 / 71.5e12 / 3600, abs=0.01)

@@ -1,0 +1,5 @@
+import sys
+
+from utils.recommend.recommend import main
+
+sys.exit(main())

@@ -1,0 +1,5 @@
+import sys
+
+from utils.report.report import main
+
+sys.exit(main())

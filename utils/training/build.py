@@ -1,0 +1,153 @@
+"""From settings to data and model."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from config_HeLLM import Settings
+from llama.checkpoint import assign_parameter, load_base_weights
+from llama.HeLLM import HeLLM, base_parameters, materialize
+from llama.model import MODEL_SIZES, ModelArgs
+from llama.weight_files import DOWNLOAD_HINT, open_checkpoint
+from utils.data.embeddings import load_item_embeddings
+from utils.data.interactions import Interactions, require_trainable
+from utils.data.layout import require_files, required_files
+from utils.training.prompt import prompt_ids
+
+HEAD_STD = 0.1  # of a head that starts from the tables
+
+
+def load_interactions(settings: Settings) -> Interactions:
+    """The interaction file alone, in which there is something to train on.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+    name = required_files(settings.dataset, settings.GNNModel)[0]
+    data = Interactions(require_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
+    require_trainable(data)
+    return data
+
+
+def load_data(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
+    """Interactions, and the graph and sequence tables, checked against each other.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, place and remedy.
+    """
+    names = required_files(settings.dataset, settings.GNNModel)
+    folder = require_files(settings.data_dir, settings.dataset, names)
+    data = load_interactions(settings)
+    tables = load_item_embeddings(folder, settings.GNNModel, data)
+    return data, tuple(map(standardize_columns, tables)) if settings.standardize else tables
+
+
+def standardize_columns(table: Tensor) -> Tensor:
+    """Columns scaled to mean 0 and variance 1; a constant column becomes 0."""
+    return (table - table.mean(0)) / table.std(0).clamp(min=1e-8)
+
+
+def model_args(settings: Settings) -> ModelArgs:
+    """Sizes from the base weights or the built-in size, switches from the settings.
+
+    Raises:
+        FileNotFoundError: neither a folder or file nor a size that can start without weights.
+    """
+    name = settings.model_name
+    if Path(name).exists():
+        shape = open_checkpoint(name).shape
+    elif name in MODEL_SIZES and (settings.train_base or settings.random_base or settings.plan):
+        shape = MODEL_SIZES[name]
+    else:
+        sizes = f"a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or --random_base"
+        raise FileNotFoundError(
+            f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
+            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; {DOWNLOAD_HINT}; "
+            f"{sizes}"
+        )
+    switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
+    switches |= {"train_score": settings.head == "trained", "tie_score": settings.head == "tied"}
+    if settings.n_layers == -1:
+        del switches["n_layers"]
+    return ModelArgs(**(shape | switches))
+
+
+@torch.no_grad()
+def init_head_from_tables(model: HeLLM) -> None:
+    """Start each row of a trained head from the item's two embeddings, through one random orthonormal map.
+
+    Items that the tables hold to be alike then start with like scores, the rarely bought ones too.
+    """
+    table = torch.cat(
+        [standardize_columns(model.graph_item_embedding), standardize_columns(model.seq_item_embedding[1:])], 1
+    )
+    dim, width = model.score.weight.shape[1], table.shape[1]
+    basis = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width)))[0].to(table.device)
+    rows = table @ (basis.T if dim >= width else basis)
+    model.score.weight.copy_(rows * (HEAD_STD / rows.std()))
+
+
+def matmul_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    """Of matrix products, and of a base that is not trained."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
+
+
+def build_empty(args: ModelArgs, tables: tuple[Tensor, Tensor], prompt: tuple, dtype: torch.dtype) -> HeLLM:
+    """The model without memory for its parameters, each of them in the number format that it is to have.
+
+    Args:
+        prompt: token ids before and after the items.
+        dtype: of matrix products, and of the matrices of a base that is not trained.
+    """
+    with torch.device("meta"):
+        model = HeLLM(args, *tables, *prompt, dtype=dtype)
+    if not args.train_base:
+        for p in base_parameters(model).values():
+            p.data = p.data.to(dtype if p.ndim > 1 else p.dtype)
+    return model
+
+
+def build_meta_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
+    """The model of some settings without memory for its parameters, for a device; tables as they are given.
+
+    Raises:
+        FileNotFoundError, ValueError: sizes, switches or prompt that do not go with each other or with the files.
+    """
+    args, weights = model_args(settings), Path(settings.model_name)
+    prompt = prompt_ids(settings.prompt, (weights.parent if weights.is_file() else weights) / "tokenizer.model")
+    return build_empty(args, tables, prompt, matmul_dtype(settings, device))
+
+
+def load_base(model: HeLLM, settings: Settings, device: torch.device, shared: dict) -> None:
+    """Give the model its base weights; a frozen base is that of `shared`, once a run has read it."""
+    name, dtype = settings.model_name, matmul_dtype(settings, device)
+    if settings.train_base:
+        load_base_weights(model.llama, name, torch.float32, device)
+        return
+    if (name, dtype, device) not in shared:
+        shared.clear()  # memory for one base at a time
+        load_base_weights(model.llama, name, dtype, device)
+        shared[name, dtype, device] = base_parameters(model)
+    for parameter, p in shared[name, dtype, device].items():
+        assign_parameter(model.llama, parameter, p.data)
+
+
+def build_model(
+    settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device, shared: dict | None = None
+) -> HeLLM:
+    """The model on its device, base weights read from their files where there are any, the rest initialised.
+
+    Args:
+        shared: one dict for several runs: the first leaves a frozen base there, which is the others' too.
+    """
+    model = build_meta_model(settings, [table.to(device) for table in tables], device)
+    if Path(settings.model_name).exists() and not settings.random_base:
+        load_base(model, settings, device, {} if shared is None else shared)
+    materialize(model, device)
+    if settings.warm_head:
+        init_head_from_tables(model)
+    return model.to(device)
