@@ -202,9 +202,9 @@ def test_pretraining_takes_the_state_that_is_whole_and_refuses_other_data(place,
 HOLD = """
 import sys
 from pathlib import Path
-from utils.hold import hold
+from utils.runtime.lock import run_lock
 
-with hold(Path(sys.argv[1]), *sys.argv[2:]):
+with run_lock(Path(sys.argv[1]), *sys.argv[2:]):
     print("in", flush=True)
     sys.stdin.read()
 """
