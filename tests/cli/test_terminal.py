@@ -33,7 +33,7 @@ def test_a_training_goes_on_without_its_terminal(place, where):
 
 def attempted(where: str, what: str, **environment: str) -> tuple[int, str, str]:
     """What `attempt(what)` leaves: exit status, output, errors."""
-    program = f"import os, signal, sys; from utils.flags import attempt; sys.exit(attempt({what}))"
+    program = f"import os, signal, sys; from utils.cli.errors import run_program; sys.exit(run_program({what}))"
     done = in_shell(where, ["-c", program], **environment)
     return done.returncode, done.stdout, done.stderr
 

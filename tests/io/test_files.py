@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys
 from pathlib import Path
-from utils.files import replacing
+from utils.io.atomic import atomic_write
 for number in range(200):
-    with replacing(Path(sys.argv[1])) as temporary:
+    with atomic_write(Path(sys.argv[1])) as temporary:
         temporary.write_text(sys.argv[2] * 5000)
 """
 
@@ -30,10 +30,8 @@ def test_processes_that_write_the_same_file_take_turns(tmp_path):
 
 def test_what_a_killed_process_left_is_written_over(tmp_path):
     path = tmp_path / "table.md"
-    kill = "import os; from pathlib import Path; from utils.files import replacing\n"
-    kill += (
-        f"with replacing(Path({str(path)!r})) as temporary: temporary.write_text('cut short'); os.kill(os.getpid(), 9)"
-    )
+    kill = "import os; from pathlib import Path; from utils.io.atomic import atomic_write\n"
+    kill += f"with atomic_write(Path({str(path)!r})) as temporary: temporary.write_text('cut short'); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", kill], cwd=ROOT).returncode == -9
     assert [file.read_text() for file in tmp_path.iterdir()] == ["cut short"] and not path.exists()
     with atomic_write(path) as temporary:

@@ -133,14 +133,14 @@ def test_a_run_goes_on_in_other_portions_of_the_same_step(place, capsys):
 RUN_WITH_A_LIMIT = """
 import resource, sys
 import train_HeLLM
-from utils.memory import resident
+from utils.runtime.memory import rss_bytes
 
 phase, room, method = sys.argv[1], int(sys.argv[2]), {"training": "step", "scoring": "rank"}[sys.argv[1]]
 original = getattr(train_HeLLM.Trainer, method)
 
 def limited(self, *args, **more):
     if (self.progress.epoch, self.progress.step) >= (1, 2):
-        limit = resident("VmSize") + room
+        limit = rss_bytes("VmSize") + room
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return original(self, *args, **more)
 

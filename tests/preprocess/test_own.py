@@ -1,6 +1,7 @@
 """Anybody's tables to a dataset's files, and the four commands that end in recommendations."""
 
 import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -258,6 +259,8 @@ def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
         assert python == "python"
         module, argv = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
         capsys.readouterr()
+        if importlib.util.find_spec(module).submodule_search_locations:
+            module += ".__main__"
         assert importlib.import_module(module).main(argv) == 0
     shown = capsys.readouterr().out.splitlines()
     data = Interactions("datasets/sequential/Mine/Mine.txt", 0)

@@ -18,7 +18,7 @@ from utils.logs.run_log import RunLog
 from utils.report import report
 from utils.report.page import MetricValue
 from utils.report.report import describe, verdict
-from utils.report.runs import read_run
+from utils.report.runs import read_run, run_file
 
 KEPT = Path(__file__).parents[2] / "log" / "kept"  # the project's own runs
 VOID = {"meta", "link", "img"}  # elements without an end
@@ -185,10 +185,10 @@ def test_what_gives_a_graph_its_ranks(tmp_path, capsys):
     for seed, name in enumerate(("MMHCL/a", "LightGCN/pretrain")):
         write_run(tmp_path, "Small", name, seed)
     a, graph = tmp_path / "Small" / "MMHCL" / "a", tmp_path / "Small" / "LightGCN" / "pretrain"
-    report.file_of(graph, "ranks.npz").unlink()
-    records = [json.loads(line) for line in report.file_of(graph, "metrics.jsonl").read_text().splitlines()]
+    run_file(graph, "ranks.npz").unlink()
+    records = [json.loads(line) for line in run_file(graph, "metrics.jsonl").read_text().splitlines()]
     del records[-1]["test_unseen"], records[-1]["popularity"]
-    report.file_of(graph, "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    run_file(graph, "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert report.main(["--compare", str(a), str(graph)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {graph}_ranks.npz: ") and told.count("\n") == 1
@@ -199,9 +199,9 @@ def test_ranks_that_are_not_those_of_the_metrics(tmp_path, capsys):
     for seed, name in enumerate("ab"):
         write_run(tmp_path, "Small", f"MMHCL/{name}", seed)
     a, b = (tmp_path / "Small" / "MMHCL" / name for name in "ab")
-    path = report.file_of(b, "ranks.npz")
+    path = run_file(b, "ranks.npz")
     own = dict(np.load(path))
-    shutil.copy(report.file_of(a, "ranks.npz"), path)
+    shutil.copy(run_file(a, "ranks.npz"), path)
     others = dict(np.load(path))
     for ranks in (others, own | {"seen_removed": others["seen_removed"]}, own | {"seen_kept": own["seen_removed"]}):
         np.savez(path, **ranks)
@@ -216,7 +216,7 @@ def test_ranks_that_are_not_those_of_the_metrics(tmp_path, capsys):
 
 def test_ranks_are_read_only_if_they_can_be_such(tmp_path, capsys):
     ranking = write_run(tmp_path, "Small", "MMHCL/a", 0)
-    path = report.file_of(tmp_path / "Small" / "MMHCL" / "a", "ranks.npz")
+    path = run_file(tmp_path / "Small" / "MMHCL" / "a", "ranks.npz")
     kept, removed = ranking.seen_kept, ranking.seen_removed
     nothing = np.broadcast_to(np.int64(1), (10**7,))  # 80 MB, deflated to 80 kB
     for odd in (
@@ -248,8 +248,8 @@ def test_ranks_are_read_only_if_they_can_be_such(tmp_path, capsys):
 def test_odd_records_are_told_by_line_or_do_no_harm(tmp_path, capsys):
     write_run(tmp_path, "Small", "MMHCL/a", 0, {"lr": 0.01, "lora_targets": ["w1"]})
     a = tmp_path / "Small" / "MMHCL" / "a"
-    report.file_of(a, "ranks.npz").unlink()  # which would be compared with each
-    path, ends = report.file_of(a, "metrics.jsonl"), []
+    run_file(a, "ranks.npz").unlink()  # which would be compared with each
+    path, ends = run_file(a, "metrics.jsonl"), []
     whole = [json.loads(line) for line in path.read_text().splitlines()]
     for line in (0, len(whole) - 1):
         for record in damaged(whole[line]):
@@ -277,7 +277,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
     assert "no run; " in told(tmp_path / "empty")
     assert "is on Small, " in told("--compare", a, other)
     assert "none: no such run; " in told("--compare", a, a.with_name("none"))
-    ranks_file = report.file_of(a, "ranks.npz")
+    ranks_file = run_file(a, "ranks.npz")
     flipped = bytearray(ranks_file.read_bytes())
     flipped[len(flipped) // 2] ^= 255
     np.savez(ranks_file, seen_kept=np.arange(5), seen_removed=np.arange(5))
@@ -286,12 +286,12 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys):
         ranks_file.write_bytes(damage)
         assert "a_ranks.npz: cut short or no file of ranks" in told(tmp_path)
     ranks_file.unlink()
-    log = report.file_of(a.with_name("begun"), "log.txt")
+    log = run_file(a.with_name("begun"), "log.txt")
     for odd in ("{'lr': 1e-2}", '{"lr": ' + "[" * 10**5):
         log.write_text(f"2026-01-01 00:00:00  resumed\n2026-01-01 00:00:00  settings: {odd}\n")
         assert f"error: {log}: line 2: settings that are no JSON object; remove " in told(tmp_path)
     log.unlink()
-    with report.file_of(a, "metrics.jsonl").open("a") as file:
+    with run_file(a, "metrics.jsonl").open("a") as file:
         file.write("{\n")
     assert "a_metrics.jsonl: line 4 is no JSON object" in told(tmp_path)
     assert not list(tmp_path.glob("report.*"))

@@ -1,5 +1,8 @@
+"""Run the program: python -m utils.recommend."""
+
 import sys
 
 from utils.recommend.recommend import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,8 @@
+"""Run the program: python -m utils.report."""
+
 import sys
 
 from utils.report.report import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -113,7 +113,7 @@ def use_other_tables(
     if not path.is_file():
         command = graph_command(settings, wanted.settings)
         return SweepRun(title, None, "no such graph tables", f"{path} is missing; make it: {command}")
-    differ = recorded_pretraining(settings).differences(wanted)
+    differ = recorded_pretraining(settings).diff_settings(wanted)
     if differ:
         command = graph_command(settings, replace(wanted.settings, overwrite=True))
         what = f"{path}: made otherwise than the full tables: {'; '.join(differ)}; make it anew: {command}"
