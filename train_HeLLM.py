@@ -11,7 +11,6 @@ import math
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions
 from utils.data.layout import required_files
 from utils.evaluation.metrics import format_headline_metrics, ranking_metrics
-from utils.evaluation.ranking import Ranking, rank_by_popularity, rank_newest
+from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity
 from utils.io.disk_full import DiskFullError
 from utils.logs.records import SELECTION_METRIC
 from utils.logs.run_log import RunLog, log_folder
@@ -203,16 +202,17 @@ class Trainer:
         self.optimizer.zero_grad()
         return total
 
-    def rank(self, samples, title: str, last: int = 1) -> list[Ranking]:
-        """Rank the samples' targets and, with `last` 2, the items before them from the same passes."""
-        self.model.eval()
-        score, size = partial(self.model.scores, last=last), self.settings.eval_batch_size
-        return rank_newest(score, self.data, samples, size, self.device, title, self.check_signals, shared=True)
+    def rank(self, samples, title: str) -> Ranking:
+        """Rank the samples' targets, every replica its share of them."""
+        size = self.settings.eval_batch_size
+        return evaluate_ranking(
+            self.model.eval(), self.data, samples, size, self.device, title, self.check_signals, distributed=True
+        )
 
     def validate_epoch(self) -> None:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
         progress, samples = self.progress, self.data.validation()
-        ranking = self.rank(samples, "validation")[0]
+        ranking = self.rank(samples, "validation")
         result = ranking_metrics(ranking.seen_kept)
         record = {
             "epoch": progress.epoch,
@@ -238,7 +238,7 @@ class Trainer:
         """Test the adapter that validated best, once, and log every figure."""
         progress, samples = self.progress, self.data.test()
         load_adapter(self.model, self.best_adapter)
-        ranking, *validation = self.rank(samples, "test", last=2 if self.settings.objective == "causal" else 1)
+        ranking = self.rank(samples, "test")
         popularity = rank_by_popularity(self.data, samples)
         record = {
             "best_epoch": progress.best_epoch,
@@ -251,8 +251,6 @@ class Trainer:
             "files": self.files,
             "peak_memory_bytes": peak_memory(self.device),
         }
-        if validation:  # of the tested weights, from the same passes
-            record["val"] = ranking_metrics(validation[0].seen_kept)
         self.log.say_test(record)
         self.log.finish(progress.records, record, ranking)
 

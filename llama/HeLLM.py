@@ -93,13 +93,11 @@ class HeLLM(nn.Module):
         vectors = self.item_projector(torch.cat(parts, -1))
         return vectors if self.item_ids is None else vectors + self.item_ids(items)
 
-    def hidden(self, items: Tensor, mask: Tensor | None = None, last: int = 1) -> Tensor:
-        """Last hidden states, normalised, that the head reads: (B, last, D) float32. Arguments as in `scores`."""
+    def encode(self, items: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the last hidden states, normalised, that the head reads: (B, D) float32. Arguments as in `forward`."""
         if self.args.objective == "causal":
             items, lengths = left_to_right_padding(items, mask)
-            return self._causal(items, (lengths[:, None] - torch.arange(last, 0, -1, device=items.device)).clamp(min=0))
-        if last != 1:
-            raise ValueError(f"the prefix objective reads one position a pass, not {last}")
+            return self._causal(items, (lengths[:, None] - 1).clamp(min=0))[:, 0]
         with self._autocast(items):
             prompt = [p.expand(len(items), -1, -1) for p in self._prompt()]
             h = torch.cat([prompt[0], self._inputs(items), prompt[1]], 1)
@@ -108,7 +106,7 @@ class HeLLM(nn.Module):
                 prefix = self.graph_adapter(self._graph_rows(items, mask))
             if mask is not None:
                 mask = F.pad(mask, (prompt[0].shape[1], prompt[1].shape[1]), value=True)
-            return self.llama(h, mask, prefix, last_only=True).float()
+            return self.llama(h, mask, prefix, last_only=True)[:, 0].float()
 
     def _autocast(self, items: Tensor):
         return torch.autocast(items.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -143,19 +141,7 @@ class HeLLM(nn.Module):
 
         Returns: logits (B, I) float32.
         """
-        return self.scores(items, mask)[:, 0]
-
-    def scores(self, items: Tensor, mask: Tensor | None = None, last: int = 1) -> Tensor:
-        """Score every item as the one that follows each of the `last` newest items.
-
-        Args:
-            items, mask: as in `forward`.
-            last: positions a row; more than one under the causal objective only. Positions before a history's
-                first item repeat its first.
-
-        Returns: logits (B, last, I) float32, oldest position first.
-        """
-        return F.linear(*self._head(self.hidden(items, mask, last)))
+        return F.linear(*self._head(self.encode(items, mask)))
 
     def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """What is multiplied for logits: (…, D) and a row an item (I, D), both float32."""
@@ -182,7 +168,7 @@ class HeLLM(nn.Module):
                 n = int(mask.sum()) if n_targets is None else n_targets
                 hidden, targets = hidden[true_indices(place, n)], targets[true_indices(mask, n)]
         else:
-            hidden = self.hidden(items, mask)[:, 0]
+            hidden = self.encode(items, mask)
         (hidden, weight), smoothing = self._head(hidden), self.args.label_smoothing
         if self.args.n_negatives and self.training:
             drawn = torch.randperm(self.n_items, device=hidden.device)[: self.args.n_negatives]

@@ -44,7 +44,7 @@ def step(model, items, targets):
     loss.backward()
     gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
-        return loss.detach().cpu(), gradients, model.scores(items).cpu()
+        return loss.detach().cpu(), gradients, model(items).cpu()
 
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
@@ -60,9 +60,9 @@ def test_loss_gradients_and_scores_are_the_cpus(objective, settings):
 def test_half_precision_scores_are_near():
     items = histories(4, 6)
     model = wake(small_hellm())
-    exact = model.scores(items).detach()
+    exact = model(items).detach()
     model.dtype = torch.bfloat16
-    near = model.to(DEVICE).scores(items.to(DEVICE)).detach().cpu()
+    near = model.to(DEVICE)(items.to(DEVICE)).detach().cpu()
     assert 0 < (near - exact).norm() / exact.norm() < 0.05
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.support.small_data import write_dataset
 from utils.data.interactions import Interactions
 from utils.evaluation.metrics import filter_seen, ranking_metrics, target_ranks
-from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity, rank_newest
+from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
 
 
 def test_ranks_break_ties_by_item_id():
@@ -102,19 +102,6 @@ def test_rank_all_is_independent_of_the_batch_size(tmp_path):
     assert (batched.seen_removed < batched.seen_kept).any()
 
 
-def test_newest_positions_are_ranked_as_splits_of_their_own(tmp_path):
-    data = Interactions(write_dataset(tmp_path) / "Small.txt", 6)
-
-    def newest_two(items, mask):
-        return torch.stack([score(items[:, :-1], None if mask is None else mask[:, :-1]), score(items, mask)], 1)
-
-    test, validation = rank_newest(newest_two, data, data.test(), 32)
-    for found, samples in ((test, data.test()), (validation, data.validation())):
-        expected = evaluate_ranking(score, data, samples, 32)
-        assert np.array_equal(found.seen_kept, expected.seen_kept)
-        assert np.array_equal(found.seen_removed, expected.seen_removed)
-
-
 def test_what_is_not_read_any_more_is_taken_out_of_the_ranking_too(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("0 0 1 2 3 4 5\n1 6 2 1\n2 5 4 0 5\n")
@@ -123,10 +110,10 @@ def test_what_is_not_read_any_more_is_taken_out_of_the_ranking_too(tmp_path):
 
     def by_id(items, mask):  # the lower the better
         read.append(items.tolist())
-        return -torch.arange(7.0).expand(len(items), 2, 7)
+        return -torch.arange(7.0).expand(len(items), 7)
 
-    test, validation = rank_newest(by_id, data, data.test(), 8)
-    assert read == [[[3, 4], [6, 2], [4, 0]]]
+    test, validation = (evaluate_ranking(by_id, data, split, 8) for split in (data.test(), data.validation()))
+    assert read == [[[3, 4], [6, 2], [4, 0]], [[3], [6], [4]]]
     assert test.seen_kept.tolist() == [6, 2, 6]
     assert test.seen_removed.tolist() == [1, 2, 4]  # the last has bought its target before
     assert validation.seen_kept.tolist() == [5, 3, 1]

@@ -24,7 +24,7 @@ def padded():
 @torch.no_grad()
 def every_score(model, items):
     """(B, T, I): scores after each position of histories without padding."""
-    return model.scores(items, None, items.shape[1])
+    return F.linear(*model._head(model._causal(items)))
 
 
 SAME_AS_PREFIX = {
@@ -112,15 +112,13 @@ def test_adapter_positions_that_are_never_formed_equal_formed_ones(instruct, n_k
 
 @pytest.mark.parametrize("settings", [{}, {"n_layers": 0, "w_adapter": False}, {"tie_score": True}])
 @torch.no_grad()
-def test_padded_batch_equals_single_histories_at_the_newest_two_positions(settings):
+def test_padded_batch_equals_single_histories(settings):
     model, (items, mask) = causal(**settings).eval(), padded()
-    both = model.scores(items, mask, last=2)
-    torch.testing.assert_close(model(items, mask), both[:, 1], rtol=1e-5, atol=1e-5)
+    scores = model(items, mask)
     for row, length in enumerate(LENGTHS):
         history = items[row : row + 1, -length:]
-        torch.testing.assert_close(both[row, 1], model(history)[0], rtol=1e-5, atol=1e-5)
-        if length > 1:
-            torch.testing.assert_close(both[row, 0], model(history[:, :-1])[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(scores[row], model(history)[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(scores[row], every_score(model, history)[0, -1], rtol=1e-5, atol=1e-5)
 
 
 def test_loss_is_the_mean_over_all_real_positions():
@@ -217,7 +215,7 @@ def test_sampled_softmax_trains_and_scores_with_all_items():
 def test_tied_head_scores_with_the_item_vectors():
     model, items = causal(tie_score=True, item_ids=True).eval(), histories()
     assert model.score.weight.shape == (32, 32)
-    hidden = model.hidden(items)[:, 0] @ model.score.weight.T
+    hidden = model.encode(items) @ model.score.weight.T
     torch.testing.assert_close(model(items), hidden @ model.item_vectors(torch.arange(N_ITEMS)).T)
 
 
@@ -232,11 +230,6 @@ def test_tied_head_scores_with_the_item_vectors():
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         causal(**settings)
-
-
-def test_prefix_objective_reads_one_position():
-    with pytest.raises(ValueError, match="one position a pass, not 2"):
-        small_hellm().scores(histories(), None, last=2)
 
 
 def test_positions_take_room():

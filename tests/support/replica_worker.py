@@ -19,7 +19,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from llama.parallel import init_model_parallel, shard_dims, unshard
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.ranking import rank_newest
+from utils.evaluation.ranking import evaluate_ranking
 from utils.runtime.distributed import run_on_main_process
 from utils.runtime.lock import run_lock
 
@@ -71,18 +71,17 @@ def rank(folder: Path) -> None:
     weights = torch.randn(data.n_items, data.n_items, generator=torch.Generator().manual_seed(1))
     scored = 0
 
-    def newest_two(items, mask):
+    def score(items, mask):
         nonlocal scored
         scored += len(items)
         real = torch.ones(items.shape) if mask is None else mask.float()
-        sums = (weights[items] * real[..., None]).cumsum(1)
-        return torch.stack([sums[:, max(items.shape[1] - 2, 0)], sums[:, -1]], 1)
+        return (weights[items] * real[..., None]).sum(1)
 
     test = data.test()
     few = Samples(test.user[:5], test.begin[:5], test.length[:5])
-    result = {"all": [r.seen_kept.tolist() for r in rank_newest(newest_two, data, test, 500, shared=True)]}
+    result = {"all": evaluate_ranking(score, data, test, 500, distributed=True).seen_kept.tolist()}
     result["scored"] = scored
-    result["few"] = [r.seen_removed.tolist() for r in rank_newest(newest_two, data, few, 500, shared=True)]
+    result["few"] = evaluate_ranking(score, data, few, 500, distributed=True).seen_removed.tolist()
     (folder / f"ranks{rank_of_process()}of{os.environ.get('WORLD_SIZE', '1')}.json").write_text(json.dumps(result))
 
 

@@ -98,11 +98,11 @@ def users_per_s(run: Training) -> float:
     batches = list(scoring_batches(samples.length, run.settings.eval_batch_size))
     run.model.eval()
     chosen = batches[:: -(-len(batches) // SCORED)]
-    run.model.scores(*run.batch(samples, chosen[0])[:2])
+    run.model(*run.batch(samples, chosen[0])[:2])
     synchronize(run.device)
     started = time.perf_counter()
     for rows in chosen:
-        run.model.scores(*run.batch(samples, rows)[:2])
+        run.model(*run.batch(samples, rows)[:2])
         done += len(rows)
     synchronize(run.device)
     run.model.train()

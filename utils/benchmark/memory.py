@@ -121,7 +121,6 @@ def _measure(settings: Settings, steps: int, warm: bool) -> MemoryMeasurement:
 
 def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tuple[int, int, float]:
     """Most resident bytes while training and while scoring, and seconds of the last optimiser step."""
-    causal = settings.objective == "causal"
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     samples = data.training(settings.objective)
     batch = data.batch(samples, _longest(samples, settings.batch_size))
@@ -141,9 +140,7 @@ def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tu
     items, mask, _ = data.batch(samples, rows)
     reset_peak_rss()
     with torch.no_grad():
-        ranks_with_and_without_seen(
-            model.eval().scores(items, mask, 1 + causal), *data.batch(data.whole(samples), rows)
-        )
+        ranks_with_and_without_seen(model.eval()(items, mask), *data.batch(data.whole(samples), rows))
     return training, rss_bytes("VmHWM"), step
 
 

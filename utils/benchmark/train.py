@@ -111,7 +111,7 @@ class Training:
         for _ in range(2):
             with FlopsByPart(self.model) as counter:
                 for rows in batches:
-                    self.model.scores(*self.batch(samples, rows)[:2])
+                    self.model(*self.batch(samples, rows)[:2])
             counts.append(sum(counter.parts().values()) / sum(map(len, batches)))
             llama.register_forward_pre_hook(lambda _, args, more: (args, more | {"last_only": False}), with_kwargs=True)
             llama.register_forward_hook(lambda _, args, output: output[:, -1:])

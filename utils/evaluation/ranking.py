@@ -14,7 +14,7 @@ from llama.parallel import all_reduce_data_parallel, dp_rank, dp_size
 from utils.data.batches import scoring_batches
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import filter_seen, target_ranks
-from utils.runtime.distributed import all_reduce_max, is_main, to_device
+from utils.runtime.distributed import is_main, to_device
 
 
 @dataclass
@@ -33,59 +33,44 @@ def evaluate_ranking(
     samples: Samples,
     batch_size: int,
     device: torch.device | str = "cpu",
-) -> Ranking:
-    """Score every sample's history against all items; `score` gives float (B, I), the others as in `rank_newest`."""
-    return rank_newest(lambda items, mask: score(items, mask)[:, None], data, samples, batch_size, device)[0]
-
-
-@torch.no_grad()
-def rank_newest(
-    score: Callable[[Tensor, Tensor | None], Tensor],
-    data: Interactions,
-    samples: Samples,
-    batch_size: int,
-    device: torch.device | str = "cpu",
     title: str = "",
-    check: Callable[[], None] = lambda: None,
-    shared: bool = False,
-) -> list[Ranking]:
-    """Rank the target of every sample, and the newest items of its history as targets of what comes before them.
+    between_batches: Callable[[], None] = lambda: None,
+    distributed: bool = False,
+) -> Ranking:
+    """Rank the target of every sample among all items.
 
     Args:
-        score: a model in evaluation mode, (items, mask) to float (B, K, I), a row for each of the K newest
-            positions, oldest first.
-        data, samples: the split to rank; batch_size: users a forward pass.
-        title: of the progress bar; check: called between batches, may raise to stop.
-        shared: each replica of the model scores every n-th batch; all processes must call, and get all ranks. They
-            also call `check` together.
-
-    Returns: K rankings, that of the samples' targets first; the k-th is of the samples with more than k items.
+        score: a model in evaluation mode, (items, mask) to float (B, I).
+        data: interactions that the samples index.
+        samples: the split to rank.
+        batch_size: users per forward pass.
+        device: where the model scores.
+        title: label of the progress bar.
+        between_batches: called before each batch; may raise to stop.
+        distributed: each replica of the model scores every n-th batch; all processes must call, and all get all
+            ranks. They call `between_batches` together.
     """
     started, batches = time.perf_counter(), list(scoring_batches(samples.length, batch_size))
     both = samples, data.whole(samples)
-    own, n = (dp_rank(), dp_size()) if shared else (0, 1)
+    own, n = (dp_rank(), dp_size()) if distributed else (0, 1)
     parts, quiet = [], None if is_main() else True
     with tqdm(total=len(samples), desc=title, unit="users", disable=quiet, leave=False) as bar:
         for first in range(0, len(batches), n):
-            check()
+            between_batches()
             together = batches[first : first + n]
             for rows in together[own : own + 1]:
                 parts.append((torch.from_numpy(rows), _evaluate_batch(score, data, both, rows, device)))
             bar.update(sum(map(len, together)))
-    positions = max((len(of_batch) for _, of_batch in parts), default=0)  # 0: less batches than replicas
-    if shared:
-        positions = int(all_reduce_max(positions)[0])
-    found = torch.zeros(positions, 2, len(samples), dtype=torch.int64)
+    found = torch.zeros(2, len(samples), dtype=torch.int64)
     for rows, of_batch in parts:
-        found[:, :, rows] = of_batch.cpu()
-    if shared:
-        all_reduce_data_parallel(found)
-    speed = len(samples) / (time.perf_counter() - started)
-    return [Ranking(*both[:, samples.length > back], speed) for back, both in enumerate(found.numpy())]
+        found[:, rows] = of_batch.cpu()
+    if distributed:
+        all_reduce_data_parallel(found)  # each user was ranked by one replica, the others have zeros there
+    return Ranking(*found.numpy(), len(samples) / (time.perf_counter() - started))
 
 
 def _evaluate_batch(score: Callable, data: Interactions, both: tuple[Samples, ...], rows: np.ndarray, device) -> Tensor:
-    """Ranks with seen items kept and removed, for each of the newest positions, the last first: int64 (K, 2, B).
+    """Return ranks with seen items kept and removed: int64 (2, B).
 
     Args:
         both: the samples as they are scored, and with their whole histories.
@@ -96,21 +81,18 @@ def _evaluate_batch(score: Callable, data: Interactions, both: tuple[Samples, ..
 
 
 def ranks_with_and_without_seen(scores: Tensor, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
-    """Ranks with seen items kept and removed, for each of the newest positions, the last first.
+    """Return ranks with seen items kept and removed.
 
     Args:
-        scores: (B, K, I), oldest position first; items, mask: the whole histories, as in `HeLLM.forward`.
-        targets: int64 (B,), of the last position; those before it have the newest items as targets.
+        scores: float (B, I).
+        items: the full histories, as in `HeLLM.forward`.
+        mask: their mask.
+        targets: int64 (B,).
 
-    Returns: int64 (K, 2, B).
+    Returns: int64 (2, B).
     """
-    of_all = []
-    for back, of_one in enumerate(scores.unbind(1)[::-1]):
-        if back:
-            targets, items, mask = items[:, -1], items[:, :-1], None if mask is None else mask[:, :-1]
-        removed = filter_seen(of_one, items, mask, targets)
-        of_all.append(torch.stack([target_ranks(of_one, targets), target_ranks(removed, targets)]))
-    return torch.stack(of_all)
+    removed = filter_seen(scores, items, mask, targets)
+    return torch.stack([target_ranks(scores, targets), target_ranks(removed, targets)])
 
 
 @torch.no_grad()

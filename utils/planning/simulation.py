@@ -107,7 +107,7 @@ class MemorySimulator:
             self.memory.peak = self.memory.live
             items, seen = (torch.zeros(users, length, dtype=torch.int64) for length in self.job.longest[1:])
             mask, not_padding = (torch.ones_like(some, dtype=torch.bool) for some in (items, seen))
-            ranks_with_and_without_seen(self.model.scores(items, mask, 1 + self.causal), seen, not_padding, items[:, 0])
+            ranks_with_and_without_seen(self.model(items, mask), seen, not_padding, items[:, 0])
         return self.memory.peak
 
 
