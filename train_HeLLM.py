@@ -37,7 +37,7 @@ from utils.data.layout import required_files
 from utils.evaluation.metrics import format_headline_metrics, ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity
 from utils.io.disk_full import DiskFullError
-from utils.logs.records import SELECTION_METRIC
+from utils.logs.records import SELECTION_METRIC, EpochRecord, FinalRecord
 from utils.logs.run_log import RunLog, log_folder
 from utils.planning import plan
 from utils.planning.batch_size import fit_batch_sizes, suggest_batch_size
@@ -105,14 +105,14 @@ class Trainer:
         progress, patience = self.progress, self.settings.patience
         while progress.epoch < self.settings.num_epochs:
             if patience and progress.epoch - 1 - progress.best_epoch >= patience:
-                self.log.say(f"no better validation {SELECTION_METRIC} for {patience} epochs: training ends")
+                self.log.info(f"no better validation {SELECTION_METRIC} for {patience} epochs: training ends")
                 break
             self.train_epoch()
             self.save()  # before the validation, which may take long
             self.validate_epoch()
             progress.next_epoch()
             self.save()
-            self.log.write(progress.records)
+            self.log.write_metrics(progress.records)
 
     def train_epoch(self) -> None:
         """The rest of the current epoch's optimiser steps."""
@@ -214,24 +214,24 @@ class Trainer:
         progress, samples = self.progress, self.data.validation()
         ranking = self.rank(samples, "validation")
         result = ranking_metrics(ranking.seen_kept)
-        record = {
-            "epoch": progress.epoch,
-            "train_loss": progress.loss_sum / progress.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": progress.seconds,
-            "samples_per_s": progress.samples / progress.seconds,
-            "val": result,
-            "val_unseen": ranking_metrics(ranking.seen_removed),
-        }
+        record = EpochRecord(
+            epoch=progress.epoch,
+            train_loss=progress.loss_sum / progress.step,
+            lr=self.optimizer.param_groups[0]["lr"],
+            seconds=progress.seconds,
+            samples_per_s=progress.samples / progress.seconds,
+            val=result,
+            val_unseen=ranking_metrics(ranking.seen_removed),
+        )
         progress.records.append(record)
         better = result[SELECTION_METRIC] > progress.best_score
         if better:
             progress.best_epoch, progress.best_score = progress.epoch, result[SELECTION_METRIC]
             if dp_rank() == 0:
                 save_adapter(self.model, self.best_adapter)
-        self.log.say(
-            f"epoch {progress.epoch:3d}  loss {record['train_loss']:.4f}  {record['seconds']:.0f} s  "
-            f"{record['samples_per_s']:.0f} samples/s  validation {format_headline_metrics(result)}{'  best' if better else ''}"
+        self.log.info(
+            f"epoch {progress.epoch:3d}  loss {record.train_loss:.4f}  {record.seconds:.0f} s  "
+            f"{record.samples_per_s:.0f} samples/s  validation {format_headline_metrics(result)}{'  best' if better else ''}"
         )
 
     def test(self) -> None:
@@ -240,19 +240,19 @@ class Trainer:
         load_adapter(self.model, self.best_adapter)
         ranking = self.rank(samples, "test")
         popularity = rank_by_popularity(self.data, samples)
-        record = {
-            "best_epoch": progress.best_epoch,
-            "test": ranking_metrics(ranking.seen_kept),
-            "test_unseen": ranking_metrics(ranking.seen_removed),
-            "popularity": ranking_metrics(popularity.seen_kept),
-            "users": len(samples),
-            "users_per_s": ranking.users_per_s,
-            "settings": non_default_settings(self.settings),
-            "files": self.files,
-            "peak_memory_bytes": peak_memory(self.device),
-        }
-        self.log.say_test(record)
-        self.log.finish(progress.records, record, ranking)
+        record = FinalRecord(
+            best_epoch=progress.best_epoch,
+            test=ranking_metrics(ranking.seen_kept),
+            test_unseen=ranking_metrics(ranking.seen_removed),
+            popularity=ranking_metrics(popularity.seen_kept),
+            users=len(samples),
+            users_per_s=ranking.users_per_s,
+            settings=non_default_settings(self.settings),
+            files=self.files,
+            peak_memory_bytes=peak_memory(self.device),
+        )
+        self.log.log_test(record)
+        self.log.write_final(progress.records, record, ranking)
 
     def out_of_memory(self) -> int:
         """End the run after memory ran out, saving what is whole; returns the exit status.
@@ -268,7 +268,7 @@ class Trainer:
         advice = suggest_batch_size(self.settings, self.data, self.model, self.device)
         what, state = "training" if self.model.training else "scoring", f"state saved in {self.folder}"
         go_on = f"{state}, go on with --resume" if saved else "nothing to go on from"
-        self.log.say(f"out of memory in {what}: {go_on}; {advice}")
+        self.log.info(f"out of memory in {what}: {go_on}; {advice}")
         return 1
 
 
@@ -297,12 +297,12 @@ def run(trainer: Trainer) -> int:
     log.clear(settings.resume)
     try:
         for line in plan.run_header(settings, trainer.model):
-            log.say(line)
+            log.info(line)
         trainer.fit()
         trainer.test()
         return 0
     except StopTraining as stop:
-        log.say(str(stop))
+        log.info(str(stop))
         return stop.status
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -71,7 +71,7 @@ class Pipeline:
         """
         with run_lock(self.log.stem, "_", "--logging_dir") as gone:
             if gone:
-                self.log.say(gone)
+                self.log.info(gone)
             yield
 
     def encode(self, modality: str, argv: list[str]) -> None:
@@ -79,7 +79,7 @@ class Pipeline:
         try:
             self.run([f"{modality}_feat.npy"], features, [modality, *argv], main=features.run)
         except UninformativeModalityError as reason:
-            self.log.say(f"{modality} left out: {reason}")
+            self.log.info(f"{modality} left out: {reason}")
 
     def run(
         self,
@@ -96,13 +96,13 @@ class Pipeline:
         """
         if (self.folder / made[-1]).exists():
             return
-        self.log.say(f"python -m {program.__name__} {shlex.join(argv)}")
+        self.log.info(f"python -m {program.__name__} {shlex.join(argv)}")
         status = (main or program.main)(argv)
         if status:
             sys.exit(status)
         lines = (self.logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines() if metrics else []
         tested = f"; test {format_headline_metrics(json.loads(lines[-1])['test'])}" if lines else ""
-        self.log.say(f"{program.__name__}: {', '.join(str(self.folder / name) for name in made)}{tested}")
+        self.log.info(f"{program.__name__}: {', '.join(str(self.folder / name) for name in made)}{tested}")
 
 
 def check_origin(data: Path, made_by: dict[Path, list[str]]) -> None:

@@ -34,7 +34,7 @@ from utils.data.layout import require_files
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity, rank_by_product
 from utils.io.torch_files import load_with_checksum
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, read_records
+from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, FinalRecord, read_metrics
 from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
@@ -171,17 +171,17 @@ def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Sa
     return Ranking(kept, removed, 2 * n / (time.perf_counter() - started))
 
 
-def logged_sasrec(settings: BaselineSettings) -> list[dict]:
-    """The tests in SASRec's own log, if it is there."""
+def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:
+    """Return the test in SASRec's own log, None without one by both protocols."""
     folder = log_folder(settings.logging_dir, settings.dataset, "SASRec")
     path = folder / f"{SequenceSettings.target}_metrics.jsonl"
-    records = read_records(path) if path.is_file() else []
-    return [record for record in records if {"test", "test_unseen"} <= record.keys()]
+    record = read_metrics(path)[1]
+    return record if record and record.test_unseen else None
 
 
-def row(name: str, record: dict) -> str:
+def row(name: str, record: FinalRecord) -> str:
     """A line of the printed table, both protocols."""
-    cells = [f"{record[protocol][metric]:.4f}" for protocol in ("test", "test_unseen") for metric in HEADLINE_METRICS]
+    cells = [f"{values[metric]:.4f}" for values in (record.test, record.test_unseen) for metric in HEADLINE_METRICS]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -193,18 +193,18 @@ def write(max_len: int, of_all: dict[str, Baseline], folder: Path) -> None:
     """
     print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |\n" + "| --- " * 9 + "|")
     for name, found in of_all.items():
-        record = {
-            "val": ranking_metrics(found.validation.seen_kept),
-            "val_unseen": ranking_metrics(found.validation.seen_removed),
-            "test": ranking_metrics(found.test.seen_kept),
-            "test_unseen": ranking_metrics(found.test.seen_removed),
-            "users": len(found.test.seen_kept),
-            "users_per_s": found.test.users_per_s,
-            "settings": {"max_len": max_len, **found.settings},
-        }
+        record = FinalRecord(
+            test=ranking_metrics(found.test.seen_kept),
+            test_unseen=ranking_metrics(found.test.seen_removed),
+            users=len(found.test.seen_kept),
+            users_per_s=found.test.users_per_s,
+            settings={"max_len": max_len, **found.settings},
+            val=ranking_metrics(found.validation.seen_kept),
+            val_unseen=ranking_metrics(found.validation.seen_removed),
+        )
         log = RunLog(folder, name, "")
         log.clear()
-        log.finish([], record, found.test)
+        log.write_final([], record, found.test)
         print(row(name, record))
 
 
@@ -234,8 +234,9 @@ def run(settings: BaselineSettings) -> None:
         of_all |= {name: evaluate_baseline(rank, data) for name, rank in rankers.items()}
         write(settings.max_len, of_all, folder)
     if "SASRec" not in of_all:
-        for record in logged_sasrec(settings)[-1:]:
-            print(row("SASRec, by its log", record))
+        logged = logged_sasrec(settings)
+        if logged:
+            print(row("SASRec, by its log", logged))
     print("".join(f"left out: {reason}\n" for reason in absent), end="")
 
 

@@ -24,6 +24,7 @@ from utils.evaluation.metrics import format_headline_metrics
 from utils.evaluation.ranking import Ranking
 from utils.io.disk_full import DiskFullError
 from utils.io.torch_files import load_with_checksum, save_with_checksum
+from utils.logs.records import EpochRecord, FinalRecord
 from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import explain_out_of_memory, peak_memory
@@ -178,14 +179,14 @@ class PretrainTrainer:
         self.signals.listen()
         if not self.progress.records and not self.progress.step:
             self.log.clear()
-        self.log.say(settings_line(SETTINGS, self.fingerprint))
-        self.log.say(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {steps:,} steps an epoch")
+        self.log.info(settings_line(SETTINGS, self.fingerprint))
+        self.log.info(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {steps:,} steps an epoch")
         progress, s = self.progress, self.settings
         while progress.epoch < s.num_epochs:
             if s.patience and progress.records:
-                last = progress.records[-1]["epoch"]
+                last = progress.records[-1].epoch
                 if last - progress.best_epoch >= s.patience * s.validate_every and not progress.step:
-                    self.log.say(f"no better validation {self.choose_by} for {s.patience} validations: training ends")
+                    self.log.info(f"no better validation {self.choose_by} for {s.patience} validations: training ends")
                     break
             self._epoch(steps, step, rate)
             due = (progress.epoch + 1) % s.validate_every == 0 or progress.epoch + 1 == s.num_epochs
@@ -194,7 +195,7 @@ class PretrainTrainer:
             progress.epoch, progress.step = progress.epoch + 1, 0
             if due:
                 self.save()
-                self.log.write(progress.records)
+                self.log.write_metrics(progress.records)
         self._take_best()
 
     def _epoch(self, steps: int, step: Callable[[int, int], float], rate: Callable[[float], float]) -> None:
@@ -218,23 +219,23 @@ class PretrainTrainer:
         progress, s = self.progress, self.settings
         self.model.eval()
         result = validate()
-        last = progress.records[-1]["epoch"] if progress.records else -1
+        last = progress.records[-1].epoch if progress.records else -1
         epochs = progress.epoch - last
-        record = {
-            "epoch": progress.epoch,
-            "train_loss": progress.loss_sum / (epochs * steps),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": progress.seconds / epochs,
-            "samples_per_s": epochs * steps * s.batch_size / progress.seconds,
-            "val": result,
-        }
+        record = EpochRecord(
+            epoch=progress.epoch,
+            train_loss=progress.loss_sum / (epochs * steps),
+            lr=self.optimizer.param_groups[0]["lr"],
+            seconds=progress.seconds / epochs,
+            samples_per_s=epochs * steps * s.batch_size / progress.seconds,
+            val=result,
+        )
         progress.records.append(record)
         better = result[self.choose_by] > progress.best_score
         if better:
             progress.best_epoch, progress.best_score = progress.epoch, result[self.choose_by]
             save_with_checksum({name: p.detach() for name, p in self.tensors.items()}, self.best)
-        self.log.say(
-            f"epoch {progress.epoch:3d}  loss {record['train_loss']:.4f}  {record['seconds']:.1f} s an epoch  "
+        self.log.info(
+            f"epoch {progress.epoch:3d}  loss {record.train_loss:.4f}  {record.seconds:.1f} s an epoch  "
             f"validation {format_headline_metrics(result)}{'  best' if better else ''}"
         )
         progress.loss_sum = progress.seconds = 0.0
@@ -263,15 +264,19 @@ class PretrainTrainer:
         folder = dataset_folder(self.settings.data_dir, self.settings.dataset)
         for name, table in tables.items():
             save_with_checksum(table.detach().cpu().contiguous(), folder / name)
-        self.log.say(f"best epoch {self.progress.best_epoch}, tested on {users:,} users")
+        self.log.info(f"best epoch {self.progress.best_epoch}, tested on {users:,} users")
         for name, values in test.items():
-            self.log.say(f"{name:<12} {format_headline_metrics(values)}")
-        self.log.say_published()
-        last = {"best_epoch": self.progress.best_epoch, **test, "users": users}
-        last |= {"settings": fingerprint(self.settings, IGNORED_ON_RESUME)}
-        device = next(self.model.parameters()).device
-        self.log.finish(self.progress.records, last | {"peak_memory_bytes": peak_memory(device)}, ranking)
-        self.log.say("written: " + ", ".join(str(folder / name) for name in tables))
+            self.log.info(f"{name:<12} {format_headline_metrics(values)}")
+        self.log.log_published()
+        record = FinalRecord(
+            best_epoch=self.progress.best_epoch,
+            users=users,
+            settings=fingerprint(self.settings, IGNORED_ON_RESUME),
+            peak_memory_bytes=peak_memory(next(self.model.parameters()).device),
+            **test,
+        )
+        self.log.write_final(self.progress.records, record, ranking)
+        self.log.info("written: " + ", ".join(str(folder / name) for name in tables))
 
 
 def run_pretraining(

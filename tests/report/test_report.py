@@ -13,7 +13,7 @@ from tests.logs.test_run_log import damaged
 from utils.evaluation.bootstrap import intervals
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking
-from utils.logs.records import HEADLINE_METRICS
+from utils.logs.records import HEADLINE_METRICS, EpochRecord, FinalRecord
 from utils.logs.run_log import RunLog
 from utils.report import report
 from utils.report.page import MetricValue
@@ -52,22 +52,15 @@ def write_run(folder, dataset, name, seed, settings=None, epochs=2):
     ranking = Ranking(kept, np.maximum(kept - rng.integers(0, 3, 300), 1), 50.0)
     values = ranking_metrics(ranking.seen_kept)
     records = [
-        {
-            "epoch": n,
-            "train_loss": 3.0 - n,
-            "lr": 1e-3,
-            "seconds": 90.0,
-            "samples_per_s": 1000.0 * (n + 1),
-            "val": values,
-        }
+        EpochRecord(epoch=n, train_loss=3.0 - n, lr=1e-3, seconds=90.0, samples_per_s=1000.0 * (n + 1), val=values)
         for n in range(epochs)
     ]
     tests = {"test": values, "test_unseen": ranking_metrics(ranking.seen_removed), "popularity": values}
-    last = {"best_epoch": 1, **tests, "users": 300, "users_per_s": 50.0, "peak_memory_bytes": 1_250_000_000}
-    if settings is not None:
-        last["settings"] = settings
+    last = FinalRecord(
+        best_epoch=1, **tests, users=300, users_per_s=50.0, settings=settings, peak_memory_bytes=1_250_000_000
+    )
     parent, target = name.split("/")
-    RunLog(folder / dataset / parent, target, f"HeLLM/{dataset}").finish(records, last, ranking)
+    RunLog(folder / dataset / parent, target, f"HeLLM/{dataset}").write_final(records, last, ranking)
     return ranking
 
 
@@ -134,7 +127,7 @@ def test_runs_without_ranks_settings_or_test(tmp_path):
     (folder / "new_log.txt").write_text(line)  # no epoch yet
     assert report.main([str(tmp_path)]) == 0
     rows = [row for row in (tmp_path / "report.md").read_text().splitlines() if row.startswith("| MMHCL/")]
-    value = read_run(folder / "old").last["test"]["Recall@10"]
+    value = read_run(folder / "old").last.test["Recall@10"]
     assert rows[0].startswith(f"| MMHCL/old | paper, lr 0.01 | 1 | {value:.4f} |") and "no interval" in rows[0]
     assert rows[1].startswith("| MMHCL/new | paper, lr 0.01 | 0 done, no test yet |  |")
     assert len(rows) == 3  # without a test not in the second table

@@ -13,7 +13,7 @@ from pathlib import Path
 from config_HeLLM import parse_args
 from utils.cli.errors import run_program
 from utils.cli.flags import Parser
-from utils.logs.records import read_records
+from utils.logs.records import read_metrics
 from utils.logs.run_log import log_path
 from utils.runtime.signals import StopTraining
 
@@ -130,7 +130,7 @@ def take_sample(pid: int, seconds: float, files: list[Path]) -> Sample:
     proc = Path("/proc", str(pid))  # of Linux
     open_files, threads = (len(list((proc / name).iterdir())) for name in ("fd", "task"))
     log = sum(path.stat().st_size for path in files)
-    return Sample(seconds, peak_resident(proc), open_files, threads, log, len(read_records(files[1])))
+    return Sample(seconds, peak_resident(proc), open_files, threads, log, len(read_metrics(files[1])[0]))
 
 
 def peak_resident(proc: Path) -> int:

@@ -1,64 +1,142 @@
-"""What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
+"""The records of a metrics file: one JSON object per validated epoch, then one for the test.
+
+The two dataclasses are the one definition of `_metrics.jsonl`. A field that is None is not in the file.
+"""
 
 import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Self, get_args
 
 import numpy as np
 
-HEADLINE_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
-SELECTION_METRIC = "NDCG@10"  # of validation: decides which epoch is tested, and which run is the best
-WHOLE, NUMBER, OBJECT, METRICS = "a whole number", "a number", "an object", f"numbers for {', '.join(HEADLINE_METRICS)}"
-KINDS = {"epoch": WHOLE, "seconds": NUMBER, "samples_per_s": NUMBER, "val": METRICS}  # of what is read of a record
-KINDS |= {"test": METRICS, "test_unseen": METRICS, "users": WHOLE, "best_epoch": WHOLE, "peak_memory_bytes": WHOLE}
-KINDS |= {"settings": OBJECT, "files": OBJECT}
-OF_EPOCH, OF_TEST = ("epoch", "seconds", "samples_per_s", "val"), ("test", "users")  # in all versions
+HEADLINE_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")  # the metrics that logs and tables show
+SELECTION_METRIC = "NDCG@10"  # the validation metric that decides which epoch is tested, and which run is the best
+
+Metrics = dict[str, float]  # name@cutoff to value, as `utils.evaluation.metrics.ranking_metrics` returns them
+EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    Metrics: f"numbers for {', '.join(HEADLINE_METRICS)}",
+    dict: "an object",
+}
+MAX_INT = 2**53  # above this, JSON readers that know only floats round
 
 
-def read_records(path: Path) -> list[dict]:
-    """The records of a metrics file.
+@dataclass(kw_only=True)
+class Record:
+    """Read and write one line of a metrics file."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Check the values of a JSON object and make a record of them; other keys are ignored.
+
+        Raises:
+            ValueError: A key is missing or its value has another type; names the key and what is expected.
+        """
+        known = {}
+        for spec in fields(cls):
+            optional = spec.default is None
+            expected = get_args(spec.type)[0] if optional else spec.type
+            if spec.name in values:
+                known[spec.name] = values[spec.name]
+                problem = None if _is_valid(values[spec.name], expected) else f"is {repr(values[spec.name])[:40]}"
+            else:
+                problem = None if optional else "is missing"
+            if problem:
+                raise ValueError(f"{spec.name} {problem}; give it {EXPECTED[expected]}")
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object: its fields in order, without those that are None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(kw_only=True)
+class EpochRecord(Record):
+    """The training of one epoch and its validation.
+
+    A pre-training validates every few epochs. Its losses and seconds are then means per epoch since the last record.
+    """
+
+    epoch: int  # counted from 0
+    train_loss: float  # nats, mean over the optimizer steps
+    lr: float  # learning rate of the last step
+    seconds: float  # of training, without validation
+    samples_per_s: float
+    val: Metrics  # all items ranked; graph pre-training: training items removed
+    val_unseen: Metrics | None = None  # the user's history removed
+
+
+@dataclass(kw_only=True)
+class FinalRecord(Record):
+    """The test of the best epoch: the last record of a finished run. Baselines have no epochs."""
+
+    best_epoch: int | None = None
+    test: Metrics  # all items ranked; graph pre-training: training items removed
+    test_unseen: Metrics | None = None  # the user's history removed
+    popularity: Metrics | None = None  # of the popularity baseline, all items ranked; of fine-tuning only
+    users: int  # number of tested users
+    users_per_s: float | None = None  # speed of the test
+    settings: dict | None = None  # fine-tuning: those that differ from the published ones; others: all
+    files: dict | None = None  # what each input file is called, to its checksum
+    peak_memory_bytes: int | None = None  # allocated on the GPU, or resident on the CPU, of rank 0
+    val: Metrics | None = None
+    val_unseen: Metrics | None = None
+    seconds: float | None = None  # of all training
+
+
+def _is_valid(value: object, expected: Any) -> bool:
+    if expected == Metrics:
+        return (
+            isinstance(value, dict)
+            and value.keys() >= set(HEADLINE_METRICS)
+            and all(_is_valid(number, float) for number in value.values())
+        )
+    if expected is dict:
+        return isinstance(value, dict)
+    if expected is int:
+        return type(value) is int and 0 <= value < MAX_INT
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
+
+
+def read_metrics(path: Path) -> tuple[list[EpochRecord], FinalRecord | None]:
+    """Read a metrics file: the records of its epochs and that of the test, None before the test.
+
+    A file that does not exist has no records.
 
     Raises:
-        ValueError: naming path and line of what is none.
+        ValueError: A line is no record; names path, line and key.
     """
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            values = json.loads(line)
         except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
+            values = None
+        if not isinstance(values, dict):
             raise ValueError(f"{path}: line {number} is no JSON object; remove it, or the file")
-        check_record(path, number, record)
-        records.append(record)
-    return records
+        if "test" not in values and "epoch" not in values:
+            raise ValueError(f"{path}: line {number}: neither epoch nor test; remove the line, or the file")
+        kind = FinalRecord if "test" in values else EpochRecord
+        try:
+            records.append(kind.from_json(values))
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number}: {error}, or remove the file") from None
+    final = records[-1] if records and isinstance(records[-1], FinalRecord) else None
+    return [record for record in records if isinstance(record, EpochRecord)], final
 
 
-def check_record(path: Path, line: int, record: dict) -> None:
-    """See that what is read of a record is there, and of its kind.
-
-    Raises:
-        ValueError: naming path, line and key.
-    """
-    needed = OF_EPOCH * ("epoch" in record) + OF_TEST * ("test" in record)
-    if not needed:
-        raise ValueError(f"{path}: line {line}: neither epoch nor test; remove the line, or the file")
-    for key, kind in KINDS.items():
-        if key in needed and key not in record or key in record and not _is(kind, record[key]):
-            found = f"is {repr(record[key])[:40]}" if key in record else "is missing"
-            raise ValueError(f"{path}: line {line}: {key} {found}; give it {kind}, or remove the file")
+def to_jsonl(records: Iterable[Record]) -> str:
+    """Return the text of a metrics file: one JSON object per line."""
+    return "".join(json.dumps(record.to_json()) + "\n" for record in records)
 
 
-def _is(kind: str, value: object) -> bool:
-    if kind == METRICS:
-        return (
-            _is(OBJECT, value) and value.keys() >= set(HEADLINE_METRICS) and all(_is(NUMBER, v) for v in value.values())
-        )
-    if kind == OBJECT:
-        return isinstance(value, dict)
-    return type(value) in ((int,) if kind == WHOLE else (int, float)) and 0 <= value < 2**53
-
-
-def training_seconds(epochs: list[dict]) -> float:
-    """Seconds of training in all; a record holds those of an epoch, and stands for all since the record before."""
-    numbers = [-1, *(record["epoch"] for record in epochs)]
-    return sum(record["seconds"] * n for record, n in zip(epochs, np.diff(numbers).tolist(), strict=True))
+def training_seconds(epochs: list[EpochRecord]) -> float:
+    """Return the seconds of all training. A record's seconds count for every epoch since the record before it."""
+    numbers = [-1, *(record.epoch for record in epochs)]
+    n_epochs = np.diff(numbers).tolist()
+    return sum(record.seconds * n for record, n in zip(epochs, n_epochs, strict=True))

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from utils.evaluation.ranking import Ranking
 from utils.io.atomic import atomic_write
 from utils.io.disk_full import explain_disk_full
 from utils.logs.published import published_log, published_tests
-from utils.logs.records import HEADLINE_METRICS, training_seconds
+from utils.logs.records import HEADLINE_METRICS, EpochRecord, FinalRecord, to_jsonl, training_seconds
 
 SETTINGS, NON_DEFAULT_SETTINGS = "settings", "settings beside the published ones"  # what the log calls them
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
@@ -88,7 +89,7 @@ class RunLog:
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.target}_{name}"
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Add a line, with the time, to the log, and print it."""
         if self.quiet:
             return
@@ -98,27 +99,27 @@ class RunLog:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
         print_line(text)
 
-    def say_test(self, record: dict) -> None:
+    def log_test(self, record: FinalRecord) -> None:
         """Tell the last record of a run: best epoch, speed, every test metric, the popularity baseline."""
-        speed = f"{record['users_per_s']:.0f} users/s"
-        self.say(f"best epoch {record['best_epoch']}, tested on {record['users']:,} users, {speed}")
+        speed = f"{record.users_per_s:.0f} users/s"
+        self.info(f"best epoch {record.best_epoch}, tested on {record.users:,} users, {speed}")
         for name, title in (
             ("test", "test (all items ranked)"),
             ("test_unseen", "test (history removed)"),
             ("popularity", "popularity baseline"),
         ):
-            self.say(f"{title:<24} {format_headline_metrics(record[name])}")
-        self.say_published()
-        for name, value in record["test"].items():
-            self.say(f"  test {name} {value:.6f}")
+            self.info(f"{title:<24} {format_headline_metrics(getattr(record, name))}")
+        self.log_published()
+        for name, value in record.test.items():
+            self.info(f"  test {name} {value:.6f}")
 
-    def say_published(self) -> None:
+    def log_published(self) -> None:
         """Tell the published test figures, if there are any, a line each."""
         for title, values in published_tests(self.published).items():
-            self.say(f"published {title}: {format_headline_metrics(values)}")
+            self.info(f"published {title}: {format_headline_metrics(values)}")
 
-    def finish(self, epochs: list[dict], last: dict, ranking: Ranking | None = None) -> None:
-        """Write a finished run: the test ranks of all users, then `epochs` and `last` with the training's seconds.
+    def write_final(self, epochs: list[EpochRecord], final: FinalRecord, ranking: Ranking | None = None) -> None:
+        """Write a finished run: the test ranks of all users, then `epochs` and `final` with the training's seconds.
 
         The ranks, `seen_kept` and `seen_removed`, are int32 (N,), in the order of `Interactions.test`: ascending users.
         """
@@ -129,9 +130,9 @@ class RunLog:
             both = {name: getattr(ranking, name).astype(np.int32) for name in ("seen_kept", "seen_removed")}
             with atomic_write(self._path("ranks.npz")) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **both)
-        self.write([*epochs, last | {"seconds": training_seconds(epochs)}])
+        self.write_metrics(epochs, replace(final, seconds=training_seconds(epochs)))
 
-    def write(self, records: list[dict]) -> None:
+    def write_metrics(self, epochs: list[EpochRecord], final: FinalRecord | None = None) -> None:
         """Write all records so far, one JSON object a line, and draw the curves of the epochs among them.
 
         The whole file is replaced at once, so a resumed run leaves no epoch twice.
@@ -139,38 +140,37 @@ class RunLog:
         if self.quiet:
             return
         with atomic_write(self._path("metrics.jsonl")) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        epochs = [record for record in records if "epoch" in record]
+            temporary.write_text(to_jsonl([*epochs, final] if final else epochs), encoding="utf-8")
         if not epochs:
             return
         path, picture = self._path("curves.png"), io.BytesIO()
         try:
-            self._draw(epochs, records[-1], picture)
+            self._draw(epochs, final, picture)
         except Exception as error:  # of many kinds, none of them worth a run
-            self.say(f"{path} not drawn: {type(error).__name__}: {' '.join(str(error).split())}")
+            self.info(f"{path} not drawn: {type(error).__name__}: {' '.join(str(error).split())}")
             return
         with atomic_write(path) as temporary:
             temporary.write_bytes(picture.getvalue())
 
-    def _draw(self, epochs: list[dict], last: dict, picture: io.BytesIO) -> None:
+    def _draw(self, epochs: list[EpochRecord], final: FinalRecord | None, picture: io.BytesIO) -> None:
         from matplotlib.figure import Figure  # slow to import, and not needed by every process
 
         figure = Figure(figsize=(9, 3.5))
         # Fixed margins take half the time that a layout computed for each picture takes
         figure.subplots_adjust(left=0.09, right=0.985, bottom=0.13, top=0.92, wspace=0.15)
         loss, quality = figure.subplots(1, 2)
-        number = [record["epoch"] for record in epochs]
+        number = [record.epoch for record in epochs]
         for axes, names in ((loss, ("train_loss",)), (quality, HEADLINE_METRICS)):
             for color, name in enumerate(names):
-                ours = [{**record, **record["val"]}[name] for record in epochs]
+                ours = [{"train_loss": record.train_loss, **record.val}[name] for record in epochs]
                 axes.plot(number, ours, f"C{color}o-", markersize=3, label=name)
                 if self.published:
                     axes.plot(self.published["epoch"], self.published[name], f"C{color}:", linewidth=1)
-                if name in last.get("test", {}):
-                    axes.plot(last["best_epoch"], last["test"][name], f"C{color}D", markeredgecolor="k")
+                if final and name in final.test:
+                    axes.plot(final.best_epoch, final.test[name], f"C{color}D", markeredgecolor="k")
         loss.set(xlabel="epoch", ylabel="training loss (nats)")
         loss.set_title(self.target, fontsize="medium", parse_math=False)
-        title = "validation" + ", diamonds: test" * ("test" in last)
+        title = "validation" + ", diamonds: test" * bool(final)
         if self.published:
             title += f", dotted: published {self.published['split']}"
         quality.set(xlabel="epoch", ylim=(0, None))

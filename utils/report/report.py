@@ -78,8 +78,8 @@ def verdict(figures: dict[str, MetricValue], published: dict[str, float]) -> str
 def cost_cells(run: Run) -> list[str]:
     """Minutes of training, samples a second and peak memory in GB, as cells."""
     seconds = training_seconds(run.epochs)
-    speeds, peak = [record["samples_per_s"] for record in run.epochs], run.last.get("peak_memory_bytes")
-    weights = [record["seconds"] for record in run.epochs]
+    speeds, peak = [record.samples_per_s for record in run.epochs], run.last and run.last.peak_memory_bytes
+    weights = [record.seconds for record in run.epochs]
     return [
         f"{seconds / 60:.1f}" if seconds else "",
         f"{np.average(speeds, weights=weights):,.0f}" if seconds else "",
@@ -96,9 +96,16 @@ def runs_table(title: str, runs: list[Run], protocol: str, published: dict[str, 
         rows.append([f"published log, {name}", "", "", *(MetricValue(values[m]) for m in HEADLINE_METRICS)])
         rows[-1] += [""] * (len(header) - len(rows[-1]))
     for run in runs:
-        epoch = run.last.get("best_epoch", "") if run.last else f"{len(run.epochs)} done, no test yet"
+        epoch = run.last.best_epoch if run.last else f"{len(run.epochs)} done, no test yet"
         figures = run.tests.get(protocol)
-        rows.append([run.name, describe(run), str(epoch), *(figures[m] if figures else "" for m in HEADLINE_METRICS)])
+        rows.append(
+            [
+                run.name,
+                describe(run),
+                "" if epoch is None else str(epoch),
+                *(figures[m] if figures else "" for m in HEADLINE_METRICS),
+            ]
+        )
         if published:
             rows[-1].append(verdict(figures, next(iter(published.values()))) if figures else "")
         rows[-1] += cost_cells(run)
@@ -180,12 +187,12 @@ def compare(names: list[str]) -> None:
     if runs[0].dataset != runs[1].dataset:
         raise ValueError(f"{names[0]} is on {runs[0].dataset}, {names[1]} on {runs[1].dataset}: nothing to pair")
     first, second = (run.name for run in runs)
-    tables = [f"{runs[0].last['users']:,} users of {runs[0].dataset}; bootstrap over users, paired\n"]
+    tables = [f"{runs[0].last.users:,} users of {runs[0].dataset}; bootstrap over users, paired\n"]
     for protocol, of_ranks in PROTOCOLS.items():
         found = paired_difference(*(run.ranks[of_ranks] for run in runs))
         rows = []
         for name in HEADLINE_METRICS:
-            both = [str(MetricValue(run.last[protocol][name])) for run in runs]
+            both = [str(MetricValue(getattr(run.last, protocol)[name])) for run in runs]
             difference = f"{found[name].value:+.4f} [{found[name].low:+.4f}, {found[name].high:+.4f}]"
             rows.append([name, *both, difference, f"{found[name].p:.4f}"])
         header = [of_ranks.replace("_", " "), first, second, "second - first [95 %]", "p"]

@@ -15,7 +15,7 @@ import numpy.lib.format as npy
 from config_HeLLM import IGNORED_ON_RESUME
 from utils.evaluation.bootstrap import intervals
 from utils.evaluation.metrics import ranking_metrics
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, read_records
+from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, EpochRecord, FinalRecord, read_metrics
 from utils.logs.run_log import FILES, NON_DEFAULT_SETTINGS, read_settings
 from utils.report.page import MetricValue
 
@@ -30,8 +30,8 @@ class Run:
 
     path: Path
     dataset: str
-    epochs: list[dict]  # a record each
-    last: dict  # the record with the test; empty before it
+    epochs: list[EpochRecord]
+    last: FinalRecord | None  # the record with the test; None before it
     fine_tuning: bool  # a run of HeLLM: whose settings stand beside the published ones
     settings: dict  # as recorded: of fine-tuning those that differ, else all
     tests: dict[str, dict[str, MetricValue]]  # protocol to metrics
@@ -44,11 +44,13 @@ class Run:
     @property
     def validation(self) -> dict[str, float]:
         """Metrics of the best epoch, of the last one before there is a best."""
-        best = [record["val"] for record in self.epochs if record["epoch"] == self.last.get("best_epoch")]
-        return (best or [record["val"] for record in self.epochs[-1:]] or [self.last.get("val", {})])[0]
+        if self.last is None:
+            return self.epochs[-1].val if self.epochs else {}
+        best = [record.val for record in self.epochs if record.epoch == self.last.best_epoch]
+        return (best or [record.val for record in self.epochs[-1:]] or [self.last.val or {}])[0]
 
 
-def read_ranks(path: Path, last: dict) -> dict[str, np.ndarray]:
+def read_ranks(path: Path, last: FinalRecord) -> dict[str, np.ndarray]:
     """Test ranks `seen_kept` and `seen_removed` of all users, int (N,); empty where there is no such file.
 
     Args:
@@ -59,7 +61,7 @@ def read_ranks(path: Path, last: dict) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         return {}
-    ranks, users = {}, last["users"]
+    ranks, users = {}, last.users
     try:
         with zipfile.ZipFile(path) as file:
             for name in PROTOCOLS.values():
@@ -69,7 +71,7 @@ def read_ranks(path: Path, last: dict) -> dict[str, np.ndarray]:
     except Exception as error:  # many kinds for a damaged file
         raise ValueError(f"{path}: cut short or no file of ranks; remove it, or run again") from error
     for protocol, name in PROTOCOLS.items():
-        recorded, possible = last.get(protocol, {}), name in ranks and ranks[name].min() > 0
+        recorded, possible = getattr(last, protocol) or {}, name in ranks and ranks[name].min() > 0
         if not possible or not all(
             abs(recorded.get(metric, np.nan) - value) < 1e-9 for metric, value in ranking_metrics(ranks[name]).items()
         ):
@@ -100,21 +102,18 @@ def read_run(path: Path) -> Run:
         ValueError: naming the file, and the line, that can't be read.
     """
     metrics_file, log = run_file(path, "metrics.jsonl"), run_file(path, "log.txt")
-    records = read_records(metrics_file) if metrics_file.is_file() else []
-    epochs = [record for record in records if "epoch" in record]
-    last = records[-1] if records and "test" in records[-1] else {}
-    title, settings = "", last.get("settings", {})
-    if "settings" not in last and log.is_file():
-        title, settings = read_settings(log)
-    fine_tuning = "popularity" in last or title == NON_DEFAULT_SETTINGS
+    epochs, last = read_metrics(metrics_file)
+    title, settings = "", last.settings if last else None
+    if settings is None:
+        title, settings = read_settings(log) if log.is_file() else ("", {})
+    fine_tuning = last is not None and last.popularity is not None or title == NON_DEFAULT_SETTINGS
     ranks = read_ranks(run_file(path, "ranks.npz"), last) if last else {}
     tests = {}
     for protocol, of_ranks in PROTOCOLS.items():
-        if protocol in last:
+        metrics = getattr(last, protocol, None)
+        if metrics:
             ends = intervals(ranks[of_ranks]) if ranks else {}
-            tests[protocol] = {
-                name: MetricValue(last[protocol][name], *ends.get(name, ())) for name in HEADLINE_METRICS
-            }
+            tests[protocol] = {name: MetricValue(metrics[name], *ends.get(name, ())) for name in HEADLINE_METRICS}
     return Run(path, path.parent.parent.name, epochs, last, fine_tuning, settings, tests, ranks)
 
 

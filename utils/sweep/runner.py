@@ -25,7 +25,7 @@ from utils.data.input_files import input_checksums
 from utils.data.layout import require_files, required_files
 from utils.io.atomic import atomic_write
 from utils.io.disk_full import DiskFullError
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, read_records
+from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, read_metrics
 from utils.logs.run_log import FAILED, log_path
 from utils.planning import plan
 from utils.report.page import Table, table_to_markdown
@@ -76,16 +76,15 @@ def finished_record(settings: Settings) -> dict:
         FileNotFoundError: a data file is missing.
     """
     path = log_path(settings, "metrics.jsonl")
-    records = read_records(path) if path.is_file() else []
-    if not records or "test" not in records[-1]:
+    epochs, last = read_metrics(path)
+    if last is None:
         return {}
-    *epochs, last = records
-    recorded = last.get("settings", {})
+    recorded = last.settings or {}
     others = {name: value for name, value in recorded.items() if name not in FIELD_TYPES}  # of another version
     differ = diff_settings(
         others | run_fingerprint(restore_settings(Settings, recorded, path)), run_fingerprint(settings)
     )
-    if files := last.get("files"):
+    if files := last.files:
         names = required_files(settings.dataset, settings.GNNModel)
         folder = require_files(settings.data_dir, settings.dataset, names)
         differ += diff_settings(files, input_checksums(map(folder.joinpath, names)))
@@ -93,10 +92,10 @@ def finished_record(settings: Settings) -> dict:
         raise ValueError(
             f"{path}: finished under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
         )
-    best = [record["val"] for record in epochs if record.get("epoch") == last.get("best_epoch")]
+    best = [record.val for record in epochs if record.epoch == last.best_epoch]
     if not best:
-        raise ValueError(f"{path}: no record of the best epoch, {last.get('best_epoch')}; remove it, and it runs again")
-    return {"val": best[0]} | last
+        raise ValueError(f"{path}: no record of the best epoch, {last.best_epoch}; remove it, and it runs again")
+    return {"val": best[0]} | last.to_json()
 
 
 def validate_all(rows: list[SweepRun]) -> None:

@@ -13,6 +13,7 @@ from llama.parallel import shard, unshard
 from utils.cli.restored import diff_settings
 from utils.io.checksums import CorruptFileError, verify_checksum
 from utils.io.torch_files import load_versioned, save_with_checksum
+from utils.logs.records import EpochRecord
 from utils.logs.run_log import RunLog
 from utils.runtime.distributed import all_reduce_max, is_main
 from utils.runtime.lock import run_lock
@@ -35,7 +36,7 @@ class Progress:
     seconds: float = 0.0  # of training in this epoch
     best_epoch: int = -1
     best_score: float = -1.0  # the validation metric that chooses
-    records: list[dict] = field(default_factory=list)  # of the metrics file
+    records: list[EpochRecord] = field(default_factory=list)  # of the metrics file
 
     @property
     def place(self) -> str:
@@ -106,7 +107,7 @@ class CheckpointManager:
             self._check_places()
             progress = self._go_on() if resume else self._start_over()
             if gone := from_folder or from_log:
-                self.log.say(gone)
+                self.log.info(gone)
             yield progress
 
     def save(self, progress: Progress) -> None:
@@ -144,7 +145,7 @@ class CheckpointManager:
             "format": FORMAT,
             "version": VERSION,
             "settings": self.settings,
-            "progress": asdict(progress),
+            "progress": asdict(progress) | {"records": [record.to_json() for record in progress.records]},
             "tensors": {name: _unshard(tensor.detach(), dims.get(name)) for name, tensor in self.tensors.items()},
             "optimizer": _map_optimizer_state(optimizer, _unshard, self._splits()),
             "rng": rng_state(),
@@ -173,10 +174,11 @@ class CheckpointManager:
         """Go to the newest state that is whole, this process's part of it."""
         path, content, damage = self._newest()
         if not path:
-            self.log.say(f"no training state in {self.folder}: starting from the beginning")
+            self.log.info(f"no training state in {self.folder}: starting from the beginning")
             return Progress()
         _check_settings(path, content["settings"], self.settings)
         progress = Progress(**{f.name: content["progress"][f.name] for f in fields(Progress)})
+        progress.records = [EpochRecord.from_json(values) for values in progress.records]
         if progress.best_epoch >= 0:
             try:
                 verify_checksum(self.best)
@@ -192,8 +194,8 @@ class CheckpointManager:
         self.optimizer.load_state_dict(_map_optimizer_state(content["optimizer"], _shard, self._splits()))
         set_rng_state(content["rng"])
         for reason in damage:
-            self.log.say(f"{reason}; the state before it is taken")
-        self.log.say(f"resumed at {progress.place}")
+            self.log.info(f"{reason}; the state before it is taken")
+        self.log.info(f"resumed at {progress.place}")
         return progress
 
     def _newest(self) -> tuple[Path | None, dict, list[str]]:
