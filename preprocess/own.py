@@ -1,245 +1,122 @@
-"""Anybody's table of who took what and when to what the pipeline reads.
+"""Convert a table of users, items and times to a dataset.
 
     python -m preprocess.own purchases.csv --dataset Mine
 
-Reads a file of columns separated by commas, semicolons or tabs (in the last, quotation marks mean nothing), below a
-header that names them, with or without RecBole's types (`user_id:token`). Ids are any strings; files hold what is not
-a letter, digit or one of . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
-2024-01-31 10:00:00; equal ones stay in the order of lines. Every line counts, whatever else it holds, but for those
-that repeat user, item and time of one before. Writes what `preprocess.amazon` writes, and copies pictures that are
-files into `pictures/`.
+Reads columns separated by commas, semicolons or tabs (in the last, quotation marks are text), below a header with
+their names, with or without RecBole's types (`user_id:token`). Ids are any strings; files contain characters other
+than letters, digits and . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
+2024-01-31 10:00:00; equal times keep the order of lines. Each line counts as one interaction, unless user, item and
+time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`.
 """
 
-import csv
-import math
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from preprocess.amazon import Reviews, deduplicate_and_k_core, refuse_overwrite, render_dataset_files, replace_dataset
 from preprocess.modalities.images import SUFFIXES
-from preprocess.raw.amazon_releases import Item, strip_html
-from preprocess.raw.item_files import IMAGE_URL_FILE, ITEM_TEXT_FILE, encode_id
+from preprocess.raw.csv_table import ColumnSettings, LocalPicture, read_csv_interactions, read_csv_items
+from preprocess.raw.dataset_writer import (
+    DatasetSettings,
+    refuse_overwrite,
+    render_dataset_files,
+    replace_dataset,
+    validate_settings,
+)
+from preprocess.raw.interactions import deduplicate_and_k_core
+from preprocess.raw.item_files import IMAGE_URL_FILE, ITEM_TEXT_FILE
 from utils.cli.errors import report_user_error, run_program
 from utils.cli.flags import parse_settings
-from utils.cli.validation import check_choices_and_names, check_numbers
 
-SEPARATORS = ",\t;"
-NAMES = {  # of a column where no flag names it, in any case of letters
-    "user": ("user", "user_id", "userid"),
-    "item": ("item", "item_id", "itemid"),
-    "time": ("time", "timestamp", "date"),
-    "title": ("title", "item_title", "movie_title"),
-    "picture": ("picture", "image"),
-}
-ADDRESS = re.compile(r"https?://\S+")
-LONGEST = 255 - len(max(SUFFIXES, key=len) + ".tmp")  # bytes of an id that names a picture
-TOLD = 5  # pictures that are missing, the others counted
+MAX_LISTED = 5  # missing pictures that an error message names
 
 
 @dataclass(frozen=True)
-class OwnSettings:
-    """Which columns are read, by their names in the header; where a flag is empty, by the usual names."""
+class OwnSettings(ColumnSettings, DatasetSettings):
+    """Settings of the conversion."""
 
-    dataset: str = "Mine"  # name of the folder that is written, under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/
-    user: str = ""  # column of users: user, user_id or userid when empty
-    item: str = ""  # column of items: item, item_id or itemid when empty, and where ITEM_FILE has none of this name
-    time: str = ""  # column of times: time, timestamp or date when empty
-    title: str = ""  # column of items' titles, may be absent: title, item_title or movie_title when empty
-    text: tuple[str, ...] = ()  # further columns of text about items, comma-separated
-    picture: str = ""  # column of items' pictures, addresses or files beside FILE, may be absent: picture or image
-    item_file: str = ""  # another such file, with columns of items, titles, texts and pictures; FILE itself when empty
-    k_core: int = 5  # users and items keep at least so many interactions
-    overwrite: bool = False  # replace files that are there already; the items' pictures of before are removed
+    dataset: str = "Mine"
+    item_file: str = ""  # second table with columns of items, titles, texts and pictures; empty: FILE has them
 
 
-def validate_settings(settings: OwnSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
-    return check_numbers(settings, at_least_1=("k_core",)) + check_choices_and_names(settings, {}, ("dataset",))
-
-
-def read_fields(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Where it stands (path and line), and the fields, of every line that is not blank, the header first.
+def check_pictures(pictures: dict[str, LocalPicture], item_ids: list[str]) -> dict[str, Path]:
+    """Return the picture files of these items.
 
     Raises:
-        FileNotFoundError: no such file; ValueError: naming the line that can't be read.
+        ValueError: some are missing or have another suffix; names the first few.
     """
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            separator = max(SEPARATORS, key=lambda s: len(next(csv.reader([header], delimiter=s), [])))
-            quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
-            for fields in reader:
-                number = reader.line_num
-                if fields:
-                    yield f"{path}: line {number}", fields
-    except csv.Error as error:
-        raise ValueError(f"{path}: after line {number}: {error}; correct the quotation marks or the line") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: after line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
-
-
-def column_name(text: str) -> str:
-    """A column's name as it is compared: without RecBole's type, in small letters."""
-    return text.partition(":")[0].strip().lower()
-
-
-def read_columns(path: Path, settings: OwnSettings, needed: tuple[str, ...], also: tuple[str, ...]) -> Iterator[tuple]:
-    """Where it stands, and a value for each of the `needed` and `also` columns and each column of `settings.text`.
-
-    Columns that are absent, as those of `also` may be, and texts in a file that has none of them, are empty.
-
-    Raises:
-        FileNotFoundError, ValueError: naming file, line and column.
-    """
-    lines = read_fields(path)
-    where, header = next(lines, (str(path), []))
-    names, places = [column_name(name) for name in header], []
-    for kind in (*needed, *also):
-        given = getattr(settings, kind)
-        looked = (given,) * bool(given)
-        if not given or (kind in needed and also):  # of items: FILE has the column under this name, this file may not
-            looked += NAMES[kind]
-        found = [names.index(name) for name in map(column_name, looked) if name in names]
-        if not found and (given or kind in needed):
-            raise ValueError(f"{where}: no column {' or '.join(looked)}; --{kind} takes one of the header")
-        places.append(found[0] if found else None)
-    for name in settings.text if also else ():
-        if column_name(name) not in names:
-            raise ValueError(f"{where}: no column {name}; --text takes some of the header")
-        places.append(names.index(column_name(name)))
-    for where, fields in lines:
-        if len(fields) != len(header):
-            raise ValueError(f"{where}: {len(fields)} fields, but {len(header)} in the header; correct or remove it")
-        yield where, *("" if place is None else fields[place].strip() for place in places)
-
-
-def parse_time(word: str) -> tuple[bool, float]:
-    """Whether it is a date, and what sorts by time: a number as it stands, a date in seconds.
-
-    Raises:
-        ValueError: neither.
-    """
-    for kind in (int, float):
-        try:
-            value = kind(word)
-        except ValueError:
-            continue
-        if math.isfinite(value) and abs(value) < 2**63:
-            return False, value
-    moment = datetime.fromisoformat(word)
-    return True, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def read_csv_interactions(path: Path, settings: OwnSettings) -> Reviews:
-    """Every line as an interaction, times as they stand.
-
-    Raises:
-        FileNotFoundError, ValueError: naming file, line and value.
-    """
-    users, items, columns, dated = {}, {}, ([], [], []), None
-    for where, user, item, time in read_columns(path, settings, ("user", "item", "time"), ()):
-        if not user or not item:
-            raise ValueError(f"{where}: no {'item' if user else 'user'}; complete or remove the line")
-        try:
-            date, value = parse_time(time)
-        except ValueError:
-            what = f"{time[:40]!r} is neither a number nor a date"
-            raise ValueError(f"{where}: {what}; write one as 2024-01-31 10:00:00") from None
-        if dated not in (None, date):
-            raise ValueError(f"{where}: {time!r} among {'dates' if dated else 'numbers'}; write all times in one way")
-        dated = date
-        columns[0].append(users.setdefault(encode_id(user), len(users)))
-        columns[1].append(items.setdefault(encode_id(item), len(items)))
-        columns[2].append(value)
-    if not users:
-        raise ValueError(f"{path}: no line below a header; give a file with some")
-    return Reviews(*map(np.array, columns), list(users), list(items))
-
-
-def read_items(path: Path, settings: OwnSettings) -> tuple[dict[str, Item], dict[str, tuple[Path, str]]]:
-    """What the first line that says anything of an item says of it; pictures that are files, and where they stand.
-
-    Raises:
-        FileNotFoundError, ValueError: naming file, line and value.
-    """
-    known, files = {}, {}
-    for where, item, title, picture, *texts in read_columns(path, settings, ("item",), ("title", "picture")):
-        asin = encode_id(item)
-        if asin in known or not any((title, picture, *texts)):
-            continue
-        if picture and len(asin) > LONGEST:
-            what = f"{item[:40]!r} has {len(asin)} characters in percent-encoding, {LONGEST} fit a picture's name"
-            raise ValueError(f"{where}: {what}; shorten it, or remove the picture")
-        address = ADDRESS.fullmatch(picture)
-        known[asin] = Item(strip_html(title), "", "", strip_html(" ".join(texts)), picture if address else "")
-        if picture and not address:
-            files[asin] = path.parent / picture, f"{where}: {picture[:80]!r}"
-    return known, files
-
-
-def usable(files: dict[str, tuple[Path, str]], asins: list[str]) -> dict[str, Path]:
-    """The pictures of these items among those of `read_items`.
-
-    Raises:
-        ValueError: some are no such files; names the first.
-    """
-    found = [(asin, *files[asin]) for asin in asins if asin in files]
-    bad = [told for _, file, told in found if not file.is_file() or file.suffix.lower() not in SUFFIXES]
+    found = {item_id: pictures[item_id] for item_id in item_ids if item_id in pictures}
+    bad = [
+        picture.origin
+        for picture in found.values()
+        if not picture.file.is_file() or picture.file.suffix.lower() not in SUFFIXES
+    ]
     if bad:
-        told = ", ".join(bad[:TOLD]) + f" and {len(bad) - TOLD} more" * (len(bad) > TOLD)
-        what = f"{'are' if bad[1:] else 'is'} neither an address nor a file ({', '.join(SUFFIXES)})"
-        raise ValueError(f"{told} {what}; correct it, or put the file there")
-    return {asin: file for asin, file, _ in found}
+        listed = ", ".join(bad[:MAX_LISTED])
+        if len(bad) > MAX_LISTED:
+            listed += f" and {len(bad) - MAX_LISTED} more"
+        verb = "is" if len(bad) == 1 else "are"
+        problem = f"{verb} neither an address nor a file ({', '.join(SUFFIXES)})"
+        raise ValueError(f"{listed} {problem}; correct it, or put the file there")
+    return {item_id: picture.file for item_id, picture in found.items()}
 
 
-def old_pictures(folder: Path, ids: set[str], kept: set[Path]) -> list[Path]:
-    """Pictures of these items under any suffix, since another one would be taken first; but those `kept`."""
-    there = folder.iterdir() if folder.is_dir() else ()
-    return [p for p in there if p.stem in ids and p.suffix.lower() in SUFFIXES and p.resolve() not in kept]
+def find_old_pictures(folder: Path, item_ids: Iterable[str], kept: set[Path]) -> list[Path]:
+    """Return earlier pictures of these items, under any suffix because a reader may prefer another, but those kept."""
+    if not folder.is_dir():
+        return []
+    ids = set(item_ids)
+    return [
+        path
+        for path in folder.iterdir()
+        if path.stem in ids and path.suffix.lower() in SUFFIXES and path.resolve() not in kept
+    ]
 
 
-def preprocess(path: Path, settings: OwnSettings) -> Path:
-    """Read everything, write everything; returns the dataset's folder.
+def preprocess(path: Path, settings: OwnSettings) -> None:
+    """Read the tables and write the dataset.
 
     Raises:
         FileNotFoundError, ValueError: naming file, line and remedy.
     """
-    done = refuse_overwrite(settings.data_dir, settings.dataset, settings.overwrite)
-    everything = read_csv_interactions(path, settings)
-    known, files = read_items(Path(settings.item_file or path), settings)
-    reviews, counts = deduplicate_and_k_core(everything, settings.k_core, path)
-    reviews.time[np.argsort(reviews.time, kind="stable")] = np.arange(len(reviews))  # no ties left
-    items = [known.get(asin) for asin in reviews.item_ids]
-    absent = [("no line about it", "", asin) for asin, item in zip(reviews.item_ids, items, strict=True) if not item]
-    contents, pictures = render_dataset_files(settings, reviews, items, absent, counts), usable(files, reviews.item_ids)
-    renewed = set(reviews.item_ids) if settings.overwrite else set(pictures)
-    old = old_pictures(done.with_name("pictures"), renewed, {file.resolve() for file in pictures.values()})
-    has_text = any(item and item.title + item.description for item in items)
-    for name, there in ((ITEM_TEXT_FILE, has_text), (IMAGE_URL_FILE, any(item and item.image for item in items))):
-        if not there:
+    interaction_file = refuse_overwrite(settings)
+    folder = interaction_file.parent
+    read = read_csv_interactions(path, settings)
+    metadata, local_pictures = read_csv_items(Path(settings.item_file or path), settings)
+
+    interactions, counts = deduplicate_and_k_core(read, settings.k_core, path)
+    # Ranks in place of times keep the order of lines where times are equal
+    interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))
+    items = [metadata.get(item_id) for item_id in interactions.item_ids]
+    without = [item_id for item_id, item in zip(interactions.item_ids, items, strict=True) if item is None]
+    skipped = [("no line about it", "", item_id) for item_id in without]
+    contents = render_dataset_files(settings, interactions, items, skipped, counts)
+
+    # Files without any content are not written, and those of an earlier dataset are removed
+    obsolete = []
+    known_items = [item for item in items if item is not None]
+    has_content = {
+        ITEM_TEXT_FILE: any(item.has_text for item in known_items),
+        IMAGE_URL_FILE: any(item.image for item in known_items),
+    }
+    for name, filled in has_content.items():
+        if not filled:
             del contents[name]
-            old.append(done.with_name(name))
-    files = {f"pictures/{asin}{file.suffix.lower()}": file for asin, file in pictures.items()}
-    replace_dataset(settings, files | contents, old)
-    print(
-        f"{done}: {len(reviews.user_ids):,} users, {len(reviews.item_ids):,} items, {len(reviews):,} interactions of "
-        f"{len(everything):,} lines"
-    )
-    return done.parent
+            obsolete.append(folder / name)
+
+    pictures = check_pictures(local_pictures, interactions.item_ids)
+    replaced_ids = interactions.item_ids if settings.overwrite else pictures
+    sources = {file.resolve() for file in pictures.values()}
+    obsolete += find_old_pictures(folder / "pictures", replaced_ids, sources)
+    copies = {f"pictures/{item_id}{file.suffix.lower()}": file for item_id, file in pictures.items()}
+    replace_dataset(settings, copies | contents, obsolete)
+    print(f"{interaction_file}: {interactions.describe()} of {len(read):,} lines")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+    """Run the program and return its exit status."""
     argv, program = list(sys.argv[1:] if argv is None else argv), "python -m preprocess.own FILE"
     valued = {f"--{name}" for name, value in vars(OwnSettings()).items() if not isinstance(value, bool)}
     words = zip(["", *argv], argv, strict=False)  # each behind the one before it

@@ -1,199 +1,229 @@
-"""Lines of the Amazon releases of 2014, 2018 and 2023: reviews and item descriptions, recognised by their content."""
+"""Read the Amazon releases of 2014, 2018 and 2023, which are recognised by their content."""
 
 import ast
 import gzip
 import json
 import zlib
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
-from html.parser import HTMLParser
+from array import array
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
-LONGEST_LINE = 2**24  # bytes
-LAST_TIME = 2**43  # milliseconds, in the year 2248
+from tqdm import tqdm
 
-# Review fields by release: user, item, time, and how many milliseconds the time's unit has.
-FIELDS_2014_2018 = ("reviewerID", "asin", "unixReviewTime", 1000)  # 2014 and 2018
-FIELDS_2023 = ("user_id", "parent_asin", "timestamp", 1)  # 2023
+from preprocess.raw.interactions import RawInteractions, collect_interactions
+from preprocess.raw.item_metadata import Item, strip_html
 
+REVIEW_FILES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
+META_FILES = ("meta_{}.json", "meta_{}.jsonl")
+MAX_LINE_BYTES = 2**24
+MAX_TIME = 2**43  # milliseconds since 1970, in the year 2248
 
-@dataclass(frozen=True)
-class Item:
-    """What a metadata line says of an item, HTML removed; empty where it says nothing."""
-
-    title: str
-    brand: str
-    categories: str
-    description: str
-    image: str  # address of its picture
+# Fields of a review: user, item, time, and the milliseconds per unit of the time
+FIELDS_2014_2018 = ("reviewerID", "asin", "unixReviewTime", 1000)
+FIELDS_2023 = ("user_id", "parent_asin", "timestamp", 1)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and content of every line that is not blank, gzipped or not."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-    number = 0
-    try:
-        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-            while line := file.readline(LONGEST_LINE):
-                number += 1
-                if len(line) == LONGEST_LINE:
-                    raise ValueError(f"{path}: line {number}: longer than {LONGEST_LINE:,} bytes; take a release file")
-                if line.strip():
-                    yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged after line {number} ({error}); fetch it again") from error
+def find_release_file(folder: Path, patterns: tuple[str, ...], category: str) -> Path:
+    """Return the first of a release's files that exists, gzipped or not.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    names = [pattern.format(category) for pattern in patterns]
+    candidates = [folder / (name + ending) for name in names for ending in (".gz", "")]
+    for path in candidates:
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f"{candidates[0]} missing, also under its other names; see datasets/README.md for where to download it"
+    )
 
 
-def _from_json(line: bytes) -> object:
-    return json.loads(line)
+def load_reviews(path: Path) -> RawInteractions:
+    """Read all reviews of a file in their order, times in milliseconds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path, line and value.
+    """
+    reviews = tqdm(read_reviews(path), desc=path.name, unit="lines", disable=None, leave=False)
+    interactions = collect_interactions(reviews, array("q"))
+    if not len(interactions):
+        raise ValueError(f"{path}: no review in it; fetch it again")
+    return interactions
 
 
-def _from_literal(line: bytes) -> object:
-    return ast.literal_eval(line.decode("utf-8-sig").strip())
+def load_items(path: Path, item_ids: list[str]) -> tuple[list[Item | None], list[tuple]]:
+    """Read the metadata of the given items.
+
+    Returns:
+        Per item its metadata, or None, and the entries of `skipped.tsv`: (reason, line, ASIN).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path, line and value.
+    """
+    index_of = {asin: index for index, asin in enumerate(item_ids)}
+    items: list[Item | None] = [None] * len(item_ids)
+    skipped = []
+    entries = tqdm(read_items(path, index_of), desc=path.name, unit="items", disable=None, leave=False)
+    for line, asin, item in entries:
+        if items[index_of[asin]] is None:
+            items[index_of[asin]] = item
+        else:
+            skipped.append(("a further line for the same item", line, asin))
+    if not any(items):
+        raise ValueError(f"{path}: none of the {len(items)} items is in it; take the metadata of the same category")
+    skipped += [("no metadata", "", asin) for asin, item in zip(item_ids, items, strict=True) if item is None]
+    return items, skipped
+
+
+def read_reviews(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    """Yield position (path and line), user, item and time in milliseconds of each review."""
+    fields = None
+    for number, entry in read_objects(path):
+        if fields is None:
+            fields = FIELDS_2023 if "parent_asin" in entry else FIELDS_2014_2018
+        user_field, item_field, time_field, unit = fields
+        where = f"{path}: line {number}"
+        time = unit * _required_field(entry, time_field, int, where)
+        if not 0 <= time < MAX_TIME:
+            value = _excerpt(entry[time_field])
+            raise ValueError(f"{where}: {time_field} {value} is no time since 1970; remove the line or correct it")
+        user = _required_field(entry, user_field, str, where)
+        item = _required_field(entry, item_field, str, where)
+        yield where, user, item, time
+
+
+def read_items(path: Path, wanted: Container[str]) -> Iterator[tuple[int, str, Item]]:
+    """Yield line number, ASIN and metadata of each line whose item is wanted."""
+    id_field = None
+    for number, entry in read_objects(path):
+        if id_field is None:
+            id_field = "parent_asin" if "parent_asin" in entry else "asin"
+        asin = _required_field(entry, id_field, str, f"{path}: line {number}")
+        if asin in wanted:
+            brand_field = "store" if id_field == "parent_asin" else "brand"
+            categories = _plain_texts(entry.get("categories") or entry.get("category"))
+            item = Item(
+                title=" ".join(_plain_texts(entry.get("title"))),
+                brand=" ".join(_plain_texts(entry.get(brand_field))),
+                categories=", ".join(dict.fromkeys(categories)),  # each once, in order
+                description=" ".join(_plain_texts(entry.get("description"))),
+                image=image_url(entry),
+            )
+            yield number, asin, item
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line number and object of every line of a release file: JSON, or Python literals, which are never evaluated.
+    """Yield line number and object of each line of a release file.
+
+    Lines are JSON or Python literals, as the first line is; literals are parsed and never evaluated.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: naming path and line of what is neither, or is cut short.
     """
     parse = None
-    for number, line in _lines(path):
+    expected = "JSON or a Python literal"
+    for number, line in _read_lines(path):
         try:
-            parse = parse or _parser_of(line)
+            if parse is None:
+                parse, expected = _recognise(line)
             entry = parse(line)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-            kind = "JSON" if parse is _from_json else "a Python literal" if parse else "JSON or a Python literal"
             shown = line[:60].decode(errors="replace").strip()
             raise ValueError(
-                f"{path}: line {number}: not {kind}: {shown!r}; remove the line or fetch it again"
+                f"{path}: line {number}: not {expected}: {shown!r}; remove the line or fetch the file again"
             ) from error
         if not isinstance(entry, dict):
-            raise ValueError(
-                f"{path}: line {number}: a mapping of field names is expected, not {type(entry).__name__}; remove it"
-            )
+            found = type(entry).__name__
+            raise ValueError(f"{path}: line {number}: a mapping of field names is expected, not {found}; remove it")
         yield number, entry
 
 
-def _parser_of(line: bytes):
+def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of each line that is not blank, gzipped or not."""
+    with path.open("rb") as raw:
+        is_gzipped = raw.read(2) == b"\x1f\x8b"
+    number = 0
     try:
-        _from_json(line)
+        with gzip.open(path, "rb") if is_gzipped else path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if len(line) == MAX_LINE_BYTES:
+                    raise ValueError(
+                        f"{path}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; take a release file"
+                    )
+                if line.strip():
+                    yield number, line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged after line {number} ({error}); fetch it again") from error
+
+
+def _recognise(line: bytes) -> tuple[Callable[[bytes], object], str]:
+    """Return the parser of a file by its first line, and the name of its format.
+
+    Raises:
+        ValueError, TypeError, SyntaxError, RecursionError, MemoryError: neither format.
+    """
+    try:
+        json.loads(line)
     except ValueError:
-        _from_literal(line)
-        return _from_literal
-    return _from_json
+        _parse_literal(line)
+        return _parse_literal, "a Python literal"
+    return json.loads, "JSON"
 
 
-def _shown(value: object) -> str:
-    """The beginning of a value."""
-    try:
-        return f"{value!r:.60}"
-    except ValueError:  # Python does not write out numbers of thousands of digits
-        return "of thousands of digits"
+def _parse_literal(line: bytes) -> object:
+    return ast.literal_eval(line.decode("utf-8-sig").strip())
 
 
-def _field(entry: dict, name: str, kind: type, where: str):
-    """A field that must be there, of the kind it must have."""
+def _required_field(entry: dict, name: str, kind: type, where: str):
+    """Return the value of a field, which must be there and of the given type."""
     value = entry.get(name)
     if value is None:
         raise ValueError(f"{where}: no {name}; remove the line or complete it")
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(
-            f"{where}: {name} {_shown(value)} is not of type {kind.__name__}; remove the line or correct it"
-        )
+        problem = f"{name} {_excerpt(value)} is not of type {kind.__name__}"
+        raise ValueError(f"{where}: {problem}; remove the line or correct it")
     return value
 
 
-def read_reviews(path: Path) -> Iterator[tuple[int, str, str, int]]:
-    """Line number, user, item and time in milliseconds of every review."""
-    fields = None
-    for number, entry in read_objects(path):
-        fields = fields or (FIELDS_2023 if "parent_asin" in entry else FIELDS_2014_2018)
-        user, item, time, unit = fields
-        where = f"{path}: line {number}"
-        when = unit * _field(entry, time, int, where)
-        if not 0 <= when < LAST_TIME:
-            raise ValueError(
-                f"{where}: {time} {_shown(entry[time])} is no time since 1970; remove the line or correct it"
-            )
-        yield number, _field(entry, user, str, where), _field(entry, item, str, where), when
+def _excerpt(value: object) -> str:
+    """Return the beginning of a value's representation."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "of thousands of digits"
 
 
-def read_items(path: Path, wanted: Container[str]) -> Iterator[tuple[int, str, Item]]:
-    """Line number, ASIN and description of every metadata line whose item is wanted."""
-    name = None
-    for number, entry in read_objects(path):
-        name = name or ("parent_asin" if "parent_asin" in entry else "asin")
-        asin = _field(entry, name, str, f"{path}: line {number}")
-        if asin in wanted:
-            brand = entry.get("store") if name == "parent_asin" else entry.get("brand")
-            title, brand, description = (
-                " ".join(map(strip_html, flatten_strings(value)))
-                for value in (entry.get("title"), brand, entry.get("description"))
-            )
-            levels = map(strip_html, flatten_strings(entry.get("categories") or entry.get("category")))
-            yield number, asin, Item(title, brand, ", ".join(dict.fromkeys(levels)), description, image_url(entry))
+def _plain_texts(value: object) -> list[str]:
+    return [strip_html(text) for text in flatten_strings(value)]
 
 
 def flatten_strings(value: object) -> list[str]:
-    """Every text in a field: one, a list of them, or lists of lists however deep, in order."""
-    found, rest = [], [value]
-    while rest:
-        part = rest.pop()
+    """Return all strings of a field in order: of one string, a list of them, or lists nested to any depth."""
+    found = []
+    pending = [value]
+    while pending:
+        part = pending.pop()
         if isinstance(part, str):
             found.append(part)
         elif isinstance(part, list | tuple):
-            rest += reversed(part)
+            pending += reversed(part)
     return found
 
 
 def image_url(entry: dict) -> str:
-    """Address of the item's first picture, the largest that is offered; empty without one."""
+    """Return the URL of the item's first picture in the largest size offered; empty without one."""
     images = entry.get("images")
-    if isinstance(images, list):
-        images = [image for image in images if isinstance(image, dict)]
-        images = [image.get("hi_res") or image.get("large") or "" for image in images]
+    if isinstance(images, list):  # 2023: one mapping of sizes per picture
+        images = [image.get("hi_res") or image.get("large") or "" for image in images if isinstance(image, dict)]
     for offer in (entry.get("imUrl"), entry.get("imageURLHighRes"), entry.get("imageURL"), images):
-        for address in flatten_strings(offer):
-            if address.strip() and not any(c.isspace() for c in address.strip()):
-                return address.strip()
+        for url in flatten_strings(offer):
+            if len(url.split()) == 1:  # neither empty nor with spaces inside
+                return url.strip()
     return ""
-
-
-class _HTMLStripper(HTMLParser):
-    """Collects what a browser would show."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts, self.hidden = [], 0
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.parts.append(" ")
-        self.hidden += tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.parts.append(" ")
-        self.hidden = max(self.hidden - (tag in ("script", "style")), 0)
-
-    def parse_marked_section(self, i: int, report: int = 1) -> int:
-        """Skip `<![…>`, of whatever kind, as browsers do; the library refuses kinds that it does not know."""
-        return self.parse_bogus_comment(i)
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.parts.append(data)
-
-
-def strip_html(text: str) -> str:
-    """Text without HTML, on one line, single spaces."""
-    if "<" in text or "&" in text:
-        parser = _HTMLStripper()
-        parser.feed(text)
-        parser.close()
-        text = "".join(parser.parts)
-    return " ".join(text.split())

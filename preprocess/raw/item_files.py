@@ -1,36 +1,43 @@
-"""The files beside an interaction file that say something of each item: texts, ASINs, addresses of pictures."""
+"""Read the files beside an interaction file that describe its items: texts, ASINs, URLs of pictures."""
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
-USER_ID_FILE, USER_ID_HEADER = "u_id_mapping.csv", "user_id,reviewer_id"
-ITEM_ID_FILE, ITEM_ID_HEADER = "i_id_mapping.csv", "item_id,asin"
+USER_ID_FILE = "u_id_mapping.csv"
+USER_ID_HEADER = "user_id,reviewer_id"
+ITEM_ID_FILE = "i_id_mapping.csv"
+ITEM_ID_HEADER = "item_id,asin"
 ITEM_TEXT_FILE = "item_text.tsv"
-IMAGE_URL_FILE, IMAGE_URL_HEADER = "item_image.tsv", "item_id\tasin\turl"
-ASIN = re.compile(r"[\w.:%-]+", re.ASCII)  # and reviewer ids; becomes a file name
+IMAGE_URL_FILE = "item_image.tsv"
+IMAGE_URL_HEADER = "item_id\tasin\turl"
+ASIN = re.compile(r"[\w.:%-]+", re.ASCII)  # also reviewer ids; ASINs become file names
+MAX_ID_DIGITS = 9
 
 
 class UninformativeModalityError(ValueError):
-    """A modality in which nothing tells items apart."""
+    """A modality in which no two items can be told apart."""
 
 
 def encode_id(text: str) -> str:
-    """Any id as files hold it: what ASINs do not have in percent-encoding, as in addresses."""
+    """Return any id as files contain it: characters that ASINs do not have in percent-encoding, as in URLs."""
     return quote(text, safe=":").replace("~", "%7E")
 
 
 def read_item_rows(path: Path, n_items: int, separator: str, header: str = "") -> Iterator[tuple[str, int, str]]:
-    """Every line below the header: where it is (path and number), the item, and the text behind the first separator.
+    """Yield position (path and line), item, and the text behind the first separator, of each line below the header.
 
     Args:
-        header: what the first line must say; any header where it is empty.
+        path: file with one line per item.
+        n_items: number of items; ids are 0 to n_items - 1.
+        separator: between the item and the rest of the line.
+        header: expected first line; empty: any.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: naming path and line of another header, or of an id that is no number, beyond the items, or there
-            twice.
+        ValueError: naming path and line of another header, or of an id that is invalid or repeated.
     """
     seen = set()
     try:
@@ -39,31 +46,34 @@ def read_item_rows(path: Path, n_items: int, separator: str, header: str = "") -
             if header and first != header:
                 raise ValueError(f"{path}: line 1: {first[:60]!r} where the header {header!r} belongs; write it there")
             for number, line in enumerate(file, 2):
-                where, (item, _, rest) = f"{path}: line {number}", line.rstrip("\r\n").partition(separator)
-                if not (item.isascii() and item.isdigit() and len(item) < 10 and int(item) < n_items):
+                where = f"{path}: line {number}"
+                text, _, rest = line.rstrip("\r\n").partition(separator)
+                is_number = text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS
+                if not is_number or int(text) >= n_items:
                     raise ValueError(
-                        f"{where}: {item[:40]!r} is not an id from 0 to {n_items - 1}; make it from the same raw files"
+                        f"{where}: {text[:40]!r} is not an id from 0 to {n_items - 1}; make it from the same raw files"
                     )
-                if int(item) in seen:
-                    raise ValueError(f"{where}: id {item} is there twice; remove one of them")
-                seen.add(int(item))
-                yield where, int(item), rest
+                item = int(text)
+                if item in seen:
+                    raise ValueError(f"{where}: id {text} is there twice; remove one of them")
+                seen.add(item)
+                yield where, item, rest
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, or make it again"
-        ) from error
+        problem = f"not UTF-8 ({error.reason} at byte {error.start})"
+        raise ValueError(f"{path}: {problem}; save it as UTF-8, or make it again") from error
 
 
 def read_texts(path: Path, n_items: int) -> list[str]:
-    """Text of every item, empty where the file has none.
+    """Return the text of each item, empty where the file has none.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: naming path and line of what is wrong, or that there is no text at all.
+        ValueError: naming path and line of an invalid entry, or no text at all.
     """
     texts = [""] * n_items
     for _, item, rest in read_item_rows(path, n_items, "\t"):
-        texts[item] = rest.partition("\t")[2].replace("\t", " ")
+        _, _, columns = rest.partition("\t")  # behind the ASIN
+        texts[item] = columns.replace("\t", " ")
     if not any(text.strip() for text in texts):
         raise ValueError(
             f"{path}: no text in it; expected are lines of item id, ASIN and text, separated by tabs, below a header"
@@ -72,55 +82,54 @@ def read_texts(path: Path, n_items: int) -> list[str]:
 
 
 def read_item_ids(folder: Path, n_items: int) -> list[str]:
-    """ASIN of every item, of which its picture has its name; empty where neither file of the folder has the item.
+    """Return the ASIN of each item, which is the name of its picture; empty where no file of the folder has the item.
 
     Raises:
-        FileNotFoundError: neither file.
-        ValueError: naming path and line of what is wrong.
+        FileNotFoundError: the folder has neither `i_id_mapping.csv` nor `item_image.tsv`.
+        ValueError: naming path and line of an invalid entry, or of one that contradicts another.
     """
-    asins, item_of = [""] * n_items, {}
-    names = [name for name in (ITEM_ID_FILE, IMAGE_URL_FILE) if (folder / name).exists()]
-    if not names:
+    rows = []
+    if (folder / ITEM_ID_FILE).exists():
+        rows.append(read_item_rows(folder / ITEM_ID_FILE, n_items, ",", ITEM_ID_HEADER))
+    if (folder / IMAGE_URL_FILE).exists():
+        urls = _read_url_rows(folder / IMAGE_URL_FILE, n_items)
+        rows.append((where, item, asin) for where, item, asin, _ in urls)
+    if not rows:
         raise FileNotFoundError(
             f"{folder}: neither {ITEM_ID_FILE} nor {IMAGE_URL_FILE}; python -m preprocess.amazon makes both"
         )
-    for name in names:
-        path = folder / name
-        pairs = (
-            read_item_rows(path, n_items, ",", ITEM_ID_HEADER)
-            if name == ITEM_ID_FILE
-            else _read_image_urls(path, n_items)
-        )
-        for where, item, asin, *_ in pairs:
-            if not ASIN.fullmatch(asin):
-                raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN: letters, digits and . : % _ - are read")
-            if asins[item] not in ("", asin):
-                raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ITEM_ID_FILE}; make both anew")
-            if item_of.setdefault(asin, item) != item:
-                raise ValueError(f"{where}: {asin} is item {item}, but item {item_of[asin]} too; correct one of them")
-            asins[item] = asin
+    asins = [""] * n_items
+    item_of = {}
+    for where, item, asin in chain(*rows):
+        if not ASIN.fullmatch(asin):
+            raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN: letters, digits and . : % _ - are allowed")
+        if asins[item] not in ("", asin):
+            raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ITEM_ID_FILE}; make both again")
+        if item_of.setdefault(asin, item) != item:
+            raise ValueError(f"{where}: {asin} is item {item}, but item {item_of[asin]} too; correct one of them")
+        asins[item] = asin
     return asins
 
 
-def _read_image_urls(path: Path, n_items: int) -> Iterator[tuple[str, int, str, str]]:
-    """Where, item, ASIN, address."""
-    for where, item, rest in read_item_rows(path, n_items, "\t", IMAGE_URL_HEADER):
-        asin, *address = rest.split("\t")
-        if len(address) != 1 or not address[0].strip():
-            raise ValueError(f"{where}: item id, ASIN and address are expected, separated by tabs")
-        yield where, item, asin, address[0].strip()
-
-
 def read_image_urls(folder: Path, n_items: int) -> dict[int, str]:
-    """Address of the picture of every item that has one.
+    """Return the URL of the picture of each item that has one.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: naming path and line of what is wrong.
+        ValueError: naming path and line of an invalid entry.
     """
     path = folder / IMAGE_URL_FILE
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: missing; --fetch reads addresses from it, python -m preprocess.amazon makes it"
         )
-    return {item: address for _, item, _, address in _read_image_urls(path, n_items)}
+    return {item: url for _, item, _, url in _read_url_rows(path, n_items)}
+
+
+def _read_url_rows(path: Path, n_items: int) -> Iterator[tuple[str, int, str, str]]:
+    """Yield position, item, ASIN and URL of each line."""
+    for where, item, rest in read_item_rows(path, n_items, "\t", IMAGE_URL_HEADER):
+        asin, *urls = rest.split("\t")
+        if len(urls) != 1 or not urls[0].strip():
+            raise ValueError(f"{where}: item id, ASIN and address are expected, separated by tabs")
+        yield where, item, asin, urls[0].strip()

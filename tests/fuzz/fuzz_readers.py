@@ -24,10 +24,10 @@ with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf",
     from llama.model import ModelArgs, Transformer
     from llama.tokenizer import Tokenizer
     from llama.weight_files import open_checkpoint
-    from preprocess.amazon import load_items, load_reviews
     from preprocess.modalities.images import open_image
     from preprocess.modalities.shards import UnusableInputError
     from preprocess.pretraining.hypergraph import load_features
+    from preprocess.raw.amazon_releases import load_items, load_reviews
     from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
     from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TXT, write_everything
     from tests.support.small_data import N_ITEMS

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from preprocess import amazon, features
-from preprocess.amazon import k_core
-from preprocess.raw.amazon_releases import flatten_strings, read_objects, strip_html
+from preprocess.raw.amazon_releases import flatten_strings, read_objects
+from preprocess.raw.interactions import k_core
+from preprocess.raw.item_metadata import strip_html
 from tests.support.small_raw import DAY, PURCHASES, raw, write
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "sequential" / "Beauty"

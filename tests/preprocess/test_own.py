@@ -181,7 +181,7 @@ def test_any_id_becomes_one_that_files_take():
         ("user,item,time\n", (), "no line below a header"),
         (csv_of(LINES), ("--time", "when"), "line 1: no column when; --time takes one of the header"),
         (csv_of(LINES), ("--title", "name"), "line 1: no column name"),
-        (csv_of(LINES), ("--text", "kind"), "line 1: no column kind; --text takes some of the header"),
+        (csv_of(LINES), ("--text", "kind"), "line 1: no column kind; --text takes one of the header"),
         (csv_of(["a,b"]), (), "line 2: 2 fields, but 3 in the header"),
         (csv_of([*LINES, ",b,3"]), (), "line 14: no user"),
         (csv_of([*LINES, "", "u, ,3"]), (), "line 15: no item"),

@@ -9,9 +9,8 @@ import re
 
 import pytest
 
-from preprocess.own import OwnSettings, read_csv_interactions
-from preprocess.own import read_items as read_own_items
 from preprocess.raw.amazon_releases import read_items, read_reviews
+from preprocess.raw.csv_table import ColumnSettings, read_csv_interactions, read_csv_items
 from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
 from tests.support.bad_files import (
     ANY_FILE,
@@ -97,8 +96,8 @@ TEXT_FILES = {
     "item_text.tsv": (DATA / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
     "item_image.tsv": (DATA / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
     "i_id_mapping.csv": (DATA / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
-    "table of one's own": (RAW / TABLE, lambda path: read_csv_interactions(path, OwnSettings()).item.tolist()),
-    "items of one's own": (RAW / ITEMS, lambda path: [*read_own_items(path, OwnSettings())[0].items()]),
+    "table of one's own": (RAW / TABLE, lambda path: read_csv_interactions(path, ColumnSettings()).item.tolist()),
+    "items of one's own": (RAW / ITEMS, lambda path: [*read_csv_items(path, ColumnSettings())[0].items()]),
     "JSON reviews": (RAW / "Small_5.json", lambda path: [*read_reviews(path)]),
     "JSON metadata": (RAW / "meta_Small.json", lambda path: [*read_items(path, "AB")]),
     "zipped literals": (RAW / REVIEWS, lambda path: [*read_reviews(path)]),

@@ -1,0 +1,245 @@
+"""Read interactions and item metadata from CSV and TSV tables with a header.
+
+The separator is recognised by the header, columns by their names. Types as RecBole writes them (`user_id:token`) are
+ignored in names.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from preprocess.modalities.images import SUFFIXES
+from preprocess.raw.interactions import RawInteractions, collect_interactions
+from preprocess.raw.item_files import encode_id
+from preprocess.raw.item_metadata import Item, strip_html
+
+SEPARATORS = ",\t;"
+USUAL_NAMES = {  # of a column without a flag, in upper or lower case
+    "user": ("user", "user_id", "userid"),
+    "item": ("item", "item_id", "itemid"),
+    "time": ("time", "timestamp", "date"),
+    "title": ("title", "item_title", "movie_title"),
+    "picture": ("picture", "image"),
+}
+URL = re.compile(r"https?://\S+")
+MAX_PICTURE_ID_BYTES = 255 - len(max(SUFFIXES, key=len) + ".tmp")  # the id becomes the name of the picture's file
+
+
+@dataclass(frozen=True)
+class ColumnSettings:
+    """Names of the columns in the header."""
+
+    user: str = ""  # column of users; empty: user, user_id or userid
+    item: str = ""  # column of items; empty, or absent from ITEM_FILE: item, item_id or itemid
+    time: str = ""  # column of times; empty: time, timestamp or date
+    title: str = ""  # column of items' titles, optional; empty: title, item_title or movie_title
+    text: tuple[str, ...] = ()  # further columns of text about items, comma-separated
+    picture: str = ""  # column of items' pictures, URLs or files beside FILE, optional; empty: picture or image
+
+
+class LocalPicture(NamedTuple):
+    """A picture file that a table names."""
+
+    file: Path
+    origin: str  # path, line and value in the table, for error messages
+
+
+# ---------------------------------------------------------------- rows and columns
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield position (path and line) and fields of each line that is not blank, the header first.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming the line that cannot be read.
+    """
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            separator = _recognise_separator(file.readline())
+            file.seek(0)
+            quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL  # quotation marks are text in TSV
+            reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
+            for fields in reader:
+                number = reader.line_num
+                if fields:
+                    yield f"{path}: line {number}", fields
+    except csv.Error as error:
+        raise ValueError(f"{path}: after line {number}: {error}; correct the quotation marks or the line") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: after line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def _recognise_separator(header: str) -> str:
+    """Return the separator that splits the header into the most fields."""
+
+    def n_fields(separator: str) -> int:
+        return len(next(csv.reader([header], delimiter=separator), []))
+
+    return max(SEPARATORS, key=n_fields)
+
+
+class Table:
+    """A table whose header has been read.
+
+    Args:
+        path: of a file with a header.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the header cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._rows = read_rows(path)
+        self._where, self._header = next(self._rows, (str(path), []))
+        self._names = [_normalize(name) for name in self._header]
+
+    def find(self, candidates: tuple[str, ...]) -> int | None:
+        """Return the index of the first candidate that the header has, or None."""
+        for name in map(_normalize, candidates):
+            if name in self._names:
+                return self._names.index(name)
+        return None
+
+    def require(self, flag: str, candidates: tuple[str, ...]) -> int:
+        """Return the index of the first candidate that the header has.
+
+        Raises:
+            ValueError: it has none of them.
+        """
+        column = self.find(candidates)
+        if column is None:
+            names = " or ".join(candidates)
+            raise ValueError(f"{self._where}: no column {names}; --{flag} takes one of the header's columns")
+        return column
+
+    def rows(self, columns: list[int | None]) -> Iterator[tuple[str, ...]]:
+        """Yield position (path and line) and values of each line; the value of column None is empty.
+
+        Raises:
+            ValueError: a line has not as many fields as the header.
+        """
+        for where, fields in self._rows:
+            if len(fields) != len(self._header):
+                problem = f"{len(fields)} fields, but {len(self._header)} in the header"
+                raise ValueError(f"{where}: {problem}; correct or remove it")
+            yield where, *("" if column is None else fields[column].strip() for column in columns)
+
+
+def _normalize(name: str) -> str:
+    """Return a column's name without RecBole's type, in lower case."""
+    return name.partition(":")[0].strip().lower()
+
+
+# ---------------------------------------------------------------- interactions
+
+
+def read_csv_interactions(path: Path, columns: ColumnSettings) -> RawInteractions:
+    """Read each line as one interaction.
+
+    Returns:
+        Interactions in the order of lines; times as they are written, dates in seconds since 1970.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and value.
+    """
+    table = Table(path)
+    selected = [
+        table.require(kind, (given,) if given else USUAL_NAMES[kind])
+        for kind, given in (("user", columns.user), ("item", columns.item), ("time", columns.time))
+    ]
+    interactions = collect_interactions(_parse_interactions(table.rows(selected)), [])
+    if not len(interactions):
+        raise ValueError(f"{path}: no line below a header; give a file with some")
+    return interactions
+
+
+def _parse_interactions(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, str, str, float]]:
+    """Encode ids and parse times, which must be all numbers or all dates."""
+    times_are_dates = None
+    for where, user, item, time in rows:
+        if not user or not item:
+            raise ValueError(f"{where}: no {'item' if user else 'user'}; complete or remove the line")
+        try:
+            is_date, value = parse_time(time)
+        except ValueError:
+            problem = f"{time[:40]!r} is neither a number nor a date"
+            raise ValueError(f"{where}: {problem}; write one as 2024-01-31 10:00:00") from None
+        if times_are_dates not in (None, is_date):
+            others = "dates" if times_are_dates else "numbers"
+            raise ValueError(f"{where}: {time!r} among {others}; write all times in one way")
+        times_are_dates = is_date
+        yield where, encode_id(user), encode_id(item), value
+
+
+def parse_time(text: str) -> tuple[bool, float]:
+    """Return whether a time is a date, and its value: a number as it is written, a date in seconds since 1970.
+
+    Raises:
+        ValueError: neither a finite number below 2^63 nor a date in ISO 8601.
+    """
+    for number_type in (int, float):
+        try:
+            value = number_type(text)
+        except ValueError:
+            continue
+        if math.isfinite(value) and abs(value) < 2**63:
+            return False, value
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return True, moment.timestamp()
+
+
+# ---------------------------------------------------------------- item metadata
+
+
+def read_csv_items(path: Path, columns: ColumnSettings) -> tuple[dict[str, Item], dict[str, LocalPicture]]:
+    """Read the metadata of each item from the first line that has any.
+
+    Returns:
+        Metadata per encoded item id, and the pictures that are files and not URLs.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, line and value.
+    """
+    table = Table(path)
+    given_item = (columns.item,) if columns.item else ()
+    selected = [
+        table.require("item", given_item + USUAL_NAMES["item"]),
+        _find_optional(table, "title", columns.title),
+        _find_optional(table, "picture", columns.picture),
+        *(table.require("text", (name,)) for name in columns.text),
+    ]
+    items = {}
+    pictures = {}
+    for where, item, title, picture, *texts in table.rows(selected):
+        item_id = encode_id(item)
+        if item_id in items or not any((title, picture, *texts)):
+            continue
+        if picture and len(item_id) > MAX_PICTURE_ID_BYTES:
+            problem = (
+                f"{item[:40]!r} has {len(item_id)} characters in percent-encoding, "
+                f"{MAX_PICTURE_ID_BYTES} fit a picture's name"
+            )
+            raise ValueError(f"{where}: {problem}; shorten it, or remove the picture")
+        is_url = URL.fullmatch(picture) is not None
+        if picture and not is_url:
+            pictures[item_id] = LocalPicture(path.parent / picture, f"{where}: {picture[:80]!r}")
+        description = strip_html(" ".join(texts))
+        items[item_id] = Item(strip_html(title), "", "", description, picture if is_url else "")
+    return items, pictures
+
+
+def _find_optional(table: Table, flag: str, given: str) -> int | None:
+    """Return a column that may be absent unless its name is given."""
+    if given:
+        return table.require(flag, (given,))
+    return table.find(USUAL_NAMES[flag])

@@ -1,0 +1,108 @@
+"""Collect raw interactions in columns, drop repeats and filter them to their k-core."""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.raw.item_files import ASIN
+
+
+@dataclass
+class RawInteractions:
+    """Interactions in columns; users and items are indices into `user_ids` and `item_ids`."""
+
+    user: np.ndarray  # int64 (N,)
+    item: np.ndarray  # int64 (N,)
+    time: np.ndarray  # int64 or float64 (N,), any unit
+    user_ids: list[str]
+    item_ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def describe(self) -> str:
+        """Return the number of users, items and interactions in words."""
+        return f"{len(self.user_ids):,} users, {len(self.item_ids):,} items, {len(self):,} interactions"
+
+    def select(self, rows: np.ndarray) -> "RawInteractions":
+        """Return some of the interactions, with users and items renumbered by sorted id."""
+        user, user_ids = _renumber(self.user[rows], self.user_ids)
+        item, item_ids = _renumber(self.item[rows], self.item_ids)
+        return RawInteractions(user, item, self.time[rows], user_ids, item_ids)
+
+
+def _renumber(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Return the indices and ids, restricted to the ids that occur and sorted by id."""
+    used = sorted(np.unique(index).tolist(), key=ids.__getitem__)
+    new_index = np.full(len(ids), -1)
+    new_index[used] = np.arange(len(used))
+    return new_index[index], [ids[old] for old in used]
+
+
+def collect_interactions(rows: Iterable[tuple[str, str, str, float]], times: array | list) -> RawInteractions:
+    """Collect interactions in columns, with users and items numbered in the order of their first appearance.
+
+    Args:
+        rows: position (path and line) for error messages, user, item and time of each interaction.
+        times: empty container of the times: `array("q")` for integers, a list for numbers of any kind.
+
+    Raises:
+        ValueError: a user or item is not an id that a file can contain (`item_files.ASIN`).
+    """
+    user_index = {}
+    item_index = {}
+    users = array("q")
+    items = array("q")
+    for where, user, item, time in rows:
+        for name, index in ((user, user_index), (item, item_index)):
+            if name not in index and not ASIN.fullmatch(name):
+                raise ValueError(f"{where}: {name!r:.60} is not an id; remove the line or correct it")
+        users.append(user_index.setdefault(user, len(user_index)))
+        items.append(item_index.setdefault(item, len(item_index)))
+        times.append(time)
+    return RawInteractions(np.array(users), np.array(items), np.array(times), list(user_index), list(item_index))
+
+
+def drop_duplicates(interactions: RawInteractions) -> np.ndarray:
+    """Return the rows of the first of each (user, item, time), in order: int64 (n,)."""
+    columns = (interactions.time, interactions.item, interactions.user)
+    order = np.lexsort(columns)  # stable, so that the first of equal rows stays first
+    changes = [np.diff(column[order]) != 0 for column in columns]
+    is_new = np.concatenate([[True], np.any(changes, axis=0)])
+    return np.sort(order[is_new])
+
+
+def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
+    """Remove users and items with less than k interactions until none is left; return the rows kept: int64 (n,)."""
+    rows = np.arange(len(user))
+    while True:
+        user_is_frequent = np.bincount(user[rows])[user[rows]] >= k
+        item_is_frequent = np.bincount(item[rows])[item[rows]] >= k
+        kept = rows[user_is_frequent & item_is_frequent]
+        if len(kept) == len(rows):
+            return rows
+        rows = kept
+
+
+def deduplicate_and_k_core(interactions: RawInteractions, k: int, source: Path) -> tuple[RawInteractions, dict]:
+    """Drop repeated interactions, then keep the k-core.
+
+    Args:
+        interactions: everything that was read.
+        k: least number of interactions of a user or item.
+        source: file that was read, for the error message.
+
+    Returns:
+        The interactions that are left, and the counts for `statistics.json`.
+
+    Raises:
+        ValueError: none is left.
+    """
+    distinct = interactions.select(drop_duplicates(interactions))
+    core = distinct.select(k_core(distinct.user, distinct.item, k))
+    if not len(core):
+        raise ValueError(f"{source}: no user and item with {k} interactions each; try a lower --k_core")
+    return core, {"reviews": len(interactions), "repeated": len(interactions) - len(distinct)}
