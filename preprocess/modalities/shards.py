@@ -1,4 +1,4 @@
-"""Features of many items, saved shard by shard, so that a run that was killed goes on where it was."""
+"""Encode many items shard by shard; finished shards are kept, so that a killed run can be resumed."""
 
 import hashlib
 import json
@@ -16,119 +16,125 @@ from utils.io.torch_files import load_with_checksum, save_with_checksum
 
 
 class UnusableInputError(Exception):
-    """Why an item's input gives no features."""
+    """An item's input from which no features can be computed; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """What is encoded, and how.
+    """Everything that defines a feature matrix.
 
     Args:
         n_items: rows of the matrix.
-        batches: items that go through the encoder together, int64 (B,) each; the same however they are saved.
-        stamp: an item to what its features depend on besides `about`, as JSON has it.
-        read: an item to the encoder's input; raises Unusable.
-        encode: inputs, at least one, to float32 (N, width).
-        about: what all features depend on, as JSON has it.
+        batches: items that are encoded together, int64 (B,) each; independent of the size of shards.
+        input_key: returns what an item's features depend on besides `job_key`, serialisable as JSON.
+        read: returns the encoder's input of an item, or raises UnusableInputError.
+        encode: computes float32 (N, width) from at least one input.
+        job_key: what all features depend on (encoder, model, device …), serialisable as JSON.
     """
 
     n_items: int
     batches: list[np.ndarray]
-    stamp: Callable[[int], Any]
+    input_key: Callable[[int], Any]
     read: Callable[[int], Any]
     encode: Callable[[list], np.ndarray]
-    about: dict
+    job_key: dict
 
 
-def shard_folder(path: Path) -> Path:
-    """Where the shards of a matrix lie until it is complete: NAME_feat.npy has NAME_feat.parts."""
-    return path.with_suffix(".parts")
-
-
-def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def encode_in_shards(path: Path, source: EncodingJob, batches_a_shard: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Encode everything that is not saved from an earlier run with the same inputs and settings.
+def encode_in_shards(path: Path, job: EncodingJob, batches_per_shard: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Encode all items, reusing the shards of an earlier run with the same inputs and settings.
 
     Args:
-        path: of the matrix that this is for.
+        path: of the matrix; its shards lie beside it.
+        job: what to encode, and how.
+        batches_per_shard: batches between two saves.
 
-    Returns: float32 (n_items, width), zeros for items that are in no batch or unusable; reasons of the unusable ones.
+    Returns:
+        Features, float32 (n_items, width), zeros for items that are in no batch or unusable; and the reason per
+        unusable item.
 
     Raises:
-        ValueError: features that are not finite, naming the row.
+        ValueError: features that are not finite, naming the item.
     """
     folder = shard_folder(path)
     folder.mkdir(exist_ok=True)
-    firsts = range(0, len(source.batches), batches_a_shard)
-    shards = [source.batches[first : first + batches_a_shard] for first in firsts]
-    found, problems = [], {}
-    for number, batches in enumerate(tqdm(shards, desc=path.name, unit="shards", disable=None, leave=False)):
-        file, fingerprint = folder / f"{number:05}.pt", _fingerprint(source, batches)
-        shard = _saved(file)
-        if shard.get("fingerprint") != fingerprint:
-            features, unusable = _encode(source, batches, path)
-            shard = {"fingerprint": fingerprint, "features": torch.from_numpy(features), "unusable": unusable}
-            save_with_checksum(shard, file)
-        problems |= shard["unusable"]
+    starts = range(0, len(job.batches), batches_per_shard)
+    encoded = []
+    unusable = {}
+    for number, start in enumerate(tqdm(starts, desc=path.name, unit="shards", disable=None, leave=False)):
+        batches = job.batches[start : start + batches_per_shard]
+        shard = _load_or_encode(job, batches, folder / f"{number:05}.pt", path)
+        unusable |= shard["unusable"]
         items = [item for item in np.concatenate(batches).tolist() if item not in shard["unusable"]]
         if items:
-            found.append((items, shard["features"].numpy()))
-    width = found[0][1].shape[1] if found else 0
-    features = np.zeros((source.n_items, width), np.float32)
-    for items, rows in found:
+            encoded.append((items, shard["features"].numpy()))
+    width = encoded[0][1].shape[1] if encoded else 0
+    features = np.zeros((job.n_items, width), np.float32)
+    for items, rows in encoded:
         features[items] = rows
-    return features, problems
+    return features, unusable
 
 
-def _fingerprint(source: EncodingJob, batches: list[np.ndarray]) -> dict:
+def _load_or_encode(job: EncodingJob, batches: list[np.ndarray], file: Path, path: Path) -> dict:
+    """Return the shard in a file, written anew if it is absent, damaged, or of other inputs or settings."""
     items = [batch.tolist() for batch in batches]
-    inputs = digest([[[item, source.stamp(item)] for item in batch] for batch in items])
-    return {**source.about, "n_items": source.n_items, "inputs": inputs}
-
-
-def _saved(file: Path) -> dict:
-    """A shard of an earlier run; nothing where it is absent or damaged."""
+    inputs = digest([[[item, job.input_key(item)] for item in batch] for batch in items])
+    fingerprint = {**job.job_key, "n_items": job.n_items, "inputs": inputs}
     try:
-        return load_with_checksum(file)
+        shard = load_with_checksum(file)
+        if shard.get("fingerprint") == fingerprint:
+            return shard
     except (FileNotFoundError, ValueError):
-        return {}
+        pass  # absent or damaged
+    features, unusable = _encode(job, batches, path)
+    shard = {"fingerprint": fingerprint, "features": torch.from_numpy(features), "unusable": unusable}
+    save_with_checksum(shard, file)
+    return shard
 
 
-def _encode(source: EncodingJob, batches: list[np.ndarray], path: Path) -> tuple[np.ndarray, dict[int, str]]:
-    """Features of a shard's usable items, in order, and why the others are not usable."""
-    rows, unusable = [np.zeros((0, 0), np.float32)], {}
+def _encode(job: EncodingJob, batches: list[np.ndarray], path: Path) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the features of a shard's usable items, in order, and the reason per unusable item."""
+    rows = []
+    unusable = {}
     for batch in batches:
-        items, inputs = [], []
+        items = []
+        inputs = []
         for item in batch.tolist():
             try:
-                inputs.append(source.read(item))
+                inputs.append(job.read(item))
                 items.append(item)
-            except UnusableInputError as reason:
-                unusable[item] = str(reason)
+            except UnusableInputError as error:
+                unusable[item] = str(error)
         if inputs:
-            features = source.encode(inputs)
-            _check(path, features, items)
+            features = job.encode(inputs)
+            _require_finite(path, features, items)
             rows.append(features)
-    return np.concatenate(rows[1:] or rows), unusable
+    return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32), unusable
 
 
-def _check(path: Path, features: np.ndarray, items: list[int]) -> None:
+def _require_finite(path: Path, features: np.ndarray, items: list[int]) -> None:
     bad = ~np.isfinite(features).all(1)
     if bad.any():
         raise ValueError(f"{path}: features of item {items[int(bad.argmax())]} hold NaN or infinity; try --device cpu")
 
 
-def remove_parts(path: Path) -> None:
-    """Remove a matrix's shards, where there are any."""
+def digest(content: Any) -> str:
+    """Return the SHA-256 of content that is serialisable as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def shard_folder(path: Path) -> Path:
+    """Return the folder of a matrix's shards until it is complete: NAME_feat.parts of NAME_feat.npy."""
+    return path.with_suffix(".parts")
+
+
+def remove_shards(path: Path) -> None:
+    """Remove a matrix's shards, if there are any."""
     if shard_folder(path).is_dir():
         shutil.rmtree(shard_folder(path))
 
 
 def remove_stale_shards(path: Path) -> None:
-    """Remove a matrix's shards if all are older than it: who made it was killed before that."""
+    """Remove a matrix's shards if all are older than it: the run that completed it was killed before removing them."""
     saved_at = [shard.stat().st_mtime_ns for shard in shard_folder(path).glob("*")]
     if saved_at and max(saved_at) <= path.stat().st_mtime_ns:
-        remove_parts(path)
+        remove_shards(path)

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocess.modalities.images import SUFFIXES
 from preprocess.raw.interactions import RawInteractions, collect_interactions
-from preprocess.raw.item_files import encode_id
+from preprocess.raw.item_files import IMAGE_SUFFIXES, encode_id
 from preprocess.raw.item_metadata import Item, strip_html
 
 SEPARATORS = ",\t;"
@@ -27,7 +26,7 @@ USUAL_NAMES = {  # of a column without a flag, in upper or lower case
     "picture": ("picture", "image"),
 }
 URL = re.compile(r"https?://\S+")
-MAX_PICTURE_ID_BYTES = 255 - len(max(SUFFIXES, key=len) + ".tmp")  # the id becomes the name of the picture's file
+MAX_PICTURE_ID_BYTES = 255 - len(max(IMAGE_SUFFIXES, key=len) + ".tmp")  # of a file name
 
 
 @dataclass(frozen=True)

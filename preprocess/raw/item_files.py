@@ -14,6 +14,7 @@ ITEM_TEXT_FILE = "item_text.tsv"
 IMAGE_URL_FILE = "item_image.tsv"
 IMAGE_URL_HEADER = "item_id\tasin\turl"
 ASIN = re.compile(r"[\w.:%-]+", re.ASCII)  # also reviewer ids; ASINs become file names
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of pictures/ASIN.suffix; the first has precedence
 MAX_ID_DIGITS = 9
 
 
@@ -102,7 +103,7 @@ def read_item_ids(folder: Path, n_items: int) -> list[str]:
     item_of = {}
     for where, item, asin in chain(*rows):
         if not ASIN.fullmatch(asin):
-            raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN: letters, digits and . : % _ - are allowed")
+            raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN; use letters, digits and . : % _ -")
         if asins[item] not in ("", asin):
             raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ITEM_ID_FILE}; make both again")
         if item_of.setdefault(asin, item) != item:

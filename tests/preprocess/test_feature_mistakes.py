@@ -79,7 +79,7 @@ def nothing(folder, models):
     [
         (nothing, [], "python -m preprocess.features text [flags], or"),
         (nothing, ["audio"], "python -m preprocess.features text [flags], or"),
-        (lambda folder, models: np.save(folder / "image_feat.npy", [1]), COLOURS, "there already; --overwrite"),
+        (lambda folder, models: np.save(folder / "image_feat.npy", [1]), COLOURS, "already exists; --overwrite"),
         (remove("bert/config.json"), TEXT, "bert: no config.json; a local folder with a Hugging Face bert model"),
         (remove("bert/vocab.txt"), TEXT, "bert: no tokenizer.json or vocab.txt"),
         (remove("bert/model.safetensors"), TEXT, "bert: BertModel can't be read"),
@@ -121,8 +121,8 @@ def test_two_lists_of_items_must_agree(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["text", "--encoder", "bert"], "--encoder bert: --model_name says in which local folder"),
-        (["image"], "--encoder clip: --model_name says"),
+        (["text", "--encoder", "bert"], "--encoder bert: --model_name must give the local folder"),
+        (["image"], "--encoder clip: --model_name must give"),
         (["image", "--encoder", "bert"], "--encoder bert: one of clip, histogram"),
         (["text", "--name", "../words"], "--name '../words': a name without folders"),
         (["text", "--shard_size", "0"], "--shard_size 0: at least 1"),

