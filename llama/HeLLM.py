@@ -1,10 +1,12 @@
 """HeLLM: item vectors between two pieces of prompt, LLaMA with graph adapters and LoRA, a score for every item."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama.causal import causal_pass, left_to_right_padding
+from llama.causal import causal_pass, to_right_padding
 from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
 from llama.graph_adapter import GraphAdapter
 from llama.lora import LowRank, add_lora
@@ -12,33 +14,84 @@ from llama.model import ModelArgs, Transformer
 from llama.parallel import INIT_STD, init_model_parallel
 
 
+@dataclass(frozen=True)
+class HeLLMArgs(ModelArgs):
+    """Sizes of LLaMA, and what HeLLM adds to it. `dropout` acts on item vectors, too.
+
+    Raises:
+        ValueError: settings that contradict each other; names all of them.
+    """
+
+    w_adapter: bool = True  # adapter key/value positions in every layer
+    adapter_len: int = 10  # A, adapter positions per layer
+    prefix_adapter: bool = True  # their learned part
+    graph_adapter: bool = True  # their part from the history's graph embeddings
+    graph_rank: int = 0  # width of a learned bimap before the pooling; 0: none, as published
+    graph_mean: bool = False  # divide the pooled graph by the history's length
+    graph_dropout: float = 0.3  # in the graph adapter's perceptrons
+    graph_input: bool = True  # graph embedding in the item vectors
+    seq_input: bool = True  # sequence embedding in the item vectors
+    item_ids: bool = False  # add a learned embedding of each item to its vector
+    w_lora: bool = True  # low-rank updates of LLaMA's matrices
+    lora_r: int = 16  # their rank
+    lora_alpha: float = 16  # their scale times the rank
+    lora_dropout: float = 0.05  # on their input
+    lora_targets: tuple[str, ...] = ("w1", "w2", "w3")  # the matrices, by Meta's names
+    train_score: bool = False  # train the output head
+    tie_score: bool = False  # the head is the item vectors, through a learned matrix
+    train_base: bool = False  # train LLaMA itself
+    objective: str = "prefix"  # prefix: one pass per history, as published; causal: one per user, a loss per position
+    label_smoothing: float = 0.0  # share of the target's probability that is spread over all items
+    n_negatives: int = 0  # items sampled per step for a sampled softmax; 0: all items
+
+    def problems(self) -> list[str]:
+        """Return one phrase per pair of settings that contradict each other."""
+        problems = super().problems()
+        if self.w_adapter and not (self.prefix_adapter or self.graph_adapter):
+            problems.append("w_adapter needs prefix_adapter or graph_adapter")
+        if not (self.graph_input or self.seq_input):
+            problems.append("an item vector needs graph_input or seq_input")
+        if self.objective not in ("prefix", "causal"):
+            problems.append(f"objective {self.objective!r}: prefix or causal")
+        if not self.n_layers and (self.w_adapter or self.objective == "prefix"):
+            problems.append("n_layers 0 needs the causal objective and no w_adapter")
+        return problems
+
+    @property
+    def n_adapter_positions(self) -> int:
+        """Return the number of adapter positions in front of the tokens, which is the first token's position."""
+        return self.adapter_len if self.w_adapter else 0
+
+
 class ItemIdEmbedding(nn.Embedding):
-    """A learned vector an item, which starts small."""
+    """A learned embedding of each item, which starts small."""
 
     def reset_parameters(self) -> None:
+        """Initialise from N(0, INIT_STD)."""
         nn.init.normal_(self.weight, std=INIT_STD)
 
 
 class HeLLM(nn.Module):
-    """The fine-tuned recommender of arXiv 2504.10541 (SPEC.md section 3). One forward for training and scoring.
+    """The fine-tuned recommender of arXiv 2504.10541 (docs/method.md, section 3). One forward for training and scoring.
 
-    Built without allocating, then every parameter is filled once on the current device; under
-    `with torch.device("meta")` nothing is filled, so that weights can be assigned and `fill` does the rest.
+    Built without allocating, then every parameter is initialised once on the current device. Under
+    `with torch.device("meta")` nothing is initialised: weights can be assigned, and `materialize` does the rest.
 
     Args:
         args: sizes and switches.
         graph_item_embedding: float (I, d_g), row = item id; frozen.
         seq_item_embedding: float (I + 1, d_s), row 0 padding, item i in row i + 1; frozen.
-        instruct_ids, response_ids: token ids before and after the items (n,), either may be empty.
+        instruct_ids: token ids before the items (n,), may be empty.
+        response_ids: token ids after the items (n,), may be empty.
         dtype: number format of matrix products; bfloat16 computes under autocast around a float32 residual stream.
 
     Raises:
-        ValueError: tables whose sizes do not fit each other, token ids beyond the vocabulary.
+        ValueError: tables whose sizes do not match each other, or token ids beyond the vocabulary.
     """
 
     def __init__(
         self,
-        args: ModelArgs,
+        args: HeLLMArgs,
         graph_item_embedding: Tensor,
         seq_item_embedding: Tensor,
         instruct_ids: Tensor,
@@ -48,43 +101,61 @@ class HeLLM(nn.Module):
         super().__init__()
         init_model_parallel()
         device = torch.get_default_device()
-        self.args, self.dtype = args, dtype
-        self.n_items = len(graph_item_embedding)
-        self._set_inputs(graph_item_embedding, seq_item_embedding, instruct_ids, response_ids)
-        graph_dim, seq_dim = graph_item_embedding.shape[1], seq_item_embedding.shape[1]
-        width = graph_dim * args.graph_input + seq_dim * args.seq_input
+        self.args = args
+        self.dtype = dtype
+        self.n_items, graph_dim = graph_item_embedding.shape
+        self._register_tables(graph_item_embedding, seq_item_embedding)
+        self._register_prompt("instruct_ids", instruct_ids)
+        self._register_prompt("response_ids", response_ids)
         with torch.device("meta"):
             self.llama = Transformer(args)
             if args.w_lora:
-                add_lora(self.llama, args)
+                add_lora(self.llama, args.lora_targets, args.lora_r, args.lora_alpha, args.lora_dropout)
+            width = graph_dim * args.graph_input + seq_item_embedding.shape[1] * args.seq_input
             self.item_projector = nn.Sequential(nn.Linear(width, args.dim), nn.GELU(), nn.Linear(args.dim, args.dim))
-            self.graph_adapter = GraphAdapter(args, graph_dim) if args.w_adapter else None
+            self.graph_adapter = None
+            if args.w_adapter:
+                self.graph_adapter = GraphAdapter(
+                    args,
+                    graph_dim,
+                    learned_prefix=args.prefix_adapter,
+                    graph_vector=args.graph_adapter,
+                    graph_rank=args.graph_rank,
+                    graph_mean=args.graph_mean,
+                    graph_dropout=args.graph_dropout,
+                )
             self.item_ids = ItemIdEmbedding(self.n_items, args.dim) if args.item_ids else None
             self.score = nn.Linear(args.dim, args.dim if args.tie_score else self.n_items, bias=False)
         set_trainable(self)
         if device.type != "meta":
             materialize(self, device)
 
-    def _set_inputs(self, graph_table: Tensor, seq_table: Tensor, instruct_ids, response_ids) -> None:
-        if len(seq_table) != self.n_items + 1:
+    def _register_tables(self, graph_table: Tensor, seq_table: Tensor) -> None:
+        if len(seq_table) != len(graph_table) + 1:
             raise ValueError(
-                f"sequence table has {len(seq_table)} rows, the graph table {self.n_items}: "
+                f"sequence table has {len(seq_table)} rows, the graph table {len(graph_table)}: "
                 "it needs one row more (row 0 is padding)"
             )
         self.register_buffer("graph_item_embedding", graph_table.detach().float(), persistent=False)
         self.register_buffer("seq_item_embedding", seq_table.detach().float(), persistent=False)
-        for name, ids in (("instruct_ids", instruct_ids), ("response_ids", response_ids)):
-            ids = [int(token) for token in ids]
-            if outside := [token for token in ids if not 0 <= token < self.args.vocab_size]:
-                raise ValueError(
-                    f"{name} {outside[:5]} outside the vocabulary of {self.args.vocab_size}; "
-                    "take the tokenizer.model that comes with the weights"
-                )
-            ids = torch.tensor(ids, dtype=torch.int64, device=graph_table.device)
-            self.register_buffer(name, ids, persistent=False)
+
+    def _register_prompt(self, name: str, ids: Tensor) -> None:
+        ids = [int(token) for token in ids]
+        if outside := [token for token in ids if not 0 <= token < self.args.vocab_size]:
+            raise ValueError(
+                f"{name} {outside[:5]} outside the vocabulary of {self.args.vocab_size}; "
+                "take the tokenizer.model that comes with the weights"
+            )
+        ids = torch.tensor(ids, dtype=torch.int64, device=self.graph_item_embedding.device)
+        self.register_buffer(name, ids, persistent=False)
+
+    @property
+    def padding(self) -> str:
+        """Return the side on which a batch is best padded: the one that is read without moving items."""
+        return "right" if self.args.objective == "causal" else "left"
 
     def item_vectors(self, items: Tensor) -> Tensor:
-        """x_t = W₂ · GELU(W₁ · [graph_t ; seq_t] + b₁) + b₂: int64 (…) to (…, D)."""
+        """Return x_t = W₂ · GELU(W₁ · [graph_t ; seq_t] + b₁) + b₂: int64 (…) to (…, D)."""
         parts = []
         if self.args.graph_input:
             parts.append(self.graph_item_embedding[items])
@@ -94,92 +165,98 @@ class HeLLM(nn.Module):
         return vectors if self.item_ids is None else vectors + self.item_ids(items)
 
     def encode(self, items: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the last hidden states, normalised, that the head reads: (B, D) float32. Arguments as in `forward`."""
+        """Return what the head reads, the normalised last hidden states: (B, D) float32. Arguments as in `forward`."""
         if self.args.objective == "causal":
-            items, lengths = left_to_right_padding(items, mask)
-            return self._causal(items, (lengths[:, None] - 1).clamp(min=0))[:, 0]
+            if mask is None:
+                newest = torch.full((len(items), 1), items.shape[1] - 1, device=items.device)
+            else:
+                mask, items = to_right_padding(mask, items)
+                newest = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
+            return self._causal_hidden(items, newest)[:, 0]
         with self._autocast(items):
-            prompt = [p.expand(len(items), -1, -1) for p in self._prompt()]
-            h = torch.cat([prompt[0], self._inputs(items), prompt[1]], 1)
-            prefix = None
+            instruct, response = (vectors.expand(len(items), -1, -1) for vectors in self._prompt_vectors())
+            h = torch.cat([instruct, self._input_vectors(items), response], 1)
+            adapter = None
             if self.graph_adapter is not None:
-                prefix = self.graph_adapter(self._graph_rows(items, mask))
+                graph = self.graph_item_embedding[items]  # (B, T, d_g)
+                adapter = self.graph_adapter(graph if mask is None else graph * mask[..., None])
             if mask is not None:
-                mask = F.pad(mask, (prompt[0].shape[1], prompt[1].shape[1]), value=True)
-            return self.llama(h, mask, prefix, last_only=True)[:, 0].float()
+                mask = F.pad(mask, (instruct.shape[1], response.shape[1]), value=True)
+            return self.llama(h, mask, adapter, last_only=True)[:, 0].float()
 
-    def _autocast(self, items: Tensor):
+    def _autocast(self, items: Tensor) -> torch.autocast:
         return torch.autocast(items.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def _prompt(self) -> list[Tensor]:
+    def _prompt_vectors(self) -> list[Tensor]:
         return [self.llama.tok_embeddings(ids)[None].float() for ids in (self.instruct_ids, self.response_ids)]
 
-    def _inputs(self, items: Tensor) -> Tensor:
+    def _input_vectors(self, items: Tensor) -> Tensor:
         return F.dropout(self.item_vectors(items).float(), self.args.dropout, self.training)
 
-    def _graph_rows(self, items: Tensor, mask: Tensor | None) -> Tensor:
-        rows = self.graph_item_embedding[items]  # (B, T, d_g)
-        return rows if mask is None else rows * mask[..., None]
-
-    def _causal(self, items: Tensor, at: Tensor | None = None) -> Tensor:
-        """Hidden states of right-padded items (B, T) at the positions `at` (B, K), or at all: float32."""
+    def _causal_hidden(self, items: Tensor, query_positions: Tensor | None = None) -> Tensor:
+        """Return hidden states of right-padded items (B, T) at some positions (B, Q), or at all T: float32."""
         with self._autocast(items):
-            adapter = learned = None
+            adapter = prompt_adapter = None
             if self.graph_adapter is not None:
-                adapter = self.graph_adapter(self._graph_rows(items, None), running=True)
-                learned = self.graph_adapter.layers({}) if self.args.prefix_adapter else None
-            return causal_pass(
-                self.llama, torch.cat(self._prompt(), 1), self._inputs(items), adapter, learned, at
-            ).float()
+                adapter = self.graph_adapter(self.graph_item_embedding[items], cumulative=True)
+                if self.args.prefix_adapter:
+                    prompt_adapter = self.graph_adapter.inputs_per_layer({})
+            prompt = torch.cat(self._prompt_vectors(), 1)
+            vectors = self._input_vectors(items)
+            return causal_pass(self.llama, prompt, vectors, adapter, prompt_adapter, query_positions).float()
 
     def forward(self, items: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every item as the next one.
 
         Args:
-            items: int64 (B, T) item ids, oldest first, left-padded with any valid id.
+            items: int64 (B, T) item ids, oldest first, padded with any valid id: on the left, or under the causal
+                objective on either side.
             mask: bool (B, T), False at padding; None where no row is padded.
 
-        Returns: logits (B, I) float32.
+        Returns:
+            Logits (B, I) float32.
         """
-        return F.linear(*self._head(self.encode(items, mask)))
+        return F.linear(*self._head_inputs(self.encode(items, mask)))
 
-    def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """What is multiplied for logits: (…, D) and a row an item (I, D), both float32."""
+    def _head_inputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors of the logits: hidden states (…, D) and one row per item (I, D), both float32."""
         if not self.args.tie_score:
             return hidden, self.score.weight.float()
-        every = torch.arange(self.n_items, device=hidden.device)
-        with self._autocast(every):
-            vectors = self._inputs(every)
+        all_items = torch.arange(self.n_items, device=hidden.device)
+        with self._autocast(all_items):
+            vectors = self._input_vectors(all_items)
         return F.linear(hidden, self.score.weight.float()), vectors
 
     def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor, n_targets: int | None = None) -> Tensor:
-        """Mean cross-entropy (nats) over all items, or a sample of them; a float32 scalar.
+        """Return the mean cross-entropy (nats) over all items, or a sample of them: a float32 scalar.
 
         Args:
-            items, mask: as in `forward`.
+            items: as in `forward`.
+            mask: as in `forward`.
             targets: int64 (B,), or (B, T) under the causal objective: the item that follows each position.
-            n_targets: how many positions are real, where the caller knows it: a GPU need not be asked then.
+            n_targets: number of real positions where the caller knows it, which spares a GPU synchronisation.
         """
-        if self.args.objective == "causal":
-            right, lengths = left_to_right_padding(items, mask)
-            hidden, targets = self._causal(right).flatten(0, 1), targets.flatten()
-            if mask is not None:
-                place = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
-                n = int(mask.sum()) if n_targets is None else n_targets
-                hidden, targets = hidden[true_indices(place, n)], targets[true_indices(mask, n)]
-        else:
+        causal = self.args.objective == "causal"
+        if not causal:
             hidden = self.encode(items, mask)
-        (hidden, weight), smoothing = self._head(hidden), self.args.label_smoothing
+        elif mask is None:
+            hidden, targets = self._causal_hidden(items).flatten(0, 1), targets.flatten()
+        else:
+            mask, items, targets = to_right_padding(mask, items, targets)
+            real = true_indices(mask, int(mask.sum()) if n_targets is None else n_targets)
+            hidden, targets = self._causal_hidden(items).flatten(0, 1)[real], targets.flatten()[real]
+        hidden, weight = self._head_inputs(hidden)
+        smoothing = self.args.label_smoothing
         if self.args.n_negatives and self.training:
-            drawn = torch.randperm(self.n_items, device=hidden.device)[: self.args.n_negatives]
-            return sampled_cross_entropy(hidden, weight, targets, drawn, smoothing)
-        if self.args.objective == "causal":
+            negatives = torch.randperm(self.n_items, device=hidden.device)[: self.args.n_negatives]
+            return sampled_cross_entropy(hidden, weight, targets, negatives, smoothing)
+        if causal:
             return linear_cross_entropy(hidden, weight, targets, smoothing)
         return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=smoothing)
 
 
 def true_indices(flags: Tensor, n: int) -> Tensor:
-    """Where the n true ones of some flags are, in order, without waiting for the device: int64 (n,)."""
+    """Return the flat positions of the n true flags, in order, without a GPU synchronisation: int64 (n,)."""
     return (~flags).flatten().byte().argsort(stable=True)[:n]
 
 
@@ -196,16 +273,16 @@ def set_trainable(model: HeLLM) -> None:
 def materialize(model: nn.Module, device: torch.device | str) -> None:
     """Allocate on `device` and initialise whatever is still on the meta device, module by module."""
     for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        empty = [name for name, p in own.items() if p.is_meta]
-        if not empty:
+        parameters = dict(module.named_parameters(recurse=False))
+        on_meta = [name for name, p in parameters.items() if p.is_meta]
+        if not on_meta:
             continue
-        assert len(empty) == len(own), f"{type(module).__name__} is half filled: {empty} of {list(own)}"
-        for name, p in own.items():
+        assert len(on_meta) == len(parameters), f"{type(module).__name__}: only {on_meta} of {list(parameters)} on meta"
+        for name, p in parameters.items():
             setattr(module, name, nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad))
         module.reset_parameters()
 
 
 def base_parameters(model: HeLLM) -> dict[str, nn.Parameter]:
-    """LLaMA's own parameters by Meta's names, without the low-rank updates."""
+    """Return LLaMA's parameters by Meta's names, without the low-rank updates."""
     return {name: p for name, p in model.llama.named_parameters() if ".lora." not in name}

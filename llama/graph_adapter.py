@@ -1,113 +1,151 @@
-"""Graph-enhanced adapter: bimap pooling of a history's graph embeddings, key/value bridge, learned prefix."""
+"""Graph-enhanced adapter: bimap pooling of a history's graph embeddings, key/value perceptrons, learned prefix."""
 
 import torch
 from torch import Tensor, nn
 
-from llama.model import AdapterInput, ModelArgs
+from llama.model import AdapterInput, AdapterKeyValue, ModelArgs
+
+SIDES = ("key", "value")
 
 
 def bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
-    """G = EᵀE of each history, flattened: (B, T, d_g), padded rows zero, to (B, d_g²) (SPEC.md section 3).
+    """Return G = EᵀE of each history, flattened (docs/method.md, section 3).
 
     Args:
+        embeddings: E, float (B, T, d_g); rows of zeros are padding.
         mean: divide by the number of rows that are not zero.
+
+    Returns:
+        (B, d_g²).
     """
     pooled = (embeddings.transpose(1, 2) @ embeddings).flatten(1)
-    return pooled / embeddings.any(2).sum(1, keepdim=True).clamp(min=1) if mean else pooled
+    if mean:
+        pooled = pooled / embeddings.any(2).sum(1, keepdim=True).clamp(min=1)
+    return pooled
 
 
 def cumulative_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
-    """G of every beginning of a history, G_t = G_{t−1} + e_t e_tᵀ: (B, T, d_g) to (B, T, d_g²).
+    """Return G after every item of a history, G_t = G_{t−1} + e_t e_tᵀ.
 
     Args:
+        embeddings: float (B, T, d_g); padding, if any, comes last.
         mean: divide G_t by t.
+
+    Returns:
+        (B, T, d_g²).
     """
     pooled = (embeddings[..., None] * embeddings[..., None, :]).flatten(2)
-    if torch.are_deterministic_algorithms_enabled():  # which cumsum is not on CUDA
-        length = pooled.shape[1]
+    length = pooled.shape[1]
+    if torch.are_deterministic_algorithms_enabled():  # cumsum is not deterministic on CUDA
         pooled = torch.ones(length, length, dtype=pooled.dtype, device=pooled.device).tril() @ pooled
     else:
         pooled = pooled.cumsum(1)
-    return pooled / torch.arange(1, pooled.shape[1] + 1, device=pooled.device)[:, None] if mean else pooled
+    if mean:
+        pooled = pooled / torch.arange(1, length + 1, device=pooled.device)[:, None]
+    return pooled
 
 
-def _mlp(pooled: int, dim: int, dropout: float) -> nn.Sequential:
-    """Perceptron from the pooled graph to the model width: (B, d_g²) to (B, D)."""
+def _mlp(pooled_dim: int, dim: int, dropout: float) -> nn.Sequential:
+    """Make the perceptron from the pooled graph to the model width: (…, d_g²) to (…, D)."""
     return nn.Sequential(
-        nn.Linear(pooled, pooled),
+        nn.Linear(pooled_dim, pooled_dim),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Linear(pooled, dim),
+        nn.Linear(pooled_dim, dim),
         nn.GELU(),
         nn.Dropout(dropout),
     )
 
 
 class GraphAdapter(nn.Module):
-    """Inputs of A extra key/value positions in every layer.
+    """Inputs of A extra key/value positions in every layer: norm(learned prefix + graph vector).
 
-    One vector a history, the same for all layers and slots, plus a learned prefix a layer and slot, normalised.
-    args.graph_adapter and args.prefix_adapter leave either part out. With args.graph_rank r the pooling is the
-    low-rank bimap (E W)ᵀ(E W), W (d_g, r) learned, and r² takes the place of d_g².
+    The prefix has one vector per layer and slot; the graph vector is the same for all layers and slots of a history.
+
+    Args:
+        args: sizes of the transformer, and how many adapter positions it has.
+        graph_dim: d_g.
+        learned_prefix: whether there is a prefix.
+        graph_vector: whether there is a graph vector.
+        graph_rank: r of the low-rank bimap (E W)ᵀ(E W), W (d_g, r) learned; r² then replaces d_g². 0: none.
+        graph_mean: divide the pooled graph by the history's length.
+        graph_dropout: in the perceptrons.
     """
 
-    def __init__(self, args: ModelArgs, graph_dim: int) -> None:
+    def __init__(
+        self,
+        args: ModelArgs,
+        graph_dim: int,
+        learned_prefix: bool,
+        graph_vector: bool,
+        graph_rank: int,
+        graph_mean: bool,
+        graph_dropout: float,
+    ) -> None:
         super().__init__()
-        self.args = args
-        sides = ("key", "value")
-        self.norm = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in sides})
-        if args.graph_adapter:
-            rank = args.graph_rank or graph_dim
-            self.bimap = nn.Linear(graph_dim, rank, bias=False) if args.graph_rank else nn.Identity()
-            self.bridge = nn.ModuleDict({side: _mlp(rank**2, args.dim, args.graph_dropout) for side in sides})
-            self.norm_pre = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in sides})
-        if args.prefix_adapter:
-            shape = (args.n_layers, args.adapter_len, args.dim)
-            for side in sides:
+        self.n_layers = args.n_layers
+        self.learned_prefix = learned_prefix
+        self.graph_vector = graph_vector
+        self.graph_mean = graph_mean
+        self.norm = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in SIDES})
+        if graph_vector:
+            rank = graph_rank or graph_dim
+            self.bimap = nn.Linear(graph_dim, rank, bias=False) if graph_rank else nn.Identity()
+            self.bridge = nn.ModuleDict({side: _mlp(rank**2, args.dim, graph_dropout) for side in SIDES})
+            self.norm_pre = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in SIDES})
+        if learned_prefix:
+            shape = (args.n_layers, args.n_adapter_positions, args.dim)
+            for side in SIDES:
                 self.register_parameter(f"prefix_{side}", nn.Parameter(torch.empty(shape)))
 
     def reset_parameters(self) -> None:
-        """Draw the learned prefix from N(0, 1); the parts of the bridge know how to start themselves."""
+        """Initialise the learned prefix from N(0, 1); the perceptrons keep PyTorch's default."""
         for prefix in self.parameters(recurse=False):
             nn.init.normal_(prefix)
 
-    def forward(self, embeddings: Tensor, running: bool = False) -> list[tuple[AdapterInput, AdapterInput]]:
-        """Each layer's key and value inputs.
+    def forward(self, embeddings: Tensor, cumulative: bool = False) -> list[AdapterKeyValue]:
+        """Return each layer's key and value inputs.
 
         Args:
-            embeddings: graph embeddings of the histories (B, T, d_g), padded rows zero.
-            running: pool every beginning of the histories instead of whole ones.
+            embeddings: graph embeddings of the histories, float (B, T, d_g), zero at padding.
+            cumulative: pool each history up to every position, not only all of it.
 
-        Returns: two Prefix a layer, of B rows, of (B, T) rows where running, of none without graph_adapter.
+        Returns:
+            One pair per layer, its rows B, or (B, T) where cumulative, or none without graph vector.
         """
-        rows = {}
-        if self.args.graph_adapter:
-            pool = cumulative_bimap_pool if running else bimap_pool
-            pooled = pool(self.bimap(embeddings), self.args.graph_mean)
-            rows = {side: self.norm_pre[side](bridge(pooled).float()) for side, bridge in self.bridge.items()}
-        return self.layers(rows)
+        graph_vectors = {}
+        if self.graph_vector:
+            pool = cumulative_bimap_pool if cumulative else bimap_pool
+            pooled = pool(self.bimap(embeddings), self.graph_mean)
+            for side in SIDES:
+                graph_vectors[side] = self.norm_pre[side](self.bridge[side](pooled).float())
+        return self.inputs_per_layer(graph_vectors)
 
-    def layers(self, rows: dict[str, Tensor]) -> list[tuple[AdapterInput, AdapterInput]]:
-        """Each layer's key and value inputs from the graph vectors `rows` (…, D) a side, or from none."""
-        return [*zip(*(self._side(side, rows.get(side)) for side in self.norm), strict=True)]
+    def inputs_per_layer(self, graph_vectors: dict[str, Tensor]) -> list[AdapterKeyValue]:
+        """Return each layer's key and value inputs from graph vectors (…, D) per side, or from none."""
+        sides = [self._normalized_inputs(side, graph_vectors.get(side)) for side in SIDES]
+        return list(zip(*sides, strict=True))
 
-    def _side(self, side: str, row: Tensor | None) -> list[AdapterInput]:
-        """norm(slot + row) in each layer as scale · (γ·slot + γ·row).
+    def _normalized_inputs(self, side: str, row: Tensor | None) -> list[AdapterInput]:
+        """Return norm(slot + row) in each layer as scale · (γ·slot + γ·row).
 
-        The scales come from |slot|², slot·row and |row|²: what a row needs by itself is computed once for all layers.
+        RMSNorm needs the mean of (slot + row)² = slot² + 2·slot·row + row². Only slot·row depends on slot and row
+        together, and it is one matrix product for all layers.
         """
-        norm, slots, square = self.norm[side], [None] * self.args.n_layers, 0.0
+        norm = self.norm[side]
+        slots = [None] * self.n_layers
+        mean_square = 0.0  # becomes (…, L or 1, A or 1)
         with torch.autocast(norm.weight.device.type, enabled=False):
             if row is not None:
-                square = row.square().mean(-1)[..., None, None]
-            if self.args.prefix_adapter:
-                prefix = getattr(self, f"prefix_{side}")
-                square = square + prefix.square().mean(-1)  # (…, L, A)
+                mean_square = row.square().mean(-1)[..., None, None]
+            if self.learned_prefix:
+                prefix = getattr(self, f"prefix_{side}")  # (L, A, D)
+                mean_square = mean_square + prefix.square().mean(-1)
                 if row is not None:
-                    both = row @ prefix.flatten(0, 1).T
-                    square = square + both.unflatten(-1, prefix.shape[:2]) * (2 / prefix.shape[-1])
+                    products = (row @ prefix.flatten(0, 1).T).unflatten(-1, prefix.shape[:2])
+                    mean_square = mean_square + products * (2 / prefix.shape[-1])
                 slots = (prefix * norm.weight).unbind(0)
-            scales = (square + norm.eps).rsqrt()
+            scales = (mean_square + norm.eps).rsqrt()
+            scales = scales.expand(*scales.shape[:-2], self.n_layers, -1).unbind(-2)
             row = None if row is None else row * norm.weight
-            scales = scales.expand(*scales.shape[:-2], len(slots), -1).unbind(-2)
         return [AdapterInput(slot, row, scale) for slot, scale in zip(slots, scales, strict=True)]

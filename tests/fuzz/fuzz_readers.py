@@ -41,7 +41,7 @@ with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf",
 
 def load(folder: Path) -> None:
     """All base weights of a folder or file."""
-    args = ModelArgs(**open_checkpoint(folder).shape, w_adapter=False, w_lora=False, max_seq_len=16)
+    args = ModelArgs(**open_checkpoint(folder).shape, max_seq_len=16)
     with torch.device("meta"):
         transformer = Transformer(args)
     load_base_weights(transformer, folder, torch.float32)

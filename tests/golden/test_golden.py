@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama.HeLLM import HeLLM
-from llama.model import ModelArgs
+from llama.HeLLM import HeLLM, HeLLMArgs
 from llama.released import load_released, released_name
 from utils.training.schedule import learning_rate
 
@@ -27,7 +26,7 @@ def released_state(golden):
 @pytest.fixture
 def model(golden):
     state = released_state(golden)
-    args = ModelArgs(
+    args = HeLLMArgs(
         dim=64, n_layers=3, n_heads=4, vocab_size=128, multiple_of=32, adapter_len=5, lora_r=4, lora_alpha=16,
         lora_dropout=0.0, graph_dropout=0.0, max_seq_len=256,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llama.causal import left_to_right_padding
+from llama.causal import to_right_padding
 from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
 from llama.graph_adapter import bimap_pool, cumulative_bimap_pool
 from tests.support.small_model import N_ITEMS, histories, small_hellm, wake
@@ -24,7 +24,7 @@ def padded():
 @torch.no_grad()
 def every_score(model, items):
     """(B, T, I): scores after each position of histories without padding."""
-    return F.linear(*model._head(model._causal(items)))
+    return F.linear(*model._head_inputs(model._causal_hidden(items)))
 
 
 SAME_AS_PREFIX = {
@@ -78,10 +78,10 @@ def test_no_later_item_reaches_a_position(settings):
 def materialised(model, items):
     """The same computed position by position in the open: adapter inputs W·norm(prefix + graph) for every slot."""
     llama, adapter = model.llama, model.graph_adapter
-    streams = [model._prompt()[0][0]] if len(model.instruct_ids) else []
+    streams = [model._prompt_vectors()[0][0]] if len(model.instruct_ids) else []
     h = torch.cat([*streams, model.item_vectors(items)])
     n_prompt, length = len(h) - len(items), len(items)
-    freqs = llama.freqs_cis[model.args.prefix_len :][None, : len(h)]
+    freqs = llama.freqs_cis[model.args.n_adapter_positions :][None, : len(h)]
     graphs = [bimap_pool(model.graph_item_embedding[items[: t + 1]][None]) for t in range(length)]
     for number, layer in enumerate(llama.layers):
         x, out = layer.attention_norm(h)[None], []
@@ -96,7 +96,7 @@ def materialised(model, items):
                 extra.append(F.linear(inputs, weight.weight).unflatten(-1, (-1, q.shape[-1]))[None])
             keys, values = (torch.cat([e, t[:, : place + 1]], 1) for e, t in zip(extra, (k, v), strict=True))
             out.append(layer.attention.attend(q[:, place : place + 1], keys, values, None)[0])
-        h = layer.add(h, torch.cat(out))
+        h = layer.residual_and_ffn(h, torch.cat(out))
     return F.linear(llama.norm(h)[n_prompt:], model.score.weight)
 
 
@@ -163,13 +163,23 @@ def test_running_pool_is_the_pool_of_every_beginning(deterministic, request):
     torch.testing.assert_close(bimap_pool(torch.cat([padding, rows], 1), True), bimap_pool(rows, True))
 
 
-def test_aligning_moves_padding_behind():
+def test_padding_moves_to_the_right_and_stays_there():
     items, mask = padded()
-    right, lengths = left_to_right_padding(items, mask)
-    assert lengths.tolist() == LENGTHS
+    right_mask, right = to_right_padding(mask, items)
+    assert right_mask.sum(1).tolist() == LENGTHS
     for row, length in enumerate(LENGTHS):
+        assert right_mask[row, :length].all()
         assert torch.equal(right[row, :length], items[row, 7 - length :])
-    assert left_to_right_padding(items, None)[1].tolist() == [7, 7, 7]
+    again_mask, again = to_right_padding(right_mask, right)
+    assert torch.equal(again_mask, right_mask) and torch.equal(again, right)
+
+
+def test_padding_may_be_on_either_side():
+    model, (items, mask) = causal().eval(), padded()
+    targets = (items + 1) % N_ITEMS
+    right_mask, right, right_targets = to_right_padding(mask, items, targets)
+    assert torch.equal(model(right, right_mask), model(items, mask))
+    assert torch.equal(model.loss(right, right_mask, right_targets), model.loss(items, mask, targets))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

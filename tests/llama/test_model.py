@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from llama.HeLLM import HeLLM, base_parameters, materialize
+from llama.HeLLM import HeLLM, HeLLMArgs, base_parameters, materialize
 from llama.model import AdapterInput, ModelArgs
 from tests.support.small_model import N_ITEMS, SHAPE, histories, small_args, small_hellm, tables, wake
 
@@ -261,7 +261,7 @@ def test_sizes_of_llama_2_7b():
 
     for n_items in (12_101, 18_357):
         with torch.device("meta"):
-            model = HeLLM(ModelArgs(), torch.empty(n_items, 64), torch.empty(n_items + 1, 64), [1], [1])
+            model = HeLLM(HeLLMArgs(), torch.empty(n_items, 64), torch.empty(n_items + 1, 64), [1], [1])
         assert sum(p.numel() for p in base_parameters(model).values()) == 6_607_343_616
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 110_272_512
         assert count("score") == n_items * 4096

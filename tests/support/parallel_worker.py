@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from llama.checkpoint import load_base_weights
-from llama.HeLLM import HeLLM
+from llama.HeLLM import HeLLM, HeLLMArgs
 from llama.model import ModelArgs, Transformer
 from llama.parallel import init_model_parallel, mp_rank, mp_size, shard_dims, unshard
 from utils.training.adapter_file import save_adapter
@@ -15,7 +15,7 @@ from utils.training.adapter_file import save_adapter
 def build() -> HeLLM:
     """The same model whatever the number of processes."""
     torch.manual_seed(3)
-    args = ModelArgs(
+    args = HeLLMArgs(
         dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16, max_seq_len=64, adapter_len=3,
         lora_r=4, lora_alpha=8, lora_dropout=0.0, graph_dropout=0.0, lora_targets=("w1", "w2", "w3", "wq", "wo"),
         train_score=True, train_base=True,
@@ -48,7 +48,7 @@ def whole(model: HeLLM) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def read_base(folder: Path) -> dict[str, torch.Tensor]:
     """Hidden states of a base read from a weight folder, and the bytes its parameters have and hold in memory."""
-    args = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16, w_adapter=False)
+    args = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16)
     with torch.device("meta"):
         transformer = Transformer(args)
     load_base_weights(transformer, folder, torch.float32)

@@ -29,7 +29,7 @@ def reference(n_kv_heads=8, tied=False, theta=10000.0):
 
 
 def load(folder, dtype=torch.float32, max_seq_len=16):
-    args = ModelArgs(**open_checkpoint(folder).shape, w_adapter=False, w_lora=False, max_seq_len=max_seq_len)
+    args = ModelArgs(**open_checkpoint(folder).shape, max_seq_len=max_seq_len)
     with torch.device("meta"):
         transformer = Transformer(args)
     load_base_weights(transformer, folder, dtype)

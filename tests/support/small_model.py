@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from sentencepiece import SentencePieceTrainer
 
-from llama.HeLLM import HeLLM
-from llama.model import ModelArgs
+from llama.HeLLM import HeLLM, HeLLMArgs
 
 N_ITEMS, GRAPH_DIM, SEQ_DIM = 30, 4, 6
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 20, "multiple_of": 16, "max_seq_len": 32}
@@ -23,8 +22,8 @@ def tables(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(size, generator=generator, device="cpu") for size in sizes)
 
 
-def small_args(**settings) -> ModelArgs:
-    return ModelArgs(**{**SHAPE, **NEW_PARTS, **settings})
+def small_args(**settings) -> HeLLMArgs:
+    return HeLLMArgs(**{**SHAPE, **NEW_PARTS, **settings})
 
 
 def small_hellm(seed: int = 1, instruct=(1, 5, 7), response=(1, 9), **settings) -> HeLLM:

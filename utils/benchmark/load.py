@@ -114,7 +114,7 @@ def _hugging_face_name(name: str) -> str:
 def _load(folder: Path) -> tuple[int, float]:
     """Most resident bytes of this process while all weights are loaded, and once each has been read; seconds."""
     started = time.perf_counter()
-    args = ModelArgs(**open_checkpoint(folder).shape, w_adapter=False, w_lora=False)
+    args = ModelArgs(**open_checkpoint(folder).shape)
     with torch.device("meta"):
         transformer = Transformer(args)
     load_base_weights(transformer, folder, torch.bfloat16)

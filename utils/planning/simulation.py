@@ -8,8 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from config_HeLLM import Settings
 from llama.checkpoint import assign_parameter
-from llama.HeLLM import HeLLM, materialize
-from llama.model import ModelArgs
+from llama.HeLLM import HeLLM, HeLLMArgs, materialize
 from llama.parallel import clip_grad_norm, dp_size, init_model_parallel
 from utils.data.interactions import Interactions
 from utils.evaluation.ranking import ranks_with_and_without_seen
@@ -22,7 +21,7 @@ from utils.training.prompt import PROMPT_LENGTHS
 class MemoryProfile:
     """All that decides how much memory a run needs, but its batch sizes."""
 
-    args: ModelArgs
+    args: HeLLMArgs
     n_items: int
     widths: tuple[int, int]  # of the graph and sequence tables
     prompt: tuple[int, int]  # tokens before and after the items

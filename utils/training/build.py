@@ -1,6 +1,5 @@
 """From settings to data and model."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -8,8 +7,8 @@ from torch import Tensor
 
 from config_HeLLM import Settings
 from llama.checkpoint import assign_parameter, load_base_weights
-from llama.HeLLM import HeLLM, base_parameters, materialize
-from llama.model import MODEL_SIZES, ModelArgs
+from llama.HeLLM import HeLLM, HeLLMArgs, base_parameters, materialize
+from llama.model import MODEL_SIZES
 from llama.weight_files import DOWNLOAD_HINT, open_checkpoint
 from utils.data.embeddings import load_item_embeddings
 from utils.data.interactions import Interactions, require_trainable
@@ -49,8 +48,8 @@ def standardize_columns(table: Tensor) -> Tensor:
     return (table - table.mean(0)) / table.std(0).clamp(min=1e-8)
 
 
-def model_args(settings: Settings) -> ModelArgs:
-    """Sizes from the base weights or the built-in size, switches from the settings.
+def model_args(settings: Settings) -> HeLLMArgs:
+    """Return sizes from the base weights or the built-in size, and all else from the settings.
 
     Raises:
         FileNotFoundError: neither a folder or file nor a size that can start without weights.
@@ -67,11 +66,35 @@ def model_args(settings: Settings) -> ModelArgs:
             f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; {DOWNLOAD_HINT}; "
             f"{sizes}"
         )
-    switches = {f.name: getattr(settings, f.name) for f in fields(ModelArgs) if hasattr(settings, f.name)}
-    switches |= {"train_score": settings.head == "trained", "tie_score": settings.head == "tied"}
-    if settings.n_layers == -1:
-        del switches["n_layers"]
-    return ModelArgs(**(shape | switches))
+    if settings.n_layers != -1:
+        shape = shape | {"n_layers": settings.n_layers}
+    return HeLLMArgs(
+        **shape,
+        dropout=settings.dropout,
+        compile=settings.compile,
+        recompute=settings.recompute,
+        w_adapter=settings.w_adapter,
+        adapter_len=settings.adapter_len,
+        prefix_adapter=settings.prefix_adapter,
+        graph_adapter=settings.graph_adapter,
+        graph_rank=settings.graph_rank,
+        graph_mean=settings.graph_mean,
+        graph_dropout=settings.graph_dropout,
+        graph_input=settings.graph_input,
+        seq_input=settings.seq_input,
+        item_ids=settings.item_ids,
+        w_lora=settings.w_lora,
+        lora_r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        lora_targets=settings.lora_targets,
+        train_score=settings.head == "trained",
+        tie_score=settings.head == "tied",
+        train_base=settings.train_base,
+        objective=settings.objective,
+        label_smoothing=settings.label_smoothing,
+        n_negatives=settings.n_negatives,
+    )
 
 
 @torch.no_grad()
@@ -96,7 +119,7 @@ def matmul_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
 
 
-def build_empty(args: ModelArgs, tables: tuple[Tensor, Tensor], prompt: tuple, dtype: torch.dtype) -> HeLLM:
+def build_empty(args: HeLLMArgs, tables: tuple[Tensor, Tensor], prompt: tuple, dtype: torch.dtype) -> HeLLM:
     """The model without memory for its parameters, each of them in the number format that it is to have.
 
     Args:
