@@ -22,7 +22,7 @@ def test_training_cost_of_two_settings(place, capsys):
     prefix, causal = command(place), command(place, "--objective", "causal", "--prompt", "none")
     assert benchmark.main(["train", *prefix, "--vs", *causal]) == 0
     shown = capsys.readouterr().out
-    flops = [float(value) for value in re.findall(r"([\d.]+) GFLOP a training sample", shown)]
+    flops = [float(value) for value in re.findall(r"([\d.]+) GFLOP per training sample", shown)]
     speeds = [float(value.replace(",", "")) for value in re.findall(r"([\d,.]+) samples/s,", shown)]
     epochs = [int(value) for value in re.findall(r"s an epoch of (\d+) samples", shown)]
     ratio = float(re.search(r"second to first: ([\d.]+)", shown)[1])

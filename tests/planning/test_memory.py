@@ -102,7 +102,7 @@ def test_max_memory_takes_the_largest_batches_that_fit_and_keeps_the_step(place)
     assert users < 300 and simulated.scoring_peak(users) <= limit < simulated.scoring_peak(users + 1)
     chosen = fit_batch_sizes(replace(settings, max_memory="1GB"), simulated)
     assert (chosen.batch_size, chosen.grad_steps, chosen.eval_batch_size) == (120, 1, 300)
-    with pytest.raises(ValueError, match=r"--max_memory 99999: training one at a time needs 0\.\d+ GiB"):
+    with pytest.raises(ValueError, match=r"--max_memory 99999: training one sample at a time needs 0\.\d+ GiB"):
         fit_batch_sizes(replace(settings, max_memory="99999"), simulated)
 
 
@@ -116,7 +116,7 @@ def test_max_memory_is_announced_and_a_plan_respects_it(place, capsys):
     assert train_HeLLM.main(command(place, *sizes, "--max_memory", limit)) == 0
     assert line in (place / "log" / "Small" / "MMHCL" / "tiny_log.txt").read_text()
     assert train_HeLLM.main(command(place, "--max_memory", "1000", "--target", "none")) == 2
-    assert re.fullmatch(r"error: --max_memory 1000: training one at a time needs .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: --max_memory 1000: training one sample at a time needs .*\n", capsys.readouterr().err)
 
 
 def test_a_run_goes_on_in_other_portions_of_the_same_step(place, capsys):

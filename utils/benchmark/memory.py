@@ -70,7 +70,7 @@ def predicted_and_measured(
     """
     with _environment(ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(_measure, (settings, steps, not whole))
-    simulation, size = MemorySimulator(_job(settings)), settings.batch_size * settings.grad_steps
+    simulation, size = MemorySimulator(_profile(settings)), settings.batch_size * settings.grad_steps
     return found, simulation.step_peak(size, settings.batch_size), simulation.scoring_peak(settings.eval_batch_size)
 
 
@@ -91,7 +91,7 @@ def _settings(argv: list[str]) -> Settings:
     return replace(parse_args(argv), device="cpu", plan=True)  # plan: a built-in size may be frozen
 
 
-def _job(settings: Settings) -> MemoryProfile:
+def _profile(settings: Settings) -> MemoryProfile:
     return memory_profile(settings, load_interactions(settings), WIDTHS, torch.device("cpu"))
 
 
@@ -105,15 +105,15 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
 
 
 def _measure(settings: Settings, steps: int, warm: bool) -> MemoryMeasurement:
-    data, job = load_interactions(settings), _job(settings)
+    data, profile = load_interactions(settings), _profile(settings)
     seed_everything(settings.seed)
     if warm:  # the libraries' code and their own stores are then in memory
-        small = replace(job.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
-        _run(random_model(replace(job, args=small)), replace(settings, batch_size=2, eval_batch_size=2), data, 1)
+        small = replace(profile.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
+        _run(random_model(replace(profile, args=small)), replace(settings, batch_size=2, eval_batch_size=2), data, 1)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before, started = rss_bytes(), time.perf_counter()
-    model = random_model(job)
+    model = random_model(profile)
     built, building = time.perf_counter() - started, rss_bytes("VmHWM")
     training, scoring, step = _run(model, settings, data, steps)
     return MemoryMeasurement(built, step, training - before, scoring - before, max(building, training, scoring))

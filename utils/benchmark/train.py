@@ -50,10 +50,10 @@ class Training:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.device = replace(settings, plan=True), resolve_device(settings.device)  # no weights needed
         self.data = load_interactions(settings)
-        self.job = memory_profile(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
+        self.profile = memory_profile(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
         self.samples = self.data.training(settings.objective)
         seed_everything(settings.seed)
-        self.model = random_model(self.job, self.device).train()
+        self.model = random_model(self.profile, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
         size, tokens = (n * settings.grad_steps for n in (settings.batch_size, settings.tokens_per_batch))
         self.constant = prompt_positions_per_row(settings.objective, settings.prompt)
@@ -96,8 +96,8 @@ class Training:
         size = f"{s.tokens_per_batch} positions" if s.tokens_per_batch else f"{s.batch_size} rows"
         print(f"{s.model_name}, {s.objective}, {size} a batch, {torch.get_num_threads()} threads, {self.device}")
         flops = sum(self.parts.values())
-        share = flops * speed / peak_flops(self.device, self.job.dtype)
-        print(f"  {flops / 1e9:.3f} GFLOP a training sample; {share:.0%} of the device's matrix products")
+        share = flops * speed / peak_flops(self.device, self.profile.dtype)
+        print(f"  {flops / 1e9:.3f} GFLOP per training sample; {share:.0%} of the device's matrix products")
         print(f"  {speed:,.1f} samples/s, {total / speed:,.1f} s an epoch of {total:,} samples")
         for part, flops_of_part in self.parts.items():
             print(f"  {flops_of_part / 1e9:>8.3f} GFLOP {flops_of_part / flops:>6.1%}  {part}")

@@ -1,4 +1,4 @@
-"""How much memory a run will need, and batch sizes that fit into the memory there is."""
+"""Batch sizes that fit into a memory budget, by simulation."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -15,63 +15,75 @@ from utils.runtime.memory import GIB, device_memory, parse_bytes
 
 
 def divisors_descending(number: int) -> list[int]:
-    """Descending."""
+    """Return the divisors of a positive number, largest first."""
     return [size for size in range(number, 0, -1) if number % size == 0]
 
 
 def largest_within(sizes: Sequence[int], peak: Callable[[int], int], limit: int) -> int:
-    """The first of some descending sizes whose peak, which grows with the size, is within the limit; 0: none is."""
-    if sizes and peak(sizes[0]) <= limit:  # the likely case
+    """Return the largest size whose peak is within the limit, or 0 if none is.
+
+    Args:
+        sizes: candidates, in descending order.
+        peak: bytes needed at a size; must not decrease as the size grows.
+        limit: bytes.
+    """
+    if sizes and peak(sizes[0]) <= limit:  # the usual case, without a search
         return sizes[0]
-    at = bisect_left(sizes, True, key=lambda size: peak(size) <= limit)
-    return sizes[at] if at < len(sizes) else 0
+    first_fit = bisect_left(sizes, True, key=lambda size: peak(size) <= limit)
+    return sizes[first_fit] if first_fit < len(sizes) else 0
 
 
-def fit_batch_sizes(settings: Settings, simulation: MemorySimulator) -> Settings:
-    """Settings with the largest batch sizes that --max_memory allows, the samples of an optimiser step unchanged.
+def fit_batch_sizes(settings: Settings, simulator: MemorySimulator) -> Settings:
+    """Return the settings with the largest batch sizes that fit into --max_memory.
+
+    `batch_size` x `grad_steps`, the samples of an optimizer step, stays the same.
 
     Raises:
-        ValueError: not even one sample, or one user to score, fits; names the predicted need.
+        ValueError: Not even one sample, or one user to score, fits. Names the predicted need.
     """
     limit = parse_bytes(settings.max_memory)
     effective = settings.batch_size * settings.grad_steps
-    size = largest_within(divisors_descending(effective), partial(simulation.step_peak, effective), limit)
-    users = largest_within(range(settings.eval_batch_size, 0, -1), simulation.scoring_peak, limit)
+    step_peak = partial(simulator.step_peak, effective)
+    batch_size = largest_within(divisors_descending(effective), step_peak, limit)
+    users = largest_within(range(settings.eval_batch_size, 0, -1), simulator.scoring_peak, limit)
+
     needs = []
-    if not size:
-        needs.append(f"training one at a time needs {simulation.step_peak(effective, 1) / GIB:.3f} GiB")
+    if not batch_size:
+        needs.append(f"training one sample at a time needs {step_peak(1) / GIB:.3f} GiB")
     if not users:
-        needs.append(f"scoring one user needs {simulation.scoring_peak(1) / GIB:.3f} GiB")
+        needs.append(f"scoring one user at a time needs {simulator.scoring_peak(1) / GIB:.3f} GiB")
     if needs:
         raise ValueError(
-            f"--max_memory {settings.max_memory}: {' and '.join(needs)} by prediction; allow more, or take a smaller "
-            "model, fewer trained parts (--plan shows their sizes) or a shorter --max_len"
+            f"--max_memory {settings.max_memory}: {' and '.join(needs)} (predicted); raise the limit, or choose a "
+            "smaller model, fewer trained parts (--plan lists their sizes) or a shorter --max_len"
         )
-    return replace(settings, batch_size=size, grad_steps=effective // size, eval_batch_size=users)
+    return replace(settings, batch_size=batch_size, grad_steps=effective // batch_size, eval_batch_size=users)
 
 
 def describe_choice(settings: Settings) -> str:
-    """What was chosen for --max_memory."""
+    """Return the line that reports the batch sizes chosen for --max_memory."""
     sizes = f"--batch_size {settings.batch_size} --grad_steps {settings.grad_steps}"
     return f"--max_memory {settings.max_memory}: {sizes} --eval_batch_size {settings.eval_batch_size}"
 
 
 def suggest_batch_size(settings: Settings, data: Interactions, model: HeLLM, device: torch.device) -> str:
-    """The setting to go on with after memory ran out, in training or in scoring, whichever the model is at.
+    """Return advice on which batch size to resume with after the device ran out of memory.
 
-    At most half the batch, and predicted to need no more than the device has.
+    The advice concerns training if the model is in training mode, else scoring. The size is at most half the
+    current one and predicted to fit into the device's memory.
     """
-    simulation = simulate(settings, data, (model.graph_item_embedding, model.seq_item_embedding), device)
-    training, limit = model.training, device_memory(device)
+    simulator = simulate(settings, data, (model.graph_item_embedding, model.seq_item_embedding), device)
     effective = settings.batch_size * settings.grad_steps
-    if training:
-        peak, flag = partial(simulation.step_peak, effective), "--batch_size"
+    if model.training:
+        flag = "--batch_size"
+        peak = partial(simulator.step_peak, effective)
         sizes = [size for size in divisors_descending(effective) if size <= settings.batch_size // 2]
     else:
-        peak, flag = simulation.scoring_peak, "--eval_batch_size"
+        flag = "--eval_batch_size"
+        peak = simulator.scoring_peak
         sizes = range(settings.eval_batch_size // 2, 0, -1)
-    size = largest_within(sizes, peak, limit)
+    size = largest_within(sizes, peak, device_memory(device))
     if not size:
-        return f"{flag} 1 is predicted to need {peak(1) / GIB:.3f} GiB: take more memory, or a shorter --max_len"
-    passes = f" --grad_steps {effective // size}" if training else ""
-    return f"{flag} {size}{passes} is predicted to fit, in {peak(size) / GIB:.3f} GiB"
+        return f"{flag} 1 is predicted to need {peak(1) / GIB:.3f} GiB: provide more memory or shorten --max_len"
+    accumulation = f" --grad_steps {effective // size}" if model.training else ""
+    return f"{flag} {size}{accumulation} is predicted to fit, in {peak(size) / GIB:.3f} GiB"

@@ -1,4 +1,4 @@
-"""Floating-point operations by part of the model."""
+"""Count floating-point operations by part of the model."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from llama.HeLLM import HeLLM
 from llama.lora import LowRank
 from llama.parallel import ColumnParallelLinear, RowParallelLinear
 
-PARTS = {  # by what a module's name contains, the first that fits
+PARTS = {  # text in a module's name -> part; the first match counts
     ".lora": "LoRA",
     ".feed_forward.": "feed-forward",
     ".attention.": "projections of attention",
@@ -22,23 +22,24 @@ LINEAR = (nn.Linear, ColumnParallelLinear, RowParallelLinear, LowRank)
 
 
 class FlopsByPart(FlopCounterMode):
-    """Counts operations while it is entered, those of the model's linear maps by part.
+    """Context manager that counts all operations, and those of the model's linear maps by part.
 
-    A map counts once forward and, where gradients are wanted, once for its input's and once for its weight's, so a
-    backward pass has to follow.
+    A linear map counts once for the forward pass, once if its input needs a gradient and once per weight that does.
+    The backward operations are counted with the forward pass, so every forward pass with gradients needs a backward.
     """
 
     def __init__(self, model: HeLLM) -> None:
         super().__init__(display=False)
-        self.of_parts, self.handles = dict.fromkeys(PARTS.values(), 0), []
-        self.maps = {
+        self.linear_flops = dict.fromkeys(PARTS.values(), 0)
+        self.handles = []
+        self.part_of = {
             module: next(part for key, part in PARTS.items() if key in name)
             for name, module in model.named_modules()
-            if isinstance(module, LINEAR) and module is not model.score  # which is not called as a module
+            if isinstance(module, LINEAR) and module is not model.score  # the head is not called as a module
         }
 
     def __enter__(self):
-        self.handles = [module.register_forward_hook(partial(self._count, part)) for module, part in self.maps.items()]
+        self.handles = [m.register_forward_hook(partial(self._count, part)) for m, part in self.part_of.items()]
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -47,13 +48,17 @@ class FlopsByPart(FlopCounterMode):
         return super().__exit__(*error)
 
     def parts(self) -> dict[str, int]:
-        """Operations by part, the largest first."""
-        parts = self.of_parts | {REST: self.get_total_flops() - sum(self.of_parts.values())}
+        """Return the operations by part, largest first."""
+        rest = self.get_total_flops() - sum(self.linear_flops.values())
+        parts = self.linear_flops | {REST: rest}
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     def _count(self, part: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        x, grad = inputs[0], torch.is_grad_enabled()
+        x = inputs[0]
+        n_rows = x.numel() // x.shape[-1]
         weights = (module.down, module.up) if isinstance(module, LowRank) else (module.weight,)
         for weight in weights:
-            times = 1 + grad * (x.requires_grad + weight.requires_grad)
-            self.of_parts[part] += 2 * times * (x.numel() // x.shape[-1]) * weight.numel()
+            n_products = 1
+            if torch.is_grad_enabled():
+                n_products += x.requires_grad + weight.requires_grad
+            self.linear_flops[part] += 2 * n_products * n_rows * weight.numel()

@@ -1,4 +1,4 @@
-"""How much memory a run will need, and batch sizes that fit into the memory there is."""
+"""Predict the memory of a run by simulating it on fake tensors."""
 
 from dataclasses import dataclass
 
@@ -19,21 +19,21 @@ from utils.training.prompt import PROMPT_LENGTHS
 
 @dataclass(frozen=True)
 class MemoryProfile:
-    """All that decides how much memory a run needs, but its batch sizes."""
+    """Everything that determines the memory of a run, except its batch sizes."""
 
     args: HeLLMArgs
     n_items: int
-    widths: tuple[int, int]  # of the graph and sequence tables
+    widths: tuple[int, int]  # of the graph and sequence embeddings
     prompt: tuple[int, int]  # tokens before and after the items
     dtype: torch.dtype  # of matrix products, and of a base that is not trained
-    longest: tuple[int, int, int]  # items of the longest history: trained on, scored, left out of a ranking
-    clip: float  # norm to which gradients are clipped; 0: none
+    longest: tuple[int, int, int]  # items of the longest history: in training, in scoring, filtered from a ranking
+    clip: float  # maximum gradient norm; 0: gradients are not clipped
 
 
 def memory_profile(
     settings: Settings, data: Interactions, widths: tuple[int, int], device: torch.device
 ) -> MemoryProfile:
-    """What a run with these settings on this device is."""
+    """Return the memory profile of a run with these settings on this device."""
     args = model_args(settings)
     samples = data.training(args.objective), data.test(), data.whole(data.test())
     return MemoryProfile(
@@ -47,69 +47,86 @@ def memory_profile(
     )
 
 
-def random_model(job: MemoryProfile, device: torch.device | str = "cpu") -> HeLLM:
-    """The model of a run with random weights and tables."""
-    sizes = zip((0, 1), job.widths, strict=True)
-    tables = [torch.randn(job.n_items + extra, width, device=device) for extra, width in sizes]
-    model = build_empty(job.args, tables, [[0] * n for n in job.prompt], job.dtype)
+def _build(profile: MemoryProfile, graph_embeddings: Tensor, seq_embeddings: Tensor) -> HeLLM:
+    prompt = [[0] * n_tokens for n_tokens in profile.prompt]
+    return build_empty(profile.args, (graph_embeddings, seq_embeddings), prompt, profile.dtype)
+
+
+def random_model(profile: MemoryProfile, device: torch.device | str = "cpu") -> HeLLM:
+    """Build the model of a profile with random weights and embeddings."""
+    graph_width, seq_width = profile.widths
+    graph_embeddings = torch.randn(profile.n_items, graph_width, device=device)
+    seq_embeddings = torch.randn(profile.n_items + 1, seq_width, device=device)  # row 0 is padding
+    model = _build(profile, graph_embeddings, seq_embeddings)
     materialize(model, device)
     return model.to(device)
 
 
 class MemorySimulator:
-    """A run on tensors without content: every allocation and release as in a real one, and nothing computed.
+    """Simulate a run on fake tensors and follow the bytes that are alive.
 
-    Its model and optimiser are in the steady state, with Adam's moments and without gradients. Batches are of the
-    longest histories alone, so what it says is on the safe side.
+    Every allocation and release happens as in a real run, and nothing is computed. The model and optimizer are in
+    the state between two steps: Adam's moments exist, gradients do not. Batches hold the longest histories only,
+    so the prediction is an upper bound over the batches of a run.
     """
 
-    def __init__(self, job: MemoryProfile) -> None:
+    def __init__(self, profile: MemoryProfile) -> None:
         init_model_parallel()
-        self.job, self.causal = job, job.args.objective == "causal"
-        self.fake, self.memory = FakeTensorMode(), LiveBytes()
+        self.profile = profile
+        self.fake = FakeTensorMode()
+        self.memory = LiveBytes()
+        graph_width, seq_width = profile.widths
         with self.fake, self.memory:
-            tables = [torch.zeros(job.n_items + extra, width) for extra, width in zip((0, 1), job.widths, strict=True)]
-            self.model = build_empty(job.args, tables, [[0] * n for n in job.prompt], job.dtype)
+            graph_embeddings = torch.zeros(profile.n_items, graph_width)
+            seq_embeddings = torch.zeros(profile.n_items + 1, seq_width)
+            self.model = _build(profile, graph_embeddings, seq_embeddings)
             for name, p in [*self.model.named_parameters()]:
                 assign_parameter(self.model, name, torch.empty_like(p, device="cpu"))
             trained = [p for p in self.model.parameters() if p.requires_grad]
             self.optimizer = torch.optim.AdamW(trained, fused=True)
             for p in trained:
                 p.grad = torch.zeros_like(p)
-            self.optimizer.step()  # makes the moments
+            self.optimizer.step()  # allocates Adam's moments
             self.optimizer.zero_grad()
 
     def training_peak(self, batch_size: int, passes: int) -> int:
-        """Most bytes alive during an optimiser step of `passes` forward passes of `batch_size` samples or users."""
+        """Return the peak bytes of an optimizer step.
+
+        Args:
+            batch_size: samples (causal objective: users) per forward pass.
+            passes: forward passes per optimizer step.
+        """
         self.model.train()
         with self.fake, self.memory:
             self.memory.peak = self.memory.live
-            items = torch.zeros(batch_size, self.job.longest[0], dtype=torch.int64)
-            mask, targets = torch.ones_like(items, dtype=torch.bool), items if self.causal else items[:, 0]
-            for _ in range(min(passes, 2)):  # from the second on there are gradients beside the activations
+            items = torch.zeros(batch_size, self.profile.longest[0], dtype=torch.int64)
+            mask = torch.ones_like(items, dtype=torch.bool)
+            targets = items if self.profile.args.objective == "causal" else items[:, 0]
+            for _ in range(min(passes, 2)):  # later passes need as much as the second: activations beside gradients
                 self.model.loss(items, mask, targets, targets.numel()).backward()
-            if self.job.clip:
-                clip_grad_norm(self.model, self.job.clip)
+            if self.profile.clip:
+                clip_grad_norm(self.model, self.profile.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return self.memory.peak
 
     def step_peak(self, effective: int, batch_size: int) -> int:
-        """The same of a step of `effective` samples or users, of which every replica takes its share."""
+        """Return the peak bytes of an optimizer step of `effective` samples, divided among the replicas."""
         share = -(-effective // dp_size())
         return self.training_peak(min(batch_size, share), -(-share // batch_size))
 
     def scoring_peak(self, users: int) -> int:
-        """Most bytes alive while `users` users are scored and their targets ranked, as in the test."""
+        """Return the peak bytes while one batch of test users is scored and ranked."""
         self.model.eval()
         with self.fake, self.memory, torch.no_grad():
             self.memory.peak = self.memory.live
-            items, seen = (torch.zeros(users, length, dtype=torch.int64) for length in self.job.longest[1:])
+            items, seen = (torch.zeros(users, length, dtype=torch.int64) for length in self.profile.longest[1:])
             mask, not_padding = (torch.ones_like(some, dtype=torch.bool) for some in (items, seen))
             ranks_with_and_without_seen(self.model(items, mask), seen, not_padding, items[:, 0])
         return self.memory.peak
 
 
 def simulate(settings: Settings, data: Interactions, tables: tuple[Tensor, Tensor], device) -> MemorySimulator:
-    """The simulation of a run on these tables."""
-    return MemorySimulator(memory_profile(settings, data, tuple(table.shape[1] for table in tables), device))
+    """Return the simulator of a run on these data and embeddings."""
+    widths = tuple(table.shape[1] for table in tables)
+    return MemorySimulator(memory_profile(settings, data, widths, device))
