@@ -154,7 +154,7 @@ class GraphTraining:
     def step(self, epoch: int, number: int) -> float:
         """One optimiser step; returns its loss in nats."""
         s, rng = self.settings, np.random.default_rng([self.settings.seed, epoch, number])
-        batch = self.sampler.draw(rng, s.batch_size)
+        batch = self.sampler.sample(rng, s.batch_size)
         users, positive, negative = (torch.from_numpy(x).to(self.device) for x in batch)
         out = self.model()
         sides = (users, out.users), (positive, out.items), (negative, out.items)

@@ -92,7 +92,7 @@ def test_neighbours_by_hand():
 def test_neighbours_in_blocks_equal_all_at_once(monkeypatch):
     features = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     whole = neighbour_incidence(features, 4)
-    monkeypatch.setattr("preprocess.pretraining.hypergraph.BLOCK", 7)
+    monkeypatch.setattr("preprocess.pretraining.hypergraph.BLOCK_ROWS", 7)
     assert (whole != neighbour_incidence(features, 4)).nnz == 0
 
 
@@ -199,7 +199,7 @@ def test_sampler_draws_distinct_users_bought_and_not_bought_items(R):
     sampler, dense = BatchSampler(R), R.toarray()
     seen = set()
     for seed in range(200):
-        users, bought, other = sampler.draw(np.random.default_rng(seed), 6)
+        users, bought, other = sampler.sample(np.random.default_rng(seed), 6)
         assert len(set(users)) == 6
         assert 3 not in users
         assert dense[users, bought].all()
