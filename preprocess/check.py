@@ -1,8 +1,8 @@
-"""What a dataset's folder holds, whether its files fit together, and how to get or make what is missing.
+"""Check which files a dataset's folder has, whether they match, and how to get or make the missing ones.
 
     python -m preprocess.check --dataset Beauty
 
-Exit status 0 when fine-tuning can start, 1 when a file that it reads is missing or does not fit.
+Exits with status 0 if fine-tuning can start, 1 if a file that it reads is missing or does not match.
 """
 
 import json
@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from preprocess.pretraining.hypergraph import find_features, load_features
-from preprocess.raw.item_files import read_item_rows, read_texts
+from preprocess.raw.dataset_writer import SPLITS
+from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
 from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_choices_and_names
@@ -22,7 +24,7 @@ from utils.data.embeddings import load_embedding
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, required_files
 
-PUBLISHED = {  # users, items, interactions
+PUBLISHED_COUNTS = {  # users, items, interactions
     "Beauty": (22_363, 12_101, 198_502),
     "Toys_and_Games": (19_412, 11_924, 167_597),
     "Sports_and_Outdoors": (35_598, 18_357, 296_337),
@@ -35,130 +37,163 @@ class CheckSettings:
     """Settings of the check."""
 
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/DATASET/
-    GNNModel: str = "MMHCL"  # graph-embedding files that fine-tuning should read: MMHCL or LightGCN
+    data_dir: str = "datasets"  # folder with sequential/DATASET/
+    GNNModel: str = "MMHCL"  # graph-embedding files that fine-tuning is to read: MMHCL or LightGCN
 
 
 def validate_settings(settings: CheckSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
+    """Return one message per invalid setting."""
     return check_choices_and_names(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
 
 
-def interactions(path: Path, data: Interactions, dataset: str) -> str:
+# ---------------------------------------------------------------- inspecting one file: return a summary, or raise
+
+
+class FileCheck(NamedTuple):
+    """How to check one file of the folder."""
+
+    name: str
+    inspect: Callable[[Path], str]  # returns a summary of the content, or raises
+    remedy: str  # how to get the file if it is missing
+
+
+def describe_interactions(data: Interactions, dataset: str) -> str:
+    """Summarise an interaction file, with hints at other counts than the published ones and at a lost order."""
     require_trainable(data)
-    found = data.n_users, data.n_items, data.n_interactions
-    note = {None: "", found: ", the published counts"}.get(PUBLISHED.get(dataset), ", not the published counts")
-    rising = np.diff(data.items) > 0
-    rising[data.begin[1:] - 1] = True  # from one user to the next
-    lost = "; every user's items are in order of id, so the order of time is lost" if rising.all() else ""
-    return "{:,} users, {:,} items, {:,} interactions".format(*found) + note + lost
+    counts = (data.n_users, data.n_items, data.n_interactions)
+    summary = "{:,} users, {:,} items, {:,} interactions".format(*counts)
+    if dataset in PUBLISHED_COUNTS:
+        summary += ", the published counts" if counts == PUBLISHED_COUNTS[dataset] else ", not the published counts"
+    is_rising = np.diff(data.items) > 0
+    is_rising[data.begin[1:] - 1] = True  # from one user to the next
+    if is_rising.all():
+        summary += "; every user's items are in order of id, so the order of time is lost"
+    return summary
 
 
-def require_regular_file(path: Path) -> None:
-    for there in (path, *path.glob("*.json")):
-        if there.exists() and not (there.is_file() or there.is_dir()):  # reading may never end
-            raise ValueError(f"{there}: neither a file nor a folder; remove it")
+def describe_embedding(path: Path, n_rows: int) -> str:
+    """Summarise an embedding table; raise a ValueError if it has another number of rows."""
+    table = load_embedding(path)
+    if len(table) != n_rows:
+        raise ValueError(f"{path}: {len(table)} rows where {n_rows} belong; make it from the same interaction file")
+    return f"{table.shape[0]:,} x {table.shape[1]}"
 
 
-def table(rows: int) -> Callable[[Path], str]:
-    def inspect(path: Path) -> str:
-        found = load_embedding(path)
-        if len(found) != rows:
-            raise ValueError(f"{path}: {len(found)} rows where {rows} belong; make it from the same interaction file")
-        return f"{found.shape[0]:,} x {found.shape[1]}"
-
-    return inspect
+def describe_features(path: Path, n_items: int) -> str:
+    """Summarise a feature matrix."""
+    features = load_features(path, n_items)
+    return f"{features.shape[0]:,} x {features.shape[1]:,}"
 
 
-def id_map(rows: int) -> Callable[[Path], str]:
-    def inspect(path: Path) -> str:
-        if [number for _, number, _ in read_item_rows(path, rows, ",")] != list(range(rows)):
-            raise ValueError(f"{path}: ids 0 to {rows - 1} in order are expected; make it from the same raw files")
-        return f"{rows:,} ids"
-
-    return inspect
+def describe_texts(path: Path, n_items: int) -> str:
+    """Summarise the item texts."""
+    n_texts = sum(bool(text) for text in read_texts(path, n_items))
+    return f"{n_texts:,} items with text"
 
 
-def check_splits(data: Interactions) -> Callable[[Path], str]:
-    def inspect(folder: Path) -> str:
-        users = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "val", "test")]
-        for user in range(data.n_users):
-            sequence = [item for part in users for item in part[str(user)]]
-            if sequence != data.items[data.begin[user] : data.begin[user] + data.count[user]].tolist():
-                raise ValueError(f"{folder}: user {user} differs from {data.path}; make both from the raw files")
-        return f"{data.n_users:,} users, as in {data.path.name}"
-
-    return inspect
+def describe_id_map(path: Path, n_rows: int) -> str:
+    """Summarise an id map; raise a ValueError unless its ids are 0 to n_rows - 1 in order."""
+    ids = [index for _, index, _ in read_item_rows(path, n_rows, ",")]
+    if ids != list(range(n_rows)):
+        raise ValueError(f"{path}: ids 0 to {n_rows - 1} in order are expected; make it from the same raw files")
+    return f"{n_rows:,} ids"
 
 
-def file_checks(
-    settings: CheckSettings, folder: Path, data: Interactions
-) -> list[tuple[str, Callable[[Path], str], str]]:
-    """Name, look and remedy of every file beside the interaction file. A look returns what it found, or raises."""
-    model, module = settings.GNNModel, f"--dataset {settings.dataset}"
-    pretrain = f"python -m preprocess.pretrain_graph {module}" + f" --GNNModel {model}" * (model != "MMHCL")
-    features = {path.name: "" for path in find_features(folder)} or {
-        "text_feat.npy": f"python -m preprocess.features text {module}",
-        "image_feat.npy": f"python -m preprocess.features image --encoder histogram {module}",
-    }
+def describe_splits(folder: Path, data: Interactions) -> str:
+    """Summarise the splits; raise a ValueError if they differ from the interaction file."""
+    splits = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in SPLITS]
+    for user in range(data.n_users):
+        sequence = [item for split in splits for item in split[str(user)]]
+        begin = data.begin[user]
+        if sequence != data.items[begin : begin + data.count[user]].tolist():
+            raise ValueError(f"{folder}: user {user} differs from {data.path}; make both from the raw files")
+    return f"{data.n_users:,} users, as in {data.path.name}"
+
+
+# ---------------------------------------------------------------- the report
+
+
+def file_checks(settings: CheckSettings, data: Interactions) -> list[FileCheck]:
+    """List the checks of all files beside the interaction file."""
+    model = settings.GNNModel
+    dataset_flag = f"--dataset {settings.dataset}"
+    pretrain_graph = f"python -m preprocess.pretrain_graph {dataset_flag}"
+    if model != "MMHCL":
+        pretrain_graph += f" --GNNModel {model}"
+    features = {path.name: "" for path in find_features(data.path.parent)}
+    if not features:
+        features = {
+            "text_feat.npy": f"python -m preprocess.features text {dataset_flag}",
+            "image_feat.npy": f"python -m preprocess.features image --encoder histogram {dataset_flag}",
+        }
+    pretrain_sasrec = f"python -m preprocess.pretrain_sasrec {dataset_flag}"
+    n_users = data.n_users
+    n_items = data.n_items
     return [
-        (f"{model}_item_embeddings.pt", table(data.n_items), pretrain),
-        (f"{model}_user_embeddings.pt", table(data.n_users), pretrain),
-        ("SASRec_item_embedding.pt", table(data.n_items + 1), f"python -m preprocess.pretrain_sasrec {module}"),
-        *(
-            (name, lambda path: "{:,} x {:,}".format(*load_features(path, data.n_items).shape), remedy)
-            for name, remedy in features.items()
-        ),
-        ("item_text.tsv", lambda path: f"{sum(map(bool, read_texts(path, data.n_items))):,} items with text", FROM_RAW),
-        ("u_id_mapping.csv", id_map(data.n_users), FROM_RAW),
-        ("i_id_mapping.csv", id_map(data.n_items), FROM_RAW),
-        ("5-core", check_splits(data), FROM_RAW),
+        FileCheck(f"{model}_item_embeddings.pt", lambda path: describe_embedding(path, n_items), pretrain_graph),
+        FileCheck(f"{model}_user_embeddings.pt", lambda path: describe_embedding(path, n_users), pretrain_graph),
+        FileCheck("SASRec_item_embedding.pt", lambda path: describe_embedding(path, n_items + 1), pretrain_sasrec),
+        *(FileCheck(name, lambda path: describe_features(path, n_items), remedy) for name, remedy in features.items()),
+        FileCheck(ITEM_TEXT_FILE, lambda path: describe_texts(path, n_items), FROM_RAW),
+        FileCheck(USER_ID_FILE, lambda path: describe_id_map(path, n_users), FROM_RAW),
+        FileCheck(ITEM_ID_FILE, lambda path: describe_id_map(path, n_items), FROM_RAW),
+        FileCheck("5-core", lambda path: describe_splits(path, data), FROM_RAW),
     ]
 
 
+def require_regular_file(path: Path) -> None:
+    """Raise a ValueError if a path, or a JSON file in it, is a pipe or device, whose reading might never end."""
+    for entry in (path, *path.glob("*.json")):
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise ValueError(f"{entry}: neither a file nor a folder; remove it")
+
+
 def report(settings: CheckSettings) -> bool:
-    """Print a line a file; returns whether fine-tuning can start."""
+    """Print one line per file and return whether fine-tuning can start."""
     folder = dataset_folder(settings.data_dir, settings.dataset)
-    name = f"{settings.dataset}.txt"
-    needed, good = required_files(settings.dataset, settings.GNNModel), set()
+    needed = required_files(settings.dataset, settings.GNNModel)
+    usable = set()
+    data = None
     print(folder)
 
-    def print_status(name: str, inspect: Callable[[Path], str], remedy: str) -> None:
-        path = folder / name
-        state, said = "missing", remedy.format(dataset=settings.dataset)
+    def print_status(check: FileCheck) -> None:
+        path = folder / check.name
+        status = "missing"
+        details = check.remedy.format(dataset=settings.dataset)
         if path.exists():
             try:
                 require_regular_file(path)
-                state, said = "ok", inspect(path)
-                good.add(name)
+                details = check.inspect(path)
+                status = "ok"
+                usable.add(check.name)
             except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
-                state, said = "wrong", " ".join(str(error).split())
-        print(f"{state:<8} {'*' if name in needed else ' '} {name:<26} {said}")
+                status = "wrong"
+                details = " ".join(str(error).split())
+        mark = "*" if check.name in needed else " "
+        print(f"{status:<8} {mark} {check.name:<26} {details}")
 
-    data = None
-
-    def first(path: Path) -> str:
+    def inspect_interactions(path: Path) -> str:
         nonlocal data
         data = Interactions(path, 0)
-        return interactions(path, data, settings.dataset)
+        return describe_interactions(data, settings.dataset)
 
-    print_status(name, first, f"{FROM_RAW}; or a public file")
-    if data:
-        for entry in file_checks(settings, folder, data):
-            print_status(*entry)
-    print("* read by fine-tuning, which " + ("can start" if good >= set(needed) else "cannot start yet"))
-    return good >= set(needed)
+    print_status(FileCheck(f"{settings.dataset}.txt", inspect_interactions, f"{FROM_RAW}; or a public file"))
+    if data is not None:
+        for check in file_checks(settings, data):
+            print_status(check)
+    can_start = usable >= set(needed)
+    print("* read by fine-tuning, which " + ("can start" if can_start else "cannot start yet"))
+    return can_start
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    settings = parse_settings(
-        CheckSettings, argv, "python -m preprocess.check", "Check a dataset's files.", validate_settings
-    )
+    """Run the program and return its exit status."""
+    program = "python -m preprocess.check"
+    settings = parse_settings(CheckSettings, argv, program, "Check a dataset's files.", validate_settings)
     try:
         return 0 if report(settings) else 1
-    except (ValueError, OSError) as mistake:
-        return report_user_error(mistake)
+    except (ValueError, OSError) as error:
+        return report_user_error(error)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Both embedding tables that fine-tuning reads, and the features under them, by one command.
+"""Make both embedding tables that fine-tuning reads, and the features that they are based on, by one command.
 
     python -m preprocess.tables --dataset Mine
 
-Runs, with settings for a CPU, what has not left its file yet: `preprocess.features text` where there is an
-`item_text.tsv`, `preprocess.features image` by colours where there are `pictures/`, `preprocess.pretrain_graph` (no
-item hypergraph where there are no features) and `preprocess.pretrain_sasrec`. Texts or pictures in which nothing tells
-items apart are left out, with the reason. Every command is printed; one that was run by hand before, with other flags,
-is not run again; what was made from another interaction file is refused. A killed run goes on with the same command.
+Runs the programs whose output is absent, with settings for a CPU: `preprocess.features text` if there is an
+`item_text.tsv`, `preprocess.features image` by colours if there are `pictures/`, `preprocess.pretrain_graph` (without
+item hypergraph if there are no features) and `preprocess.pretrain_sasrec`. Texts or pictures that distinguish no items
+are left out, and the reason is logged. Each command is printed; what an earlier command made, with other flags, is
+kept; what was made from another interaction file is refused. Re-run the same command to resume a killed run.
 """
 
 import contextlib
@@ -32,50 +32,53 @@ from utils.logs.run_log import RunLog
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 
-# What does best on Beauty on two cores (README.md); the published settings ask for a GPU
+# Best on Beauty with two CPU cores (README.md); the published settings need a GPU
 GRAPH_FLAGS = "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 256"
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """Where the files lie; a comment a field, shown by --help."""
+    """Paths and name of a dataset."""
 
     dataset: str = "Mine"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/DATASET/, where everything goes
+    data_dir: str = "datasets"  # folder with sequential/DATASET/, where all outputs go
     GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
-    output_dir: str = "output"  # best models and training states
+    output_dir: str = "output"  # best models and checkpoints
     logging_dir: str = "log"  # logs, metrics and curves
 
 
 def validate_settings(settings: TableSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
+    """Return one message per invalid setting."""
     return check_choices_and_names(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
 
 
 class Pipeline:
-    """Programs that are run where their file is absent, and told of in LOGGING_DIR/DATASET/stages_log.txt.
+    """Run programs whose output is absent, and log them in LOGGING_DIR/DATASET/stages_log.txt.
 
     Args:
-        folder: where the files lie; logs: where programs leave NAME/pretrain_metrics.jsonl.
+        folder: of the dataset, where the outputs go.
+        logs: folder in which programs write NAME/pretrain_metrics.jsonl.
     """
 
     def __init__(self, folder: Path, logs: Path) -> None:
-        self.folder, self.logs, self.log = folder, logs, RunLog(logs, "stages", folder.name)
+        self.folder = folder
+        self.logs = logs
+        self.log = RunLog(logs, "stages", folder.name)
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
-        """Keep other processes from the log, and so from the files, while the block goes on.
+    def lock(self) -> Iterator[None]:
+        """Lock the log, and so the outputs, for the duration of the block.
 
         Raises:
-            ValueError: another one is there.
+            ValueError: another process uses them.
         """
-        with run_lock(self.log.stem, "_", "--logging_dir") as gone:
-            if gone:
-                self.log.info(gone)
+        with run_lock(self.log.stem, "_", "--logging_dir") as previous_owner:
+            if previous_owner:
+                self.log.info(previous_owner)
             yield
 
     def encode(self, modality: str, argv: list[str]) -> None:
-        """Run preprocess.features, unless its file is there; what tells no items apart is told and left out."""
+        """Run preprocess.features if its output is absent; leave out a modality that distinguishes no items."""
         try:
             self.run([f"{modality}_feat.npy"], features, [modality, *argv], main=features.run)
         except UninformativeModalityError as reason:
@@ -83,85 +86,106 @@ class Pipeline:
 
     def run(
         self,
-        made: list[str],
+        outputs: list[str],
         program: ModuleType,
         argv: list[str],
         metrics: str = "",
         main: Callable[[list[str]], int] | None = None,
     ) -> None:
-        """Run a program, unless the last file that it makes is there; a mistake ends this program, too.
+        """Run a program if its last output is absent; if it fails, exit with its status.
 
         Args:
-            metrics: name of its folder in the logs, if it tests what it makes; main: what is called, if not its own.
+            outputs: names of the files that it writes.
+            program: module with a `main`.
+            argv: its command line.
+            metrics: name of its folder in the logs, if it tests what it makes.
+            main: called in place of the module's `main`.
         """
-        if (self.folder / made[-1]).exists():
+        if (self.folder / outputs[-1]).exists():
             return
         self.log.info(f"python -m {program.__name__} {shlex.join(argv)}")
         status = (main or program.main)(argv)
         if status:
             sys.exit(status)
-        lines = (self.logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines() if metrics else []
-        tested = f"; test {format_headline_metrics(json.loads(lines[-1])['test'])}" if lines else ""
-        self.log.info(f"{program.__name__}: {', '.join(str(self.folder / name) for name in made)}{tested}")
+        files = ", ".join(str(self.folder / name) for name in outputs)
+        test = ""
+        if metrics:
+            *_, final_record = (self.logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines()
+            test = f"; test {format_headline_metrics(json.loads(final_record)['test'])}"
+        self.log.info(f"{program.__name__}: {files}{test}")
 
 
-def check_origin(data: Path, made_by: dict[Path, list[str]]) -> None:
-    """See that no pre-training was run on another interaction file.
+def check_origin(data: Path, outputs_of: dict[Path, list[str]]) -> None:
+    """Refuse the outputs of pre-trainings that were run on another interaction file.
 
     Args:
-        data: the interaction file; made_by: folder of a pre-training's run to the tables that it makes beside `data`.
+        data: the interaction file.
+        outputs_of: files beside `data` that a pre-training writes, by the folder of its run.
 
     Raises:
-        ValueError: one was; names its folder, the tables, and the features that it read and that are still the same.
+        ValueError: naming the run's folder, its outputs, and the features that it read and that are still the same.
     """
-    files, old = [data, *find_features(data.parent)], []
-    for run, names in made_by.items():
+    inputs = [data, *find_features(data.parent)]
+    outdated = []
+    for run, outputs in outputs_of.items():
         try:
             recorded = read_checkpoint(run / STATE)["settings"]
-        except (FileNotFoundError, ValueError):  # nothing is known; who goes on from a damaged one is told
+        except (FileNotFoundError, ValueError):  # unknown origin; resuming from a damaged checkpoint reports it
             continue
-        others = changed_inputs(recorded, files)
-        if data in others:
-            old += [run, *(path for path in map(data.with_name, names) if path.exists())]
-            old += [path for path in files if path not in others]
-    if old:
-        told = ", ".join(map(str, old))
+        changed = changed_inputs(recorded, inputs)
+        if data in changed:
+            outdated.append(run)
+            outdated += [path for path in map(data.with_name, outputs) if path.exists()]
+            outdated += [path for path in inputs if path not in changed]
+    if outdated:
+        listed = ", ".join(map(str, outdated))
         raise ValueError(
-            f"{told}: made from another {data.name}; remove them, or give the new data another --dataset name"
+            f"{listed}: made from another {data.name}; remove them, or give the new data another --dataset name"
         )
 
 
 def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequence_flags: str = "") -> None:
-    """Make what is absent.
+    """Make features and embedding tables that are absent.
+
+    Args:
+        settings: paths and name of the dataset.
+        graph_flags: further flags of preprocess.pretrain_graph.
+        sequence_flags: further flags of preprocess.pretrain_sasrec.
 
     Raises:
-        FileNotFoundError: no interaction file; ValueError: there is what was made from another one, or another process
-            is at this.
+        FileNotFoundError: no interaction file.
+        ValueError: outputs were made from another interaction file, or another process is making them.
     """
     s = settings
-    folder = require_files(s.data_dir, s.dataset, [f"{s.dataset}.txt"])
-    graph_tables = pretrain_graph.table_names(s.GNNModel)
-    made_by = {s.GNNModel: graph_tables, "SASRec": [pretrain_sasrec.EMBEDDING_FILE]}
-    runs = {run_folder(s.output_dir, s.dataset, name, PretrainSettings.target): made for name, made in made_by.items()}
-    check_origin(folder / f"{s.dataset}.txt", runs)
-    stages = Pipeline(folder, Path(s.logging_dir) / s.dataset)
-    place = ["--dataset", s.dataset, "--data_dir", s.data_dir]
-    shared = [*place, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
-    with stages.begun():
+    interaction_file = f"{s.dataset}.txt"
+    folder = require_files(s.data_dir, s.dataset, [interaction_file])
+    graph_outputs = pretrain_graph.table_names(s.GNNModel)
+    sequence_outputs = [pretrain_sasrec.EMBEDDING_FILE]
+    outputs_of = {
+        run_folder(s.output_dir, s.dataset, name, PretrainSettings.target): outputs
+        for name, outputs in ((s.GNNModel, graph_outputs), ("SASRec", sequence_outputs))
+    }
+    check_origin(folder / interaction_file, outputs_of)
+
+    data_flags = ["--dataset", s.dataset, "--data_dir", s.data_dir]
+    run_flags = [*data_flags, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
+    pipeline = Pipeline(folder, Path(s.logging_dir) / s.dataset)
+    with pipeline.lock():
         if (folder / ITEM_TEXT_FILE).is_file():
-            stages.encode("text", place)
+            pipeline.encode("text", data_flags)
         if (folder / "pictures").is_dir():
-            stages.encode("image", [*place, "--encoder", "histogram"])
-        argv = [*shared, "--GNNModel", s.GNNModel, *graph_flags.split()]
-        argv += ["--item_loss_ratio", "0"] * (not find_features(folder))
-        stages.run(graph_tables, pretrain_graph, argv, s.GNNModel)
-        stages.run([pretrain_sasrec.EMBEDDING_FILE], pretrain_sasrec, [*shared, *sequence_flags.split()], "SASRec")
+            pipeline.encode("image", [*data_flags, "--encoder", "histogram"])
+        graph_argv = [*run_flags, "--GNNModel", s.GNNModel, *graph_flags.split()]
+        if not find_features(folder):
+            graph_argv += ["--item_loss_ratio", "0"]
+        pipeline.run(graph_outputs, pretrain_graph, graph_argv, s.GNNModel)
+        pipeline.run(sequence_outputs, pretrain_sasrec, [*run_flags, *sequence_flags.split()], "SASRec")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    what = "Make the tables that fine-tuning reads."
-    settings = parse_settings(TableSettings, argv, "python -m preprocess.tables", what, validate_settings)
+    """Run the program and return its exit status."""
+    description = "Make the embedding tables that fine-tuning reads."
+    settings = parse_settings(TableSettings, argv, "python -m preprocess.tables", description, validate_settings)
     return run_program(make_tables, settings)
 
 
