@@ -72,7 +72,7 @@ class Pipeline:
         Raises:
             ValueError: another process uses them.
         """
-        with run_lock(self.log.stem, "_", "--logging_dir") as previous_owner:
+        with run_lock(self.log.stem, "_", "--logging_dir") as previous_owner, contextlib.closing(self.log):
             if previous_owner:
                 self.log.info(previous_owner)
             yield

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from preprocess import pretrain_sasrec
-from tests.logs.test_run_log import epoch
 from tests.support.bad_files import tree
+from tests.support.records import epoch
 from tests.support.small_data import N_ITEMS, N_USERS, write_dataset
 from tests.training.test_states import flip, holding, refused_as_held, without
 from utils import baselines

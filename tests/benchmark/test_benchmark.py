@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from tests.logs.test_run_log import epoch
 from tests.robustness import soak
 from tests.robustness.soak import Sample, assess, take_sample
+from tests.support.records import epoch
 from tests.support.small_data import command
 from tests.support.small_model import histories, small_hellm
 from utils.benchmark import command as benchmark

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.logs.test_run_log import damaged
+from tests.support.records import damaged
 from utils.evaluation.bootstrap import intervals
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking

@@ -12,7 +12,7 @@ import torch
 
 import train_HeLLM
 from config_HeLLM import SWEEP, non_default_settings, parse_args
-from tests.logs.test_run_log import damaged, epoch, last
+from tests.support.records import damaged, epoch, last
 from tests.support.small_data import N_ITEMS, OWN
 from tests.support.small_data import short_command as command
 from tests.support.small_model import SHAPE, small_hellm, write_meta

@@ -1,141 +1,187 @@
-"""What a run leaves to read: a log, one JSON object an epoch, and a picture of the curves."""
+"""The files that a run writes into its log folder: text log, metrics, test ranks and curves."""
 
-import io
+import contextlib
 import json
+import logging
 import re
-import time
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from config_HeLLM import Settings
-from utils.cli.terminal import make_output_safe, print_line
+from utils.cli.terminal import make_output_safe, silence_stdout
 from utils.evaluation.metrics import format_headline_metrics
 from utils.evaluation.ranking import Ranking
 from utils.io.atomic import atomic_write
 from utils.io.disk_full import explain_disk_full
-from utils.logs.published import published_log, published_tests
-from utils.logs.records import HEADLINE_METRICS, EpochRecord, FinalRecord, to_jsonl, training_seconds
+from utils.logs.curves import plot_curves
+from utils.logs.published import KEPT, published_log, published_tests
+from utils.logs.records import EpochRecord, FinalRecord, to_jsonl, training_seconds
 
-SETTINGS, NON_DEFAULT_SETTINGS = "settings", "settings beside the published ones"  # what the log calls them
+SETTINGS = "settings"  # title of all settings in a log
+NON_DEFAULT_SETTINGS = "non-default settings"  # title of those that differ from the defaults
+EARLIER_TITLE = "settings beside the published ones"  # the same in logs of earlier versions
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
-FAILED = "failed.txt"  # beside them: why a run of a sweep has ended without a test
+FAILED = "failed.txt"  # beside them: the error of a run of a sweep that has failed
 
 
 def log_folder(logging_dir: str | Path, dataset: str, name: str) -> Path:
-    """Where the runs of this name (a GNNModel, SASRec, …) write what they leave to read."""
-    return Path(logging_dir) / dataset / name
+    """Return the folder that runs of a name (a GNNModel, SASRec, …) write their logs to.
+
+    Raises:
+        ValueError: It is in log/kept.
+    """
+    folder = Path(logging_dir) / dataset / name
+    refuse_kept(folder)
+    return folder
+
+
+def refuse_kept(folder: Path) -> None:
+    """Keep every program from writing into log/kept, the runs behind the tables of the documentation.
+
+    Raises:
+        ValueError: The folder is log/kept or lies in it.
+    """
+    if folder.resolve().is_relative_to(KEPT):
+        raise ValueError(f"{folder}: log/kept is read-only, it holds the project's own runs; use another --logging_dir")
 
 
 def log_path(settings: Settings, ending: str) -> Path:
-    """Where a fine-tuning, or a sweep of this target, writes the file with this ending."""
+    """Return the path of a fine-tuning's log file, or of a sweep's, with this ending."""
     return log_folder(settings.logging_dir, settings.dataset, settings.GNNModel) / f"{settings.target}_{ending}"
 
 
 def settings_line(title: str, settings: dict) -> str:
-    """What a log says of settings, which are all (SETTINGS) or those that differ (BESIDE_PUBLISHED)."""
+    """Format settings as a line of the log, titled SETTINGS or NON_DEFAULT_SETTINGS."""
     return f"{title}: {json.dumps(settings)}"
 
 
 def read_settings(path: Path) -> tuple[str, dict]:
-    """Title and settings of the first `settings_line` in a log; "" and none without any.
+    """Return title and settings of the first `settings_line` in a log; "" and {} without one.
 
     Raises:
-        ValueError: naming path and line of one that can't be read.
+        ValueError: The settings can't be read; names path and line.
     """
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        said = re.match(rf"\S+ \S+  ({SETTINGS}|{NON_DEFAULT_SETTINGS}): (.*)", line)
-        if said:
+        match = re.match(rf"\S+ \S+  ({SETTINGS}|{NON_DEFAULT_SETTINGS}|{EARLIER_TITLE}): (.*)", line)
+        if match:
+            title, text = match.groups()
             try:
-                return said[1], dict(json.loads(said[2]))
+                return NON_DEFAULT_SETTINGS if title == EARLIER_TITLE else title, dict(json.loads(text))
             except (ValueError, TypeError, RecursionError):
                 what = "settings that are no JSON object; remove the line, or the file"
                 raise ValueError(f"{path}: line {number}: {what}") from None
     return "", {}
 
 
+class _LogFile(logging.FileHandler):
+    """Append lines with the time to a file; raise errors, which logging would print."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        with contextlib.suppress(OSError):
+            self.close()  # writes what is left in its buffer, for which there is no room either
+        raise  # the error, which is being handled while logging calls this method
+
+
+class _Terminal(logging.StreamHandler):
+    """Print lines. A standard output that is full or that nobody reads is no error: the log file has all lines."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        silence_stdout()
+
+
 class RunLog:
-    """Writes `{target}_log.txt`, `_metrics.jsonl`, `_curves.png` and, of a test, `_ranks.npz` of one run.
+    """Write `{target}_log.txt`, `_metrics.jsonl`, `_curves.png` and, after the test, `_ranks.npz` of one run.
 
     Args:
-        folder: where they go; made when absent.
-        target: name of the run.
-        published: program/dataset whose published curves, where there are any, are drawn behind this run's.
-        quiet: write nothing (every process but the first).
+        folder: Folder of the files; it is made when the first of them is written.
+        target: Name of the run.
+        published: "program/dataset" whose published curves, if there are any, are plotted with this run's.
+        quiet: Write and print nothing, as on every rank but 0.
+
+    Raises:
+        ValueError: The folder is in log/kept.
     """
 
     def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
-        self.folder, self.target, self.quiet = Path(folder), target, quiet
+        self.folder = Path(folder)
+        self.target = target
+        self.quiet = quiet
         self.published = published_log(published)
+        refuse_kept(self.folder)
         make_output_safe()
+        self._file = _LogFile(self._path("log.txt"))
+        # Not from getLogger, which would keep the loggers of all runs of a sweep, and share those of equal names
+        self._logger = logging.Logger(target)
+        self._logger.addHandler(self._file)
+        self._logger.addHandler(_Terminal(sys.stdout))
 
     @property
     def stem(self) -> Path:
-        """What the paths of all files of this run begin with."""
+        """The common beginning of the paths of this run's files."""
         return self.folder / self.target
 
     @property
     def paths(self) -> list[Path]:
-        """Of all files of this run."""
+        """The paths of all files of this run."""
         return [self._path(name) for name in (*FILES, FAILED)]
-
-    def clear(self, resumed: bool = False) -> None:
-        """Remove what an earlier run of this name left; a resumed run adds to it instead, but to why it failed."""
-        if not self.quiet:
-            for name in (FAILED,) if resumed else (*FILES, FAILED):
-                self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.target}_{name}"
 
-    def info(self, text: str) -> None:
-        """Add a line, with the time, to the log, and print it."""
+    def clear(self, resumed: bool = False) -> None:
+        """Remove the files of an earlier run of this name; a resumed run keeps them, except the failure note."""
         if self.quiet:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path("log.txt")
-        with explain_disk_full(path, path), path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-        print_line(text)
+        self.close()
+        for name in (FAILED,) if resumed else (*FILES, FAILED):
+            self._path(name).unlink(missing_ok=True)
 
-    def log_test(self, record: FinalRecord) -> None:
-        """Tell the last record of a run: best epoch, speed, every test metric, the popularity baseline."""
-        speed = f"{record.users_per_s:.0f} users/s"
-        self.info(f"best epoch {record.best_epoch}, tested on {record.users:,} users, {speed}")
-        for name, title in (
-            ("test", "test (all items ranked)"),
-            ("test_unseen", "test (history removed)"),
-            ("popularity", "popularity baseline"),
-        ):
-            self.info(f"{title:<24} {format_headline_metrics(getattr(record, name))}")
-        self.log_published()
-        for name, value in record.test.items():
-            self.info(f"  test {name} {value:.6f}")
+    def close(self) -> None:
+        """Close the log file; `info` opens it again."""
+        self._file.close()
 
-    def log_published(self) -> None:
-        """Tell the published test figures, if there are any, a line each."""
-        for title, values in published_tests(self.published).items():
-            self.info(f"published {title}: {format_headline_metrics(values)}")
+    def info(self, text: str) -> None:
+        """Add a line with the time to the log, and print it without.
 
-    def write_final(self, epochs: list[EpochRecord], final: FinalRecord, ranking: Ranking | None = None) -> None:
-        """Write a finished run: the test ranks of all users, then `epochs` and `final` with the training's seconds.
-
-        The ranks, `seen_kept` and `seen_removed`, are int32 (N,), in the order of `Interactions.test`: ascending users.
+        Raises:
+            DiskFullError: The disk of the log is full.
         """
         if self.quiet:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if ranking:
-            both = {name: getattr(ranking, name).astype(np.int32) for name in ("seen_kept", "seen_removed")}
-            with atomic_write(self._path("ranks.npz")) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **both)
-        self.write_metrics(epochs, replace(final, seconds=training_seconds(epochs)))
+        path = self._path("log.txt")
+        with explain_disk_full(path, path):
+            self._logger.info(text)
+
+    def log_test(self, final: FinalRecord) -> None:
+        """Log the test of a fine-tuning: best epoch, speed, every metric, the popularity baseline."""
+        self.info(f"best epoch {final.best_epoch}, tested on {final.users:,} users, {final.users_per_s:.0f} users/s")
+        for title, values in (
+            ("test (all items ranked)", final.test),
+            ("test (history removed)", final.test_unseen),
+            ("popularity baseline", final.popularity),
+        ):
+            self.info(f"{title:<24} {format_headline_metrics(values)}")
+        self.log_published()
+        for name, value in final.test.items():
+            self.info(f"  test {name} {value:.6f}")
+
+    def log_published(self) -> None:
+        """Log the published test metrics, if there are any, one line per epoch."""
+        for title, values in published_tests(self.published).items():
+            self.info(f"published {title}: {format_headline_metrics(values)}")
 
     def write_metrics(self, epochs: list[EpochRecord], final: FinalRecord | None = None) -> None:
-        """Write all records so far, one JSON object a line, and draw the curves of the epochs among them.
+        """Write all records so far and plot their curves.
 
-        The whole file is replaced at once, so a resumed run leaves no epoch twice.
+        The file is replaced as a whole, so a resumed run leaves no epoch twice.
         """
         if self.quiet:
             return
@@ -143,40 +189,28 @@ class RunLog:
             temporary.write_text(to_jsonl([*epochs, final] if final else epochs), encoding="utf-8")
         if not epochs:
             return
-        path, picture = self._path("curves.png"), io.BytesIO()
+        path = self._path("curves.png")
         try:
-            self._draw(epochs, final, picture)
-        except Exception as error:  # of many kinds, none of them worth a run
-            self.info(f"{path} not drawn: {type(error).__name__}: {' '.join(str(error).split())}")
+            png = plot_curves(self.target, epochs, final, self.published)
+        except Exception as error:  # matplotlib raises many kinds, and a run must not end for want of a plot
+            self.info(f"{path} not plotted: {type(error).__name__}: {' '.join(str(error).split())}")
             return
         with atomic_write(path) as temporary:
-            temporary.write_bytes(picture.getvalue())
+            temporary.write_bytes(png)
 
-    def _draw(self, epochs: list[EpochRecord], final: FinalRecord | None, picture: io.BytesIO) -> None:
-        from matplotlib.figure import Figure  # slow to import, and not needed by every process
+    def write_final(self, epochs: list[EpochRecord], final: FinalRecord, ranking: Ranking | None = None) -> None:
+        """Write the files of a finished run: test ranks, then all records.
 
-        figure = Figure(figsize=(9, 3.5))
-        # Fixed margins take half the time that a layout computed for each picture takes
-        figure.subplots_adjust(left=0.09, right=0.985, bottom=0.13, top=0.92, wspace=0.15)
-        loss, quality = figure.subplots(1, 2)
-        number = [record.epoch for record in epochs]
-        for axes, names in ((loss, ("train_loss",)), (quality, HEADLINE_METRICS)):
-            for color, name in enumerate(names):
-                ours = [{"train_loss": record.train_loss, **record.val}[name] for record in epochs]
-                axes.plot(number, ours, f"C{color}o-", markersize=3, label=name)
-                if self.published:
-                    axes.plot(self.published["epoch"], self.published[name], f"C{color}:", linewidth=1)
-                if final and name in final.test:
-                    axes.plot(final.best_epoch, final.test[name], f"C{color}D", markeredgecolor="k")
-        loss.set(xlabel="epoch", ylabel="training loss (nats)")
-        loss.set_title(self.target, fontsize="medium", parse_math=False)
-        title = "validation" + ", diamonds: test" * bool(final)
-        if self.published:
-            title += f", dotted: published {self.published['split']}"
-        quality.set(xlabel="epoch", ylim=(0, None))
-        quality.set_title(title, fontsize="medium")
-        quality.legend(frameon=False)
-        for axes in (loss, quality):
-            axes.grid(alpha=0.3)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        figure.savefig(picture, dpi=120, format="png")
+        Args:
+            epochs: Records of all validated epochs.
+            final: The test; the seconds of all training are added to it.
+            ranking: Test ranks of all users, written as int32 (N,) in the order of `Interactions.test`.
+        """
+        if self.quiet:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if ranking:
+            arrays = {name: getattr(ranking, name).astype(np.int32) for name in ("seen_kept", "seen_removed")}
+            with atomic_write(self._path("ranks.npz")) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+        self.write_metrics(epochs, replace(final, seconds=training_seconds(epochs)))

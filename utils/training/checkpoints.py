@@ -103,7 +103,11 @@ class CheckpointManager:
                 version, lack a part, are of other settings or data files (named), do not fit the model, are not the
                 same everywhere.
         """
-        with run_lock(self.log.stem, "_") as from_log, run_lock(self.folder) as from_folder:
+        with (
+            run_lock(self.log.stem, "_") as from_log,
+            run_lock(self.folder) as from_folder,
+            contextlib.closing(self.log),
+        ):
             self._check_places()
             progress = self._go_on() if resume else self._start_over()
             if gone := from_folder or from_log:
