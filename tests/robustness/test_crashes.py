@@ -5,7 +5,6 @@ Every program is killed once at a random moment, `--kills 30` kills each of them
 
 import importlib
 import json
-import multiprocessing
 import random
 import signal
 import tempfile
@@ -17,16 +16,13 @@ import pytest
 from PIL import Image
 
 from preprocess.demo_data import make_raw
-from tests.robustness.crash_worker import work
+from tests.support.crash_worker import run_program as work
+from tests.support.forks import FORKS, PREPARING, TRAINING
 from tests.support.small_data import N_ITEMS, OWN, command, sequences, write_dataset, write_interactions
 from tests.training.test_states import holding, refused_as_held
 from utils.runtime.lock import LOCK_FILE
 from utils.training.checkpoints import PREVIOUS_STATE, STATE
 
-TRAINING = ("train_HeLLM", "preprocess.pretrain_graph", "preprocess.pretrain_sasrec")
-PREPARING = ("preprocess.amazon", "preprocess.features", "preprocess.own")
-FORKS = multiprocessing.get_context("forkserver")  # a process that has imported everything once, and forks
-FORKS.set_forkserver_preload([*TRAINING, *PREPARING, "matplotlib.figure", work.__module__])
 
 
 def small(place, *more):

@@ -1,6 +1,5 @@
-"""One of several processes that share a tiny HeLLM: torchrun … tests/parallel_worker.py FOLDER."""
+"""What each of the processes that share a tiny HeLLM does in the tests of model parallelism."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from utils.training.adapter_file import save_adapter
 
 
 def build() -> HeLLM:
-    """The same model whatever the number of processes."""
+    """Build the same model for any number of processes."""
     torch.manual_seed(3)
     args = HeLLMArgs(
         dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16, max_seq_len=64, adapter_len=3,
@@ -24,7 +23,7 @@ def build() -> HeLLM:
 
 
 def train(model: HeLLM) -> list[float]:
-    """Losses of ten AdamW steps on padded batches."""
+    """Take ten AdamW steps on padded batches; return their losses."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
@@ -39,35 +38,35 @@ def train(model: HeLLM) -> list[float]:
     return losses
 
 
-def whole(model: HeLLM) -> dict[str, torch.Tensor]:
-    """Every parameter, gathered from all processes."""
+def unsharded_parameters(model: HeLLM) -> dict[str, torch.Tensor]:
+    """Gather every parameter from all processes."""
     dims = shard_dims(model)
     return {name: unshard(p.detach(), dims[name]).clone() for name, p in model.named_parameters()}
 
 
 @torch.no_grad()
-def read_base(folder: Path) -> dict[str, torch.Tensor]:
-    """Hidden states of a base read from a weight folder, and the bytes its parameters have and hold in memory."""
+def read_base(folder: Path) -> dict[str, torch.Tensor | int]:
+    """Read a base from a weight folder; return hidden states of it and its memory.
+
+    `needed` is the number of bytes of this process's parameters, `allocated` that of the storage behind them.
+    """
     args = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=16, multiple_of=16)
     with torch.device("meta"):
         transformer = Transformer(args)
     load_base_weights(transformer, folder, torch.float32)
     needed = sum(p.nbytes for p in transformer.parameters())
-    held = sum(p.untyped_storage().nbytes() for p in transformer.parameters())
+    allocated = sum(p.untyped_storage().nbytes() for p in transformer.parameters())
     hidden = transformer(transformer.tok_embeddings(torch.arange(12).view(2, 6)))
-    return {"hidden": hidden, "needed": needed, "held": held}
+    return {"hidden": hidden, "needed": needed, "allocated": allocated}
 
 
-def main(folder: Path) -> None:
+def train_and_write(folder: Path) -> None:
+    """Train the model over two processes; write what each of them has seen."""
     init_model_parallel(2)
     model = build()
-    start = whole(model)
+    start = unsharded_parameters(model)
     losses = train(model)
     save_adapter(model, folder / "adapter.pt")
-    result = {"processes": mp_size(), "start": start, "losses": losses, "end": whole(model)}
+    result = {"processes": mp_size(), "start": start, "losses": losses, "end": unsharded_parameters(model)}
     result["base"] = {path.name: read_base(path) for path in sorted(folder.glob("base*"))}
     torch.save(result, folder / f"rank{mp_rank()}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,9 +1,8 @@
-"""One of several processes of a training run that a test watches: torchrun … tests/replica_worker.py JOB ARGUMENTS.
+"""What each process of a distributed job does in the tests of replicas.
 
-JOB `steps`: FOLDER SETTINGS…; write every step's loss, and parameters after steps with uneven shares.
-JOB `rank`: FOLDER; rank many users with a fixed score, and few.
-JOB `alone`: FOLDER; the first process makes a file, the others find it.
-JOB `kill` or `ask`: SETTINGS…; one process dies or gets SIGTERM in the middle of the second epoch, once.
+The tests call these functions in forked processes; torchrun starts a run in which one process is killed:
+
+    torchrun ... tests/support/replica_worker.py FLAGS OF train_HeLLM.py
 """
 
 import json
@@ -23,102 +22,102 @@ from utils.evaluation.ranking import evaluate_ranking
 from utils.runtime.distributed import run_on_main_process
 from utils.runtime.lock import run_lock
 
-UNEVEN = (1, 3, 8)  # samples of a step; one leaves all replicas but the first without any
-PLACE = (1, 2)  # epoch and step where a process dies or is asked to stop
+UNEVEN_SIZES = (1, 3, 8)  # samples of a step; with one sample, every replica but the first has none
+EVAL_BATCH_SIZE = 50
+SIGNAL_POSITION = (1, 2)  # epoch and step after which a process is killed or asked to stop
 
 
-def rank_of_process() -> int:
+def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def watched_run(argv: list[str]) -> list[float]:
-    """Train and test as the program does; the loss of every step."""
-    losses, step = [], train_HeLLM.Trainer.step
+def run_and_record_losses(argv: list[str]) -> list[float]:
+    """Train and test as the program does; return the loss of every step."""
+    losses = []
+    step = train_HeLLM.Trainer.step
 
-    def noted(self, rows, rate):
+    def recording_step(self, rows, rate):
         losses.append(step(self, rows, rate))
         return losses[-1]
 
-    train_HeLLM.Trainer.step = noted
+    train_HeLLM.Trainer.step = recording_step
     assert train_HeLLM.main(argv) == 0
     train_HeLLM.Trainer.step = step
     return [loss.item() for loss in losses]
 
 
-def uneven_steps(argv: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses of plain gradient steps over few samples, and whole parameters after them."""
+def take_uneven_steps(argv: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Take gradient steps over few samples; return their losses and the unsharded parameters after them."""
     run = train_HeLLM.prepare(parse_args(argv))
     run.model.train()
-    run.optimizer = torch.optim.SGD(run.trained, fused=True)  # Adam blows rounding up where gradients vanish
-    losses = [run.step(np.arange(size) * 7, 0.1).item() for size in UNEVEN]
+    run.optimizer = torch.optim.SGD(run.trained, fused=True)  # Adam amplifies rounding where gradients vanish
+    losses = [run.step(np.arange(size) * 7, 0.1).item() for size in UNEVEN_SIZES]
     dims = shard_dims(run.model)
     return losses, {name: unshard(p.detach(), dims[name]) for name, p in run.model.named_parameters()}
 
 
-def steps(folder: Path, argv: list[str]) -> None:
-    """Both objectives, an epoch of 20 steps each."""
+def train_both_objectives(folder: Path, argv: list[str]) -> None:
+    """Train one epoch of 20 steps per objective, and take uneven steps; write the results of this process."""
+    target = argv[-1]
     result = {}
     for objective, batch_size in (("prefix", "15"), ("causal", "3")):
-        more = [*argv, "--objective", objective, "--batch_size", batch_size, "--target", f"{argv[-1]}-{objective}"]
-        result[objective] = {"losses": watched_run(more), "uneven": uneven_steps(more)}
-    torch.save(result, folder / f"{argv[-1]}-{rank_of_process()}.pt")
+        flags = [*argv, "--objective", objective, "--batch_size", batch_size, "--target", f"{target}-{objective}"]
+        result[objective] = {"losses": run_and_record_losses(flags), "uneven": take_uneven_steps(flags)}
+    torch.save(result, folder / f"{target}-{process_rank()}.pt")
 
 
-def rank(folder: Path) -> None:
-    """Ranks of the test targets of all users, how many each process scored, and ranks of fewer than a batch each."""
+def rank_all_users(folder: Path) -> None:
+    """Rank the test targets of all users, and of five, which is less than a batch per process; write the ranks."""
     init_model_parallel()
     data = Interactions(folder / "many.txt", 6)
     weights = torch.randn(data.n_items, data.n_items, generator=torch.Generator().manual_seed(1))
-    scored = 0
+    n_scored = 0
 
     def score(items, mask):
-        nonlocal scored
-        scored += len(items)
+        nonlocal n_scored
+        n_scored += len(items)
         real = torch.ones(items.shape) if mask is None else mask.float()
         return (weights[items] * real[..., None]).sum(1)
 
     test = data.test()
     few = Samples(test.user[:5], test.begin[:5], test.length[:5])
-    result = {"all": evaluate_ranking(score, data, test, 500, distributed=True).seen_kept.tolist()}
-    result["scored"] = scored
-    result["few"] = evaluate_ranking(score, data, few, 500, distributed=True).seen_removed.tolist()
-    (folder / f"ranks{rank_of_process()}of{os.environ.get('WORLD_SIZE', '1')}.json").write_text(json.dumps(result))
+    size = EVAL_BATCH_SIZE
+    result = {"all": evaluate_ranking(score, data, test, size, distributed=True).seen_kept.tolist()}
+    result["n_scored"] = n_scored
+    result["few"] = evaluate_ranking(score, data, few, size, distributed=True).seen_removed.tolist()
+    name = f"ranks{process_rank()}of{os.environ.get('WORLD_SIZE', '1')}.json"
+    (folder / name).write_text(json.dumps(result))
 
 
-def alone(folder: Path) -> None:
+def write_on_main_process(folder: Path) -> None:
+    """Let rank 0 write a file that every process then reads."""
     init_model_parallel()
     path = folder / "made.txt"
 
-    def make():
-        with run_lock(folder), path.open("a") as file:  # which concerns all processes, elsewhere
-            file.write(f"{rank_of_process()}\n")
+    def write():
+        with run_lock(folder), path.open("a") as file:  # outside, the lock is a collective call of all processes
+            file.write(f"{process_rank()}\n")
 
-    run_on_main_process(make)
+    run_on_main_process(write)
     assert path.read_text() == "0\n"
 
 
-def interrupted(number: int, argv: list[str]) -> int:
-    """Train; the last process sends itself a signal at PLACE, unless torchrun has started it again."""
-    step, last = train_HeLLM.Trainer.step, int(os.environ["WORLD_SIZE"]) - 1
+def train_with_signal(number: int, argv: list[str]) -> int:
+    """Train; the last process sends itself a signal at SIGNAL_POSITION, unless torchrun has restarted it."""
+    step = train_HeLLM.Trainer.step
+    last = int(os.environ["WORLD_SIZE"]) - 1
 
-    def struck(self, rows, rate):
+    def interrupted_step(self, rows, rate):
         loss = step(self, rows, rate)
-        first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if (self.progress.epoch, self.progress.step) == PLACE and rank_of_process() == last and first_time:
+        position = (self.progress.epoch, self.progress.step)
+        is_first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if position == SIGNAL_POSITION and process_rank() == last and is_first_attempt:
             os.kill(os.getpid(), number)
         return loss
 
-    train_HeLLM.Trainer.step = struck
+    train_HeLLM.Trainer.step = interrupted_step
     return train_HeLLM.main(argv)
 
 
 if __name__ == "__main__":
-    job, *arguments = sys.argv[1:]
-    if job == "steps":
-        steps(Path(arguments[0]), arguments[1:])
-    elif job == "rank":
-        rank(Path(arguments[0]))
-    elif job == "alone":
-        alone(Path(arguments[0]))
-    else:
-        sys.exit(interrupted({"kill": signal.SIGKILL, "ask": signal.SIGTERM}[job], arguments))
+    sys.exit(train_with_signal(signal.SIGKILL, sys.argv[1:]))
