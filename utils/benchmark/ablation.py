@@ -1,4 +1,4 @@
-"""What each hypergraph of MMHCL is worth: the part `ablation` of utils.benchmark."""
+"""Measure what each hypergraph of MMHCL contributes: `python -m utils.benchmark ablation`."""
 
 import json
 import shutil
@@ -30,64 +30,76 @@ SEEDS = 3
 
 
 def ablation(argv: list[str]) -> None:
-    """Train every variant with SEEDS seeds; print and draw means and standard deviations of the test metrics.
+    """Train every variant with SEEDS seeds; print and plot means and standard deviations of the test metrics.
 
-    Writes `log/{dataset}/MMHCL/ablation.json` after every run, and goes on from what it holds under the same settings,
-    in the middle of a run too.
+    Writes `log/{dataset}/MMHCL/ablation.json` after every run. Runs that this file lists under the same settings are
+    not repeated, and an interrupted run is resumed.
 
     Raises:
-        StopTraining: by a signal, the run's state saved.
+        StopTraining: A signal ended a run, whose state is saved.
     """
     settings = parse_graph_args(argv)
     path = log_folder(settings.logging_dir, settings.dataset, "MMHCL") / "ablation.json"
-    shown = fingerprint(settings, IGNORED_ON_RESUME)
-    done = json.loads(path.read_text()) if path.is_file() else {}
-    runs = done.get("runs", {}) if done.get("settings") == shown else {}
+    recorded_settings = fingerprint(settings, IGNORED_ON_RESUME)
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    runs = earlier.get("runs", {}) if earlier.get("settings") == recorded_settings else {}
     for seed in range(settings.seed, settings.seed + SEEDS):
-        for name, change in VARIANTS.items():
-            key = f"{name}, seed {seed}"
-            if key not in runs:
-                target = f"{settings.target}-ablation-{list(VARIANTS).index(name)}-{seed}"
-                runs[key] = _test_metrics(replace(settings, seed=seed, target=target, resume=True, **change))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_write(path) as temporary:
-                    temporary.write_text(json.dumps({"settings": shown, "runs": runs}, indent=1) + "\n")
-    table = {
-        name: [[run[m] for m in HEADLINE_METRICS] for key, run in runs.items() if key.startswith(name + ",")]
-        for name in VARIANTS
+        for number, (variant, change) in enumerate(VARIANTS.items()):
+            key = f"{variant}, seed {seed}"
+            if key in runs:
+                continue
+            target = f"{settings.target}-ablation-{number}-{seed}"
+            runs[key] = _test_metrics(replace(settings, seed=seed, target=target, resume=True, **change))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps({"settings": recorded_settings, "runs": runs}, indent=1) + "\n")
+
+    values = {
+        variant: [[run[m] for m in HEADLINE_METRICS] for key, run in runs.items() if key.startswith(variant + ",")]
+        for variant in VARIANTS
     }
-    print("| " + " | ".join([f"{settings.dataset}, test", *HEADLINE_METRICS]) + " |\n" + "| --- " * 5 + "|")
-    for name, values in table.items():
-        cells = (f"{m:.4f} ± {s:.4f}" for m, s in zip(np.mean(values, 0), np.std(values, 0, ddof=1), strict=True))
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    _draw(table, path.with_suffix(".png"), settings.dataset)
+    print(_markdown(values, settings.dataset))
+    _plot(values, path.with_suffix(".png"), settings.dataset)
 
 
 def _test_metrics(settings: GraphSettings) -> dict[str, float]:
-    """Of one run, whose tables and log are thrown away, and its state once it is done."""
+    """Train one variant in a temporary folder and return its test metrics; the saved state is removed."""
     source = require_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
-    with tempfile.TemporaryDirectory() as place:
-        folder = dataset_folder(place, settings.dataset)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = dataset_folder(temporary, settings.dataset)
         folder.mkdir(parents=True)
         for file in (source / f"{settings.dataset}.txt", *find_features(source)):
             (folder / file.name).symlink_to(file.resolve())
         seed_everything(settings.seed)
-        training = GraphTraining(replace(settings, data_dir=place, logging_dir=place), resolve_device(settings.device))
+        settings = replace(settings, data_dir=temporary, logging_dir=temporary)
+        training = GraphTraining(settings, resolve_device(settings.device))
         with training.fit.begun():
             training.train()
         shutil.rmtree(training.fit.folder)
         return training.rank(training.data.test())
 
 
-def _draw(table: dict[str, list], path: Path, dataset: str) -> None:
+def _markdown(values: dict[str, list[list[float]]], dataset: str) -> str:
+    """Return a table with a row per variant; `values` has a row per run and a column per headline metric."""
+    lines = ["| " + " | ".join([f"{dataset}, test", *HEADLINE_METRICS]) + " |", "| --- " * 5 + "|"]
+    for variant, runs in values.items():
+        means = np.mean(runs, 0)
+        deviations = np.std(runs, 0, ddof=1)
+        cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(means, deviations, strict=True)]
+        lines.append("| " + " | ".join([variant, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _plot(values: dict[str, list[list[float]]], path: Path, dataset: str) -> None:
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, column in zip(figure.subplots(1, 2), (2, 3), strict=True):
-        values = [[run[column] for run in runs] for runs in table.values()]
-        axes.barh(list(table), [np.mean(v) for v in values], color=[f"C{i}" for i in range(len(table))], alpha=0.6)
-        for row, points in enumerate(values):
-            axes.plot(points, [row] * len(points), "k.", markersize=4)
+    colors = [f"C{i}" for i in range(len(values))]
+    for axes, column in zip(figure.subplots(1, 2), (2, 3), strict=True):  # Recall@20, NDCG@20
+        points = [[run[column] for run in runs] for runs in values.values()]
+        axes.barh(list(values), [np.mean(p) for p in points], color=colors, alpha=0.6)
+        for row, p in enumerate(points):
+            axes.plot(p, [row] * len(p), "k.", markersize=4)
         axes.set(title=f"{dataset}, test {HEADLINE_METRICS[column]}", xlim=(0, None))
         axes.invert_yaxis()
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""Measurements that take long.
+"""Measure the costs of training, scoring, pre-training and loading.
 
 python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py] [--vs --model_name S …]
 python -m utils.benchmark gpu --dataset Beauty --max_memory 22GiB [any flag of train_HeLLM.py]
@@ -31,11 +31,11 @@ from utils.training.adapter_file import load_adapter
 from utils.training.build import build_model, load_data
 from utils.training.checkpoints import BEST_ADAPTER, run_folder
 
-SAMPLE = 500  # users that are scored one by one
+N_SINGLE_USERS = 500  # users who are also scored one by one
 
 
 def score(argv: list[str]) -> None:
-    """Score all test users in batches, and some of them one by one; print speeds, ratio and whether ranks agree."""
+    """Score all test users in batches and some of them one by one; print both speeds and whether ranks agree."""
     settings = parse_args(argv)
     device = resolve_device(settings.device)
     data, tables = load_data(settings)
@@ -45,34 +45,44 @@ def score(argv: list[str]) -> None:
     adapter = folder / BEST_ADAPTER
     if adapter.is_file():
         load_adapter(model, adapter)
-    print(f"{adapter if adapter.is_file() else 'untrained weights'}, {torch.get_num_threads()} threads, {device}")
+    weights = adapter if adapter.is_file() else "untrained weights"
+    print(f"{weights}, {torch.get_num_threads()} threads, {device}")
+
     samples = data.test()
-    chosen = np.sort(np.random.default_rng(0).choice(len(samples), min(SAMPLE, len(samples)), replace=False))
-    some = Samples(samples.user[chosen], samples.begin[chosen], samples.length[chosen])
-    evaluate_ranking(model, data, some, settings.eval_batch_size, device)  # warm-up
-    single = evaluate_ranking(model, data, some, 1, device)
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(len(samples), min(N_SINGLE_USERS, len(samples)), replace=False))
+    subset = Samples(samples.user[chosen], samples.begin[chosen], samples.length[chosen])
+    evaluate_ranking(model, data, subset, settings.eval_batch_size, device)  # warm-up
+    single = evaluate_ranking(model, data, subset, 1, device)
     batched = evaluate_ranking(model, data, samples, settings.eval_batch_size, device)
-    print(
-        f"one by one: {single.users_per_s:8.0f} users/s  {format_headline_metrics(ranking_metrics(single.seen_kept))}  ({len(some)} users)"
-    )
-    of_these = ranking_metrics(batched.seen_kept[chosen])
-    print(
-        f"batched:    {batched.users_per_s:8.0f} users/s  {format_headline_metrics(of_these)}  (the same of {len(samples)})"
-    )
-    differ = int((batched.seen_kept[chosen] != single.seen_kept).sum())
-    print(f"ratio {batched.users_per_s / single.users_per_s:.2f}, {differ} of {len(some)} ranks differ")
+
+    batched_ranks = batched.seen_kept[chosen]
+    single_metrics = format_headline_metrics(ranking_metrics(single.seen_kept))
+    batched_metrics = format_headline_metrics(ranking_metrics(batched_ranks))
+    print(f"one by one: {single.users_per_s:8.0f} users/s  {single_metrics}  ({len(subset)} users)")
+    print(f"batched:    {batched.users_per_s:8.0f} users/s  {batched_metrics}  (the same of {len(samples)})")
+    n_different = int((batched_ranks != single.seen_kept).sum())
+    print(f"ratio {batched.users_per_s / single.users_per_s:.2f}, {n_different} of {len(subset)} ranks differ")
+
+
+BENCHMARKS = {
+    "train": train,
+    "score": score,
+    "pretrain": pretrain,
+    "ablation": ablation,
+    "gpu": gpu,
+    "memory": memory,
+    "full": full,
+    "load": load,
+}
 
 
 def main(argv: list[str]) -> int:
-    """Run one benchmark; returns the exit status."""
-    benchmarks = {"train": train, "score": score, "pretrain": pretrain, "ablation": ablation}
-    benchmarks |= {"gpu": gpu, "memory": memory, "full": full, "load": load}
-    if not argv or argv[0] not in benchmarks:
-        return report_user_error(
-            f"python -m utils.benchmark {'|'.join(benchmarks)} [flags of the program that is measured]"
-        )
+    """Run one benchmark and return the exit status."""
+    if not argv or argv[0] not in BENCHMARKS:
+        return report_user_error(f"python -m utils.benchmark {'|'.join(BENCHMARKS)} [flags of the measured program]")
     try:
-        return run_program(benchmarks[argv[0]], argv[1:])
+        return run_program(BENCHMARKS[argv[0]], argv[1:])
     except StopTraining as stop:
         print(stop, flush=True)
         return stop.status

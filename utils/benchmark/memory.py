@@ -1,4 +1,4 @@
-"""Memory predicted and measured: the parts `memory` and `full` of utils.benchmark."""
+"""Compare predicted and measured memory: `python -m utils.benchmark memory` and `full`."""
 
 import ctypes
 import gc
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from config_HeLLM import Settings, parse_args
@@ -22,105 +23,130 @@ from utils.runtime.memory import reset_peak_rss, rss_bytes
 from utils.runtime.seed import seed_everything
 from utils.training.build import load_interactions
 
-SIZES = {  # name to flags: a frozen base with LoRA, and two that are trained from scratch
+SIZES = {  # name -> flags: a frozen base with LoRA, and a model that is trained from scratch
     "S, prefix": ("--model_name", "S"),
     "S, causal": ("--model_name", "S", "--objective", "causal", "--prompt", "none"),
     "tiny, prefix": ("--preset", "tiny"),
     "tiny, causal": ("--preset", "best"),
 }
-WIDTHS = (PUBLISHED_WIDTH, PUBLISHED_WIDTH)
-# So that what is released goes back to the system: one pool, and pages of its own for everything from 64 KiB
+# glibc returns freed memory to the system at once: a single arena, and separate pages for every block from 64 KiB
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @dataclass
 class MemoryMeasurement:
-    """Bytes and seconds of one run in a process of its own."""
+    """Memory and time of one run, measured in a separate process."""
 
-    built: float  # seconds
-    step: float  # seconds
-    training: int  # most resident bytes in a training step, and in scoring, beyond those before the model
-    scoring: int
-    process: int  # most resident bytes of the whole process
+    build_seconds: float
+    step_seconds: float
+    training: int  # peak resident bytes of a training step, beyond those before the model was built
+    scoring: int  # the same of scoring
+    process: int  # peak resident bytes of the whole process
 
 
 def memory(argv: list[str]) -> None:
-    """Print predicted and measured memory of several sizes, each in a process of its own, on the CPU.
+    """Print predicted and measured memory of several sizes on the CPU, each in a separate process.
 
-    Measured are the longest histories of the data: two optimiser steps and a scored batch, random weights and tables.
+    Each trains two optimizer steps and scores one batch, on the longest histories of the data, with random weights
+    and embeddings.
     """
     print("| size | batch x passes | training, GB | predicted | ratio | users | scoring, GB | predicted | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, flags in SIZES.items():
-        settings = _settings([*flags, *argv])
-        found, training, scoring = predicted_and_measured(settings)
-        cells = [name, f"{settings.batch_size} x {settings.grad_steps}", f"{found.training / 1e9:.3f}"]
-        cells += [f"{training / 1e9:.3f}", f"{training / found.training:.3f}", str(settings.eval_batch_size)]
-        cells += [f"{found.scoring / 1e9:.3f}", f"{scoring / 1e9:.3f}", f"{scoring / found.scoring:.3f}"]
+        settings = _cpu_settings([*flags, *argv])
+        measured, training, scoring = predicted_and_measured(settings)
+        cells = [
+            name,
+            f"{settings.batch_size} x {settings.grad_steps}",
+            f"{measured.training / 1e9:.3f}",
+            f"{training / 1e9:.3f}",
+            f"{training / measured.training:.3f}",
+            str(settings.eval_batch_size),
+            f"{measured.scoring / 1e9:.3f}",
+            f"{scoring / 1e9:.3f}",
+            f"{scoring / measured.scoring:.3f}",
+        ]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def full(argv: list[str]) -> None:
+    """Print the peak memory of a process that builds a model, trains one step at batch 1 and scores one user.
+
+    The model is LLaMA-2-7B with random bfloat16 weights unless flags say otherwise.
+    """
+    settings = _cpu_settings(["--dtype", "bf16", "--batch_size", "1", "--eval_batch_size", "1", *argv])
+    measured, training, scoring = predicted_and_measured(settings, steps=1, warm_up=False)
+    print(f"{settings.model_name}, {settings.dtype}, {torch.get_num_threads()} threads")
+    print(f"built in {measured.build_seconds:.1f} s, a training step in {measured.step_seconds:.1f} s")
+    print(
+        f"peak memory of the whole process {measured.process / 1e9:.2f} GB, "
+        f"predicted for tensors {max(training, scoring) / 1e9:.2f} GB"
+    )
+
+
 def predicted_and_measured(
-    settings: Settings, steps: int = 2, whole: bool = False
+    settings: Settings, steps: int = 2, warm_up: bool = True
 ) -> tuple[MemoryMeasurement, int, int]:
-    """What a new process measures, and the predicted bytes of training and of scoring.
+    """Return the measurement of a new process, and the predicted peak bytes of training and of scoring.
 
     Args:
-        steps: of the optimiser; whole: do nothing beforehand, so that the process's peak is the run's.
+        settings: of the run.
+        steps: optimizer steps.
+        warm_up: run a tiny model first, so that the libraries' memory does not count. Without it, the peak of the
+            process is that of the run alone.
     """
     with _environment(ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(_measure, (settings, steps, not whole))
-    simulation, size = MemorySimulator(_profile(settings)), settings.batch_size * settings.grad_steps
-    return found, simulation.step_peak(size, settings.batch_size), simulation.scoring_peak(settings.eval_batch_size)
+        measured = pool.apply(_measure, (settings, steps, warm_up))
+    simulator = MemorySimulator(_profile(settings))
+    training = simulator.step_peak(settings.batch_size * settings.grad_steps, settings.batch_size)
+    return measured, training, simulator.scoring_peak(settings.eval_batch_size)
 
 
-def full(argv: list[str]) -> None:
-    """Print the most memory of a whole process that builds a model, trains one step at batch 1 and scores one user.
-
-    LLaMA-2-7B with random bfloat16 weights unless flags say otherwise.
-    """
-    settings = _settings(["--dtype", "bf16", "--batch_size", "1", "--eval_batch_size", "1", *argv])
-    found, *expected = predicted_and_measured(settings, steps=1, whole=True)
-    print(f"{settings.model_name}, {settings.dtype}, {torch.get_num_threads()} threads")
-    print(f"built in {found.built:.1f} s, a training step in {found.step:.1f} s")
-    predicted = max(expected) / 1e9
-    print(f"peak memory of the whole process {found.process / 1e9:.2f} GB, predicted for tensors {predicted:.2f} GB")
-
-
-def _settings(argv: list[str]) -> Settings:
-    return replace(parse_args(argv), device="cpu", plan=True)  # plan: a built-in size may be frozen
+def _cpu_settings(argv: list[str]) -> Settings:
+    return replace(parse_args(argv), device="cpu", plan=True)  # plan: a built-in size may be frozen without weights
 
 
 def _profile(settings: Settings) -> MemoryProfile:
-    return memory_profile(settings, load_interactions(settings), WIDTHS, torch.device("cpu"))
+    widths = (PUBLISHED_WIDTH, PUBLISHED_WIDTH)
+    return memory_profile(settings, load_interactions(settings), widths, torch.device("cpu"))
 
 
 @contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
+    before = dict(os.environ)
     os.environ.update(changes)
-    yield
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    try:
+        yield
+    finally:
+        for name in changes:
+            del os.environ[name]
+        os.environ.update(before)
 
 
-def _measure(settings: Settings, steps: int, warm: bool) -> MemoryMeasurement:
-    data, profile = load_interactions(settings), _profile(settings)
+def _measure(settings: Settings, steps: int, warm_up: bool) -> MemoryMeasurement:
+    data = load_interactions(settings)
+    profile = _profile(settings)
     seed_everything(settings.seed)
-    if warm:  # the libraries' code and their own stores are then in memory
-        small = replace(profile.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
-        _run(random_model(replace(profile, args=small)), replace(settings, batch_size=2, eval_batch_size=2), data, 1)
+    if warm_up:
+        tiny_args = replace(profile.args, dim=32, n_layers=1, n_heads=2, n_kv_heads=None, vocab_size=2, graph_rank=2)
+        tiny = random_model(replace(profile, args=tiny_args))
+        _run(tiny, replace(settings, batch_size=2, eval_batch_size=2), data, 1)
+        del tiny
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before, started = rss_bytes(), time.perf_counter()
+
+    before = rss_bytes()
+    started = time.perf_counter()
     model = random_model(profile)
-    built, building = time.perf_counter() - started, rss_bytes("VmHWM")
-    training, scoring, step = _run(model, settings, data, steps)
-    return MemoryMeasurement(built, step, training - before, scoring - before, max(building, training, scoring))
+    build_seconds = time.perf_counter() - started
+    building = rss_bytes("VmHWM")
+    training, scoring, step_seconds = _run(model, settings, data, steps)
+    peak = max(building, training, scoring)
+    return MemoryMeasurement(build_seconds, step_seconds, training - before, scoring - before, peak)
 
 
 def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tuple[int, int, float]:
-    """Most resident bytes while training and while scoring, and seconds of the last optimiser step."""
+    """Return the peak resident bytes of training and of scoring, and the seconds of the last optimizer step."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     samples = data.training(settings.objective)
     batch = data.batch(samples, _longest(samples, settings.batch_size))
@@ -133,16 +159,17 @@ def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tu
             clip_grad_norm(model, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        step = time.perf_counter() - started
+        step_seconds = time.perf_counter() - started
     training = rss_bytes("VmHWM")
+
     samples = data.test()
-    rows = _longest(samples, settings.eval_batch_size)
-    items, mask, _ = data.batch(samples, rows)
+    sample_idx = _longest(samples, settings.eval_batch_size)
+    items, mask, _ = data.batch(samples, sample_idx)
     reset_peak_rss()
     with torch.no_grad():
-        ranks_with_and_without_seen(model.eval()(items, mask), *data.batch(data.whole(samples), rows))
-    return training, rss_bytes("VmHWM"), step
+        ranks_with_and_without_seen(model.eval()(items, mask), *data.batch(data.whole(samples), sample_idx))
+    return training, rss_bytes("VmHWM"), step_seconds
 
 
-def _longest(samples: Samples, n: int):
+def _longest(samples: Samples, n: int) -> np.ndarray:
     return samples.length.argsort(kind="stable")[::-1][:n]

@@ -1,10 +1,10 @@
-"""How the cost of pre-training MMHCL grows with the data: the part `pretrain` of utils.benchmark."""
+"""Measure how the cost of pre-training MMHCL grows with the data: `python -m utils.benchmark pretrain`."""
 
 import math
 import multiprocessing
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,55 +15,79 @@ from preprocess.pretrain_graph import parse_args as parse_graph_args
 from utils.data.interactions import Interactions
 from utils.data.layout import dataset_folder, require_files
 from utils.runtime.distributed import resolve_device
+from utils.runtime.memory import rss_bytes
 
 DATASETS = ("Beauty", "Sports_and_Outdoors")
-COPIES = 10  # of Beauty in the synthetic set
-WARM_UP, STEPS = 2, 8
+COPIES = 10  # of Beauty in the synthetic dataset
+WARM_UP_STEPS = 2
+TIMED_STEPS = 8
 FEATURE_WIDTH = 256
 
 
-def pretrain(argv: list[str]) -> None:
-    """Print seconds a step and an epoch, and peak memory, of Beauty, Sports and ten times Beauty.
+@dataclass
+class PretrainMeasurement:
+    """Sizes and costs of one dataset, measured in a separate process."""
 
-    Every set has random features of one modality; every measurement is a process of its own.
+    batch_size: int
+    users: int
+    items: int
+    interactions: int  # in training
+    read_seconds: float  # reading the data and building both hypergraphs
+    step_seconds: float
+    epoch_seconds: float
+    peak: int  # resident bytes of the whole process
+
+
+def pretrain(argv: list[str]) -> None:
+    """Print seconds per step and per epoch, and peak memory, for Beauty, Sports and ten times Beauty.
+
+    Every dataset has random features of one modality. Every measurement has a separate process.
     """
     settings = parse_graph_args(argv)
-    rows = []
-    with tempfile.TemporaryDirectory() as place:
+    measured = {}
+    with tempfile.TemporaryDirectory() as temporary:
         paths = [require_files(settings.data_dir, name, [f"{name}.txt"]) / f"{name}.txt" for name in DATASETS]
-        sources = [*zip(DATASETS, paths, strict=True), (f"Beauty x {COPIES}", paths[0])]
-        for name, path in sources:
-            copies = 1 if name in DATASETS else COPIES
-            _write(Path(place), name.replace(" ", ""), path, copies)
-            chosen = replace(settings, dataset=name.replace(" ", ""), data_dir=place)
+        sources = [(name, path, 1) for name, path in zip(DATASETS, paths, strict=True)]
+        sources.append((f"Beauty x {COPIES}", paths[0], COPIES))
+        for title, path, copies in sources:
+            dataset = title.replace(" ", "")
+            _write_dataset(Path(temporary), dataset, path, copies)
+            batch_size = settings.batch_size * copies
+            run_settings = replace(settings, dataset=dataset, data_dir=temporary, batch_size=batch_size)
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                rows.append(pool.apply(_measure, (chosen, settings.batch_size * copies)))
+                measured[title] = pool.apply(_measure, (run_settings,))
+
     print(f"{torch.get_num_threads()} threads, {settings.contrastive_anchors or 'all'} anchors")
-    print("| data | users | items | training interactions | reading, s | s a step | s an epoch | peak GB |")
+    print("| data | users | items | training interactions | reading, s | s per step | s per epoch | peak GB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (name, _), row in zip(sources, rows, strict=True):
+    for title, m in measured.items():
         print(
-            f"| {name}, batch {row['batch_size']:,} | {row['users']:,} | {row['items']:,} | {row['interactions']:,} | "
-            f"{row['neighbours']:.1f} | {row['step']:.3f} | {row['step'] * row['steps']:.1f} | {row['peak']:.2f} |"
+            f"| {title}, batch {m.batch_size:,} | {m.users:,} | {m.items:,} | {m.interactions:,} | "
+            f"{m.read_seconds:.1f} | {m.step_seconds:.3f} | {m.epoch_seconds:.1f} | {m.peak / 1e9:.2f} |"
         )
-    small, large = rows[0], rows[-1]
-    growth = math.log(large["interactions"] / small["interactions"])
-    for what, ratio in (
-        ("a step", large["step"] / small["step"]),
-        ("an epoch", large["step"] * large["steps"] / (small["step"] * small["steps"])),
-        ("peak memory", large["peak"] / small["peak"]),
+    small, *_, large = measured.values()
+    log_growth = math.log(large.interactions / small.interactions)
+    for cost, ratio in (
+        ("a step", large.step_seconds / small.step_seconds),
+        ("an epoch", large.epoch_seconds / small.epoch_seconds),
+        ("peak memory", large.peak / small.peak),
     ):
-        print(f"{what} grows with interactions to the power of {math.log(ratio) / growth:.2f}")
+        print(f"{cost} grows with interactions to the power of {math.log(ratio) / log_growth:.2f}")
 
 
-def _write(place: Path, name: str, source: Path, copies: int) -> None:
-    """The sequences of `source`, `copies` times, each item in one of as many variants; random features."""
-    rng, data = np.random.default_rng(0), Interactions(source, 0)
-    folder = dataset_folder(place, name)
+def _write_dataset(data_dir: Path, name: str, source: Path, copies: int) -> None:
+    """Write the sequences of `source` several times, and random features.
+
+    The result has `copies` variants of each item, one of which is sampled for each interaction.
+    """
+    rng = np.random.default_rng(0)
+    data = Interactions(source, 0)
+    folder = dataset_folder(data_dir, name)
     folder.mkdir(parents=True)
     with (folder / f"{name}.txt").open("w") as file:
         for user in range(data.n_users * copies):
-            begin, count = data.begin[user % data.n_users], data.count[user % data.n_users]
+            begin = data.begin[user % data.n_users]
+            count = data.count[user % data.n_users]
             items = data.items[begin : begin + count] + data.n_items * rng.integers(0, copies, count)
             file.write(" ".join(map(str, [user, *items])) + "\n")
     n_items = Interactions(folder / f"{name}.txt", 0).n_items
@@ -71,24 +95,23 @@ def _write(place: Path, name: str, source: Path, copies: int) -> None:
     np.save(folder / "text_feat.npy", features)
 
 
-def _measure(settings: GraphSettings, batch_size: int) -> dict[str, float]:
+def _measure(settings: GraphSettings) -> PretrainMeasurement:
     started = time.perf_counter()
-    training = GraphTraining(replace(settings, batch_size=batch_size), resolve_device(settings.device))
-    prepared = time.perf_counter()
-    for number in range(WARM_UP + STEPS):
-        if number == WARM_UP:
-            begun = time.perf_counter()
+    training = GraphTraining(settings, resolve_device(settings.device))
+    read_seconds = time.perf_counter() - started
+    for number in range(WARM_UP_STEPS + TIMED_STEPS):
+        if number == WARM_UP_STEPS:
+            started = time.perf_counter()
         training.step(0, number)
-    step = (time.perf_counter() - begun) / STEPS
-    training.rank(training.data.validation())
-    memory = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
-    return {
-        "batch_size": batch_size,
-        "users": training.data.n_users,
-        "items": training.data.n_items,
-        "interactions": training.R.nnz,
-        "neighbours": prepared - started,
-        "step": step,
-        "steps": training.steps,
-        "peak": int(memory) * 1024 / 1e9,
-    }
+    step_seconds = (time.perf_counter() - started) / TIMED_STEPS
+    training.rank(training.data.validation())  # counts for the peak memory
+    return PretrainMeasurement(
+        batch_size=settings.batch_size,
+        users=training.data.n_users,
+        items=training.data.n_items,
+        interactions=training.R.nnz,
+        read_seconds=read_seconds,
+        step_seconds=step_seconds,
+        epoch_seconds=step_seconds * training.steps,
+        peak=rss_bytes("VmHWM"),
+    )

@@ -1,4 +1,4 @@
-"""Cost of a training step, counted and measured: the part `train` of utils.benchmark."""
+"""Count and time training steps: `python -m utils.benchmark train`."""
 
 import statistics
 import time
@@ -19,119 +19,147 @@ from utils.runtime.seed import seed_everything
 from utils.training.build import load_interactions
 from utils.training.prompt import prompt_positions_per_row
 
-COUNTED, STEPS, ROUNDS = 20, 10, 3  # batches whose operations are counted, that are timed in a round; rounds
-SCORED = 100  # of so many scoring batches one is counted
-VERSUS = "--vs"  # between the flags of two settings that are measured in turn
-SIDE = 2048  # of the matrices whose product tells the device's peak
+COUNTED_STEPS = 20  # optimizer steps whose operations are counted
+TIMED_STEPS = 10  # optimizer steps per round
+ROUNDS = 3  # timed rounds; the median is reported
+SCORING_STRIDE = 100  # operations are counted for every 100th scoring batch
+VERSUS = "--vs"  # separates the flags of two settings that are measured in turn
+PEAK_MATRIX_SIZE = 2048  # rows and columns of the product whose speed counts as the device's peak
 
 
 def train(argv: list[str]) -> None:
-    """Print GFLOP a sample over random batches of the real training data, samples/s, share of peak and memory.
+    """Print GFLOP per sample over random batches of the training data, samples/s, share of peak and memory.
 
-    Weights and tables are random, so that only the interaction file is needed. With `--vs` and more flags, two
+    Weights and embeddings are random, so only the interaction file is needed. With `--vs` and more flags, two
     settings are measured in turn.
     """
-    of_each = [argv[: argv.index(VERSUS)], argv[argv.index(VERSUS) + 1 :]] if VERSUS in argv else [argv]
-    training = [Training(parse_args(flags)) for flags in of_each]
-    for one in training:
-        one.count()
-    speeds = [[one.samples_per_s() for one in training] for _ in range(ROUNDS)]
-    for number, one in enumerate(training):
-        one.report(statistics.median(round_[number] for round_ in speeds))
-    if len(training) == 2:
-        ratios = [second / first for first, second in speeds]
+    command_lines = [argv]
+    if VERSUS in argv:
+        separator = argv.index(VERSUS)
+        command_lines = [argv[:separator], argv[separator + 1 :]]
+    benchmarks = [TrainingBenchmark(parse_args(flags)) for flags in command_lines]
+    for benchmark in benchmarks:
+        benchmark.count_flops()
+    rounds = [[benchmark.samples_per_s() for benchmark in benchmarks] for _ in range(ROUNDS)]
+    for benchmark, speeds in zip(benchmarks, zip(*rounds, strict=True), strict=True):
+        benchmark.report(statistics.median(speeds))
+    if len(benchmarks) == 2:
+        ratios = [second / first for first, second in rounds]
         print(f"samples/s, second to first: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"peak memory {peak_memory(training[0].device) / 1e9:.2f} GB")
+    print(f"peak memory {peak_memory(benchmarks[0].device) / 1e9:.2f} GB")
 
 
-class Training:
-    """Steps of one setting on random weights."""
+class TrainingBenchmark:
+    """Training steps of one setting, on random weights and embeddings."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.device = replace(settings, plan=True), resolve_device(settings.device)  # no weights needed
+        self.settings = replace(settings, plan=True)  # a built-in size may then be frozen without weights
+        self.device = resolve_device(settings.device)
         self.data = load_interactions(settings)
         self.profile = memory_profile(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
         self.samples = self.data.training(settings.objective)
         seed_everything(settings.seed)
         self.model = random_model(self.profile, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
-        size, tokens = (n * settings.grad_steps for n in (settings.batch_size, settings.tokens_per_batch))
-        self.constant = prompt_positions_per_row(settings.objective, settings.prompt)
-        self.batches = training_batches(self.samples.length, size, settings.seed, 0, tokens, self.constant)
-        self.parts, self.at = {}, 0
+        self.prompt_positions = prompt_positions_per_row(settings.objective, settings.prompt)
+        batch_size = settings.batch_size * settings.grad_steps
+        tokens = settings.tokens_per_batch * settings.grad_steps
+        self.batches = training_batches(
+            self.samples.length, batch_size, settings.seed, 0, tokens, self.prompt_positions
+        )
+        self.flops_by_part = {}
+        self.next_batch = 0
 
-    def count(self) -> None:
-        """Operations a sample by part, which warms up as well."""
+    def count_flops(self) -> None:
+        """Count the operations per sample by part; warms up as well."""
         with FlopsByPart(self.model) as counter:
-            done = sum(map(self.step, self.batches[:COUNTED]))
-        self.parts = {part: flops / done for part, flops in counter.parts().items()}
+            n_samples = sum(map(self.step, self.batches[:COUNTED_STEPS]))
+        self.flops_by_part = {part: flops / n_samples for part, flops in counter.parts().items()}
 
-    def step(self, rows) -> int:
-        """One optimiser step; returns its number of samples."""
-        s, n_targets = self.settings, self.samples.n_targets(rows)
-        for part in split_microbatches(rows, self.samples.length, s.batch_size, s.tokens_per_batch, self.constant):
-            n = self.samples.n_targets(part)
-            loss = self.model.loss(*self.batch(self.samples, part), n) * (n / n_targets)
+    def step(self, sample_idx) -> int:
+        """Take one optimizer step and return its number of samples."""
+        s = self.settings
+        n_targets = self.samples.n_targets(sample_idx)
+        micro_batches = split_microbatches(
+            sample_idx, self.samples.length, s.batch_size, s.tokens_per_batch, self.prompt_positions
+        )
+        for micro_batch in micro_batches:
+            n = self.samples.n_targets(micro_batch)
+            loss = self.model.loss(*self.batch(self.samples, micro_batch), n) * (n / n_targets)
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return n_targets
 
-    def batch(self, samples: Samples, rows) -> list[Tensor | None]:
-        """Items, mask and targets on the device."""
-        return [t if t is None else to_device(t, self.device) for t in self.data.batch(samples, rows)]
+    def batch(self, samples: Samples, sample_idx) -> list[Tensor | None]:
+        """Return items, mask and targets of some samples, on the device."""
+        return [t if t is None else to_device(t, self.device) for t in self.data.batch(samples, sample_idx)]
 
     def samples_per_s(self) -> float:
-        """Of the next batches; the last of an epoch are followed by its first."""
-        rows = [self.batches[(self.at + i) % len(self.batches)] for i in range(STEPS)]
-        self.at += STEPS
+        """Time the next batches; after the last batch of an epoch comes its first."""
+        timed = [self.batches[(self.next_batch + i) % len(self.batches)] for i in range(TIMED_STEPS)]
+        self.next_batch += TIMED_STEPS
         synchronize(self.device)
         started = time.perf_counter()
-        done = sum(map(self.step, rows))
+        n_samples = sum(map(self.step, timed))
         synchronize(self.device)
-        return done / (time.perf_counter() - started)
+        return n_samples / (time.perf_counter() - started)
 
     def report(self, speed: float) -> None:
-        s, total = self.settings, self.samples.n_targets()
+        """Print costs and speed of training, and the cost of scoring.
+
+        Args:
+            speed: samples per second.
+        """
+        s = self.settings
+        n_samples = self.samples.n_targets()
         size = f"{s.tokens_per_batch} positions" if s.tokens_per_batch else f"{s.batch_size} rows"
-        print(f"{s.model_name}, {s.objective}, {size} a batch, {torch.get_num_threads()} threads, {self.device}")
-        flops = sum(self.parts.values())
+        print(f"{s.model_name}, {s.objective}, {size} per batch, {torch.get_num_threads()} threads, {self.device}")
+        flops = sum(self.flops_by_part.values())
         share = flops * speed / peak_flops(self.device, self.profile.dtype)
         print(f"  {flops / 1e9:.3f} GFLOP per training sample; {share:.0%} of the device's matrix products")
-        print(f"  {speed:,.1f} samples/s, {total / speed:,.1f} s an epoch of {total:,} samples")
-        for part, flops_of_part in self.parts.items():
+        print(f"  {speed:,.1f} samples/s, {n_samples / speed:,.1f} s per epoch of {n_samples:,} samples")
+        for part, flops_of_part in self.flops_by_part.items():
             print(f"  {flops_of_part / 1e9:>8.3f} GFLOP {flops_of_part / flops:>6.1%}  {part}")
         self.report_scoring()
 
     @torch.no_grad()
     def report_scoring(self) -> None:
-        """Print operations a user, and how they compare with all positions going through all layers."""
-        llama, samples, counts = self.model.eval().llama, self.data.test(), []
-        batches = list(scoring_batches(samples.length, self.settings.eval_batch_size))[::SCORED]
-        for _ in range(2):
+        """Print the operations per scored user, and their share of all positions through all layers."""
+        samples = self.data.test()
+        batches = list(scoring_batches(samples.length, self.settings.eval_batch_size))[::SCORING_STRIDE]
+        n_users = sum(map(len, batches))
+        llama = self.model.eval().llama
+
+        def flops_per_user() -> float:
             with FlopsByPart(self.model) as counter:
-                for rows in batches:
-                    self.model(*self.batch(samples, rows)[:2])
-            counts.append(sum(counter.parts().values()) / sum(map(len, batches)))
-            llama.register_forward_pre_hook(lambda _, args, more: (args, more | {"last_only": False}), with_kwargs=True)
-            llama.register_forward_hook(lambda _, args, output: output[:, -1:])
-        note = f", {counts[0] / counts[1]:.3f} of all positions through all layers" * (counts[0] != counts[1])
-        print(f"  {counts[0] / 1e9:.3f} GFLOP a scored user{note}")
+                for sample_idx in batches:
+                    self.model(*self.batch(samples, sample_idx)[:2])
+            return sum(counter.parts().values()) / n_users
+
+        flops = flops_per_user()
+        # From here on LLaMA computes every position of its last layer, of which the newest is used.
+        llama.register_forward_pre_hook(lambda _, args, more: (args, more | {"last_only": False}), with_kwargs=True)
+        llama.register_forward_hook(lambda _, args, output: output[:, -1:])
+        flops_of_all = flops_per_user()
+        note = f", {flops / flops_of_all:.3f} of all positions through all layers" if flops != flops_of_all else ""
+        print(f"  {flops / 1e9:.3f} GFLOP per scored user{note}")
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of one large matrix product, the best of a few."""
-    a, best = torch.randn(SIDE, SIDE, device=device, dtype=dtype), 0.0
+    """Return the operations per second of one large matrix product, the best of five."""
+    a = torch.randn(PEAK_MATRIX_SIZE, PEAK_MATRIX_SIZE, device=device, dtype=dtype)
+    best = 0.0
     for _ in range(5):
         synchronize(device)
         started = time.perf_counter()
         a @ a
         synchronize(device)
-        best = max(best, 2 * SIDE**3 / (time.perf_counter() - started))
+        best = max(best, 2 * PEAK_MATRIX_SIZE**3 / (time.perf_counter() - started))
     return best
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what is queued on a GPU."""
+    """Wait for everything queued on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
