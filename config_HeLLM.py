@@ -1,85 +1,86 @@
-"""Every setting of a fine-tuning run: edit here for sweeps, or give it on the command line as --name value."""
+"""Every setting of a fine-tuning run: edit the defaults and presets here, or give --name value on the command line."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from utils.cli.flags import parse_settings
+from utils.cli.flags import SettingsParser
 from utils.cli.restored import fingerprint
-from utils.cli.validation import (
-    MAX_LAYERS,
-    SEED_RANGE,
-    check_choices_and_names,
-    check_max_len,
-    check_numbers,
-    check_ranges,
-)
+from utils.cli.validation import MAX_LAYERS, SEED_RANGE, check_max_len, check_names, check_numbers, check_ranges
 from utils.runtime.memory import parse_bytes
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The published settings; PRESETS lists what other presets change. A comment a field, shown by --help."""
+    """Settings of one fine-tuning run; the defaults are the published ones.
+
+    The comments are the text of --help: one behind every field, one above every group.
+    """
 
     # data
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/DATASET/
-    GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL, LightGCN, or a name given to pretrain_graph --tables
-    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
-    standardize: bool = False  # scale the columns of both tables to mean 0 and variance 1
+    data_dir: str = "datasets"  # folder that holds sequential/DATASET/
+    GNNModel: str = "MMHCL"  # graph embeddings to read: MMHCL, LightGCN, or a name given to pretrain_graph --tables
+    max_len: int = 50  # most recent items kept per user, the validation and the test target included
+    standardize: bool = False  # scale every column of both embedding tables to mean 0 and variance 1
     # model
-    objective: str = "prefix"  # prefix: a pass a history, as published; causal: a pass a user, every item predicted
-    model_name: str = "Llama-2-7b"  # folder or GGUF file of weights, or a size: Llama-2-7b, Llama-2-13b, S, tiny
-    model_parallel: int = 0  # processes that share one model; 0: one a consolidated.*.pth if several run, else 1
-    n_layers: int = -1  # blocks of a built-in size, 0 (causal, without adapter) for none; -1: all
-    prompt: str = "alpaca"  # alpaca: the published text; bos: a begin-of-sequence token before each part; none
-    train_base: bool = False  # train LLaMA itself (a built-in size then starts from scratch)
-    random_base: bool = False  # draw LLaMA's weights instead of reading them, to see what pre-training is worth
-    head: str = "frozen"  # frozen: random, as published; trained; tied: the item vectors through a learned matrix
-    warm_head: bool = False  # start a trained head from both tables instead of at random
-    dropout: float = 0.0  # on item vectors and on what each block adds
-    w_adapter: bool = True  # adapter key/value positions in every layer
-    adapter_len: int = 10  # adapter positions a layer
-    prefix_adapter: bool = True  # their learned part
-    graph_adapter: bool = True  # their part from the history's graph embeddings
-    graph_rank: int = 0  # width of a learned bimap before the graph pooling; 0: none, as published
-    graph_mean: bool = False  # divide the pooled graph by the history's length
-    graph_dropout: float = 0.3  # dropout in the graph adapter's perceptrons
-    graph_input: bool = True  # graph embedding in the item vectors
-    seq_input: bool = True  # sequence embedding in the item vectors
-    item_ids: bool = False  # add a learned vector an item to the item vectors
-    w_lora: bool = True  # low-rank updates of LLaMA's matrices
-    lora_r: int = 16  # their rank
-    lora_alpha: float = 16  # their scale times the rank
-    lora_dropout: float = 0.05  # dropout on their input
-    lora_targets: tuple[str, ...] = ("w1", "w2", "w3")  # Meta's names, comma-separated: w1,w2,w3,wq,wk,wv,wo
+    objective: Literal["prefix", "causal"] = "prefix"  # one forward pass per history prefix (published) or per user
+    model_name: str = "Llama-2-7b"  # folder or GGUF file of base weights, or a size: Llama-2-7b, Llama-2-13b, S, tiny
+    model_parallel: int = 0  # processes that share one model; 0: one per consolidated.*.pth under torchrun, else 1
+    n_layers: int = -1  # blocks of a built-in size; -1: all of them; 0: none (causal objective without adapter)
+    prompt: Literal["alpaca", "bos", "none"] = "alpaca"  # alpaca: the published text; bos: a BOS token before each part
+    train_base: bool = False  # train all weights of LLaMA; a built-in size then starts from random weights
+    random_base: bool = False  # initialise LLaMA at random instead of loading weights, as an ablation
+    head: Literal["frozen", "trained", "tied"] = "frozen"  # frozen: random (published); tied: projected item vectors
+    warm_head: bool = False  # initialise a trained head from the embedding tables instead of at random
+    dropout: float = 0.0  # dropout on the item vectors and on the output of each residual branch
+    # item vectors
+    graph_input: bool = True  # graph embedding as an input of the item vectors
+    seq_input: bool = True  # sequence (SASRec) embedding as an input of the item vectors
+    item_ids: bool = False  # add a learned embedding per item to the item vectors
+    # adapter
+    w_adapter: bool = True  # adapter: extra key/value positions in every attention layer
+    adapter_len: int = 10  # adapter positions per layer
+    prefix_adapter: bool = True  # fill them with a learned prefix
+    graph_adapter: bool = True  # fill them from the pooled graph embeddings of the history
+    graph_rank: int = 0  # project graph embeddings to this width before they are pooled; 0: no projection (published)
+    graph_mean: bool = False  # divide the pooled graph embeddings by the length of the history
+    graph_dropout: float = 0.3  # dropout in the MLPs of the graph adapter
+    # LoRA
+    w_lora: bool = True  # low-rank updates of LLaMA's weight matrices
+    lora_r: int = 16  # rank of the updates
+    lora_alpha: float = 16  # the updates are scaled by lora_alpha / lora_r
+    lora_dropout: float = 0.05  # dropout on the input of the updates
+    lora_targets: tuple[str, ...] = ("w1", "w2", "w3")  # matrices to update, by Meta's names: w1,w2,w3,wq,wk,wv,wo
     # training
-    lr: float = 3e-4  # highest learning rate
-    min_lr: float = 5e-6  # where the cosine ends
-    wd: float = 0.1  # AdamW weight decay, on every trained tensor
-    label_smoothing: float = 0.0  # share of the target's probability that is spread over all items
-    n_negatives: int = 0  # items drawn each step for a sampled softmax, for large catalogues; 0: all items
-    batch_size: int = 7  # samples a forward pass; under causal: users
-    tokens_per_batch: int = 0  # positions a forward pass, padding and prompt among them; 0: count batch_size instead
-    grad_steps: int = 1  # forward passes an optimiser step
-    num_epochs: int = 25  # epochs at most (published: 25; Sports_and_Outdoors 20)
-    warmup_epochs: int = 1  # epochs of linear warm-up
-    compile: bool = False  # torch.compile LLaMA's blocks: minutes more at the start
-    recompute: bool = False  # make each block's inner values again for the backward pass: less memory, a third slower
-    max_grad_norm: float = 0.0  # clip gradients to this norm; 0: never
-    patience: int = 5  # stop after so many epochs without a better validation NDCG@10; 0: never
-    eval_batch_size: int = 64  # users a forward pass when scoring
-    max_memory: str = ""  # 24GiB, 20GB or bytes: takes smaller batches a pass where needed, the same a step; empty: no
-    seed: int = 2024  # of every random generator
-    deterministic: bool = False  # operations that give the same bits again on CUDA, too, where others may be faster
-    dtype: str = "auto"  # fp32 or bf16 matrix products; auto: bf16 on CUDA, fp32 on the CPU
-    device: str = "auto"  # cuda, cpu, …; auto: CUDA where there is one
+    lr: float = 3e-4  # peak learning rate
+    min_lr: float = 5e-6  # final learning rate of the cosine schedule
+    wd: float = 0.1  # AdamW weight decay of all trained tensors
+    label_smoothing: float = 0.0  # share of the target's probability spread evenly over all items
+    n_negatives: int = 0  # items sampled per step for a sampled softmax over a large catalogue; 0: full softmax
+    batch_size: int = 7  # samples per forward pass; users under the causal objective
+    tokens_per_batch: int = 0  # positions per forward pass, padding and prompt included; 0: use batch_size
+    grad_steps: int = 1  # gradient accumulation: forward passes per optimizer step
+    num_epochs: int = 25  # maximum number of epochs (published: 25, but 20 on Sports_and_Outdoors)
+    warmup_epochs: int = 1  # epochs of linear learning-rate warm-up
+    max_grad_norm: float = 0.0  # clip gradients to this norm; 0: no clipping
+    patience: int = 5  # stop after this many epochs without a better validation NDCG@10; 0: never
+    seed: int = 2024  # seed of every random generator
+    # speed and memory
+    device: str = "auto"  # cuda, cpu or another torch device; auto: CUDA if available
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # format of matrix products; auto: bf16 on CUDA, else fp32
+    eval_batch_size: int = 64  # users per forward pass in evaluation
+    max_memory: str = ""  # memory budget, such as 24GiB: smaller forward passes, same optimizer step; empty: no limit
+    recompute: bool = False  # activation checkpointing: less memory, about a third slower
+    compile: bool = False  # torch.compile LLaMA's blocks; takes minutes at the start
+    deterministic: bool = False  # use deterministic CUDA kernels, which may be slower
     # output
-    target: str = "HeLLM"  # name of this run's files
-    output_dir: str = "output"  # best adapter and training state
-    logging_dir: str = "log"  # log, metrics and curves
-    log_every: int = 10  # steps between two readings of the loss, for which a GPU has to be waited for
-    save_every_minutes: float = 30.0  # minutes between training states within an epoch
-    resume: bool = False  # go on from this run's last training state
-    plan: bool = False  # print sizes and costs and stop; needs no weights
+    target: str = "HeLLM"  # name of the run and of its files
+    output_dir: str = "output"  # folder for the best adapter and the checkpoints
+    logging_dir: str = "log"  # folder for the log, metrics and curves
+    log_every: int = 10  # optimizer steps between loss read-outs, each of which synchronises the GPU
+    save_every_minutes: float = 30.0  # minutes between checkpoints within an epoch
+    resume: bool = False  # resume from the last checkpoint of this run
+    plan: bool = False  # print the run's size and cost and stop; needs no base weights
 
 
 PRESETS = {
@@ -101,8 +102,8 @@ PRESETS = {
         "target": "tiny",
     },
 }
-# What ranks best at this size with items known by their tables alone (--item_ids adds a little), one pass a user; the
-# same settings carry to larger bases
+# The best ranking at this size when items are known by their embedding tables alone (--item_ids adds a little). The
+# same settings also work for larger base models.
 PRESETS["best"] = PRESETS["tiny"] | {
     "objective": "causal",
     "standardize": True,
@@ -121,46 +122,54 @@ PRESETS["demo"] = PRESETS["tiny"] | {
     "dataset": "Demo",
     "batch_size": 64,
     "num_epochs": 8,
-    "warmup_epochs": 1,
     "target": "demo",
 }
 
-# One `python train_HeLLM.py` runs every combination of these values: {"lr": [1e-4, 3e-4], "lora_r": [8, 16]}. On the
-# command line: --sweep lr=1e-4,3e-4 lora_r=8,16
+# `python train_HeLLM.py` trains one run per combination of these values: {"lr": [1e-4, 3e-4], "lora_r": [8, 16]}.
+# The same on the command line: --sweep lr=1e-4,3e-4 lora_r=8,16
 SWEEP: dict[str, list] = {}
 
-# What a resumed run may change: where things lie and are computed, by which operations of torch, in what portions and
-# when they are saved, not what is computed. Of batch_size and grad_steps their product stays (see `state_settings`).
+# Settings that a resumed run may change, as they do not change what is computed: paths, devices and kernels, the split
+# of a step into forward passes (only the product of batch_size and grad_steps must stay), and how often it saves.
 IGNORED_ON_RESUME = {"data_dir", "device", "deterministic", "model_parallel", "output_dir", "logging_dir"}
 IGNORED_ON_RESUME |= {"batch_size", "grad_steps", "eval_batch_size", "max_memory", "log_every"}
 IGNORED_ON_RESUME |= {"save_every_minutes", "resume", "plan"}
 
 
 def run_fingerprint(settings: Settings) -> dict:
-    """What a resumed run must agree with, by name."""
+    """Return the settings that a resumed run must share with its checkpoint, by name."""
     kept = fingerprint(settings, IGNORED_ON_RESUME)
     return kept | {"batch_size x grad_steps": settings.batch_size * settings.grad_steps}
 
 
 def non_default_settings(settings: Settings) -> dict:
-    """The settings that differ from the published ones, by name."""
-    return {name: value for name, value in vars(settings).items() if value != getattr(Settings(), name)}
+    """Return the settings that differ from the published ones, by name."""
+    published = Settings()
+    return {name: value for name, value in vars(settings).items() if value != getattr(published, name)}
 
 
 def parse_args(argv: list[str] | None = None) -> Settings:
-    """Settings of a command line: the preset's, then whatever flags say.
+    """Parse the settings of one run from a command line (None: the program's own).
 
-    A mistake ends the program with one line and exit status 2.
+    An invalid command line ends the program with one line on standard error and exit status 2.
     """
-    what = (
-        "Fine-tune HeLLM and test it. All combinations of some values: --sweep lr=1e-4,3e-4 lora_r=8,16, of which "
-        "--sweep_shard 1/4 runs every fourth. The paper's ablations: --sweep ablation."
+    return settings_parser().parse(argv)[0]
+
+
+def settings_parser() -> SettingsParser[Settings]:
+    """Return the parser of a run's settings, to which utils.sweep.command adds --sweep."""
+    description = (
+        "Fine-tune HeLLM, select the best epoch by validation NDCG@10, and test it once.\n\n"
+        "Without flags: the published run on Amazon Beauty, which needs the LLaMA-2-7B weights.\n"
+        "A demo on a CPU, with nothing to download:\n"
+        "  python train_HeLLM.py --preset demo"
     )
-    return parse_settings(Settings, argv, "train_HeLLM.py", what, validate_settings, PRESETS, lambda given: "paper")
+    program = "python train_HeLLM.py"
+    return SettingsParser(Settings, program, description, validate_settings, PRESETS, lambda given: "paper")
 
 
 def validate_settings(settings: Settings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
+    """Return all problems of the settings that show without any file, one phrase each."""
     problems = check_numbers(
         settings,
         at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size", "log_every"),
@@ -169,22 +178,16 @@ def validate_settings(settings: Settings) -> list[str]:
         + ("n_negatives", "tokens_per_batch", "model_parallel"),
         share=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
     )
-    choices = {
-        "objective": ("prefix", "causal"),
-        "prompt": ("alpaca", "bos", "none"),
-        "head": ("frozen", "trained", "tied"),
-        "dtype": ("auto", "fp32", "bf16"),
-    }
     problems += check_ranges(settings, seed=SEED_RANGE, n_layers=(-1, MAX_LAYERS))
-    problems += check_choices_and_names(settings, choices, ("dataset", "GNNModel", "target"))
+    problems += check_names(settings, "dataset", "GNNModel", "target")
     if settings.warm_head and settings.head != "trained":
         problems.append("--warm_head needs --head trained")
     problems += check_max_len(settings)
     if settings.max_memory and settings.tokens_per_batch:
-        problems.append("--max_memory fits --batch_size: leave --tokens_per_batch at 0")
+        problems.append("--max_memory changes --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:
         try:
             parse_bytes(settings.max_memory)
-        except ValueError as mistake:
-            problems.append(f"--max_memory {mistake}")
+        except ValueError as error:
+            problems.append(f"--max_memory {error}")
     return problems

@@ -11,6 +11,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config_HeLLM import Settings, non_default_settings, parse_args, run_fingerprint
+from config_HeLLM import Settings, non_default_settings, run_fingerprint
 from llama.HeLLM import HeLLM
 from llama.parallel import (
     all_reduce_data_parallel,
@@ -54,7 +55,8 @@ from utils.runtime.distributed import (
 from utils.runtime.memory import explain_out_of_memory, is_out_of_memory, peak_memory
 from utils.runtime.seed import make_deterministic, seed_at, seed_everything
 from utils.runtime.signals import SignalFlag, StopTraining, stop_for_signal
-from utils.sweep.runner import parse_sweep
+from utils.sweep.command import parse_command
+from utils.sweep.runner import run_sweep
 from utils.training.adapter_file import adapter_parameters, load_adapter, save_adapter
 from utils.training.build import build_model, load_data
 from utils.training.checkpoints import BEST_ADAPTER, STATE, CheckpointManager, Progress, run_folder
@@ -290,6 +292,19 @@ def prepare(settings: Settings, shared: dict | None = None) -> Trainer:
     return Trainer(settings, model, data, log, folder)
 
 
+@contextlib.contextmanager
+def open_run(settings: Settings, shared: dict | None = None) -> Iterator[Trainer]:
+    """Prepare a run, lock its folders and restore its newest checkpoint, or start anew.
+
+    Raises:
+        ValueError, OSError: an error of the user; RunInUseError: another process runs it.
+    """
+    with explain_out_of_memory():
+        trainer = prepare(settings, shared)
+    with trainer.states.begun(settings.resume) as trainer.progress:
+        yield trainer
+
+
 def run(trainer: Trainer) -> int:
     """Train and test; returns the exit status. A full disk is `DiskFullError`."""
     settings, log = trainer.settings, trainer.log
@@ -314,15 +329,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     with contextlib.ExitStack() as leaving:
         try:
-            if sweep := parse_sweep(argv):
-                return sweep.run(prepare, run)
-            settings = parse_args(argv)
-            if settings.plan:
-                plan.print_plan(settings)
+            command = parse_command(argv)
+            if command.sweep:
+                return run_sweep(command, open_run, run)
+            if command.settings.plan:
+                plan.print_plan(command.settings)
                 return 0
-            with explain_out_of_memory():
-                trainer = prepare(settings)
-            trainer.progress = leaving.enter_context(trainer.states.begun(settings.resume))
+            trainer = leaving.enter_context(open_run(command.settings))
         except (ValueError, OSError) as mistake:
             return report_user_error(mistake)
         try:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from preprocess.raw.dataset_writer import SPLITS
 from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
 from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
-from utils.cli.validation import check_choices_and_names
+from utils.cli.validation import check_names
 from utils.data.embeddings import load_embedding
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, required_files
@@ -38,12 +38,12 @@ class CheckSettings:
 
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # folder with sequential/DATASET/
-    GNNModel: str = "MMHCL"  # graph-embedding files that fine-tuning is to read: MMHCL or LightGCN
+    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # graph embeddings that fine-tuning is to read
 
 
 def validate_settings(settings: CheckSettings) -> list[str]:
     """Return one message per invalid setting."""
-    return check_choices_and_names(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
+    return check_names(settings, "dataset")
 
 
 # ---------------------------------------------------------------- inspecting one file: return a summary, or raise

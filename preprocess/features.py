@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -41,7 +42,7 @@ from preprocess.raw.item_files import (
 )
 from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
-from utils.cli.validation import check_choices_and_names, check_numbers
+from utils.cli.validation import check_names, check_numbers
 from utils.data.batches import scoring_batches
 from utils.data.interactions import Interactions
 from utils.data.layout import require_files
@@ -49,8 +50,6 @@ from utils.io.atomic import atomic_write, save_array
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
 
-TEXT_ENCODERS = ("tfidf", "minilm", "bert")
-IMAGE_ENCODERS = ("clip", "histogram")
 READ_FROM_FOLDER = ("bert", "clip")
 
 
@@ -72,7 +71,7 @@ class FeatureSettings:
 class TextSettings(FeatureSettings):
     """Settings of the text encoders."""
 
-    encoder: str = "tfidf"  # tfidf: weighted word counts, reduced; minilm: small sentence encoder (extra package); bert
+    encoder: Literal["tfidf", "minilm", "bert"] = "tfidf"  # tfidf: weighted word counts, reduced; minilm: extra package
     name: str = "text"  # modality: NAME_feat.npy is written
     width: int = 2048  # maximum columns of tfidf; more words are reduced by a truncated SVD
 
@@ -81,7 +80,7 @@ class TextSettings(FeatureSettings):
 class ImageSettings(FetchSettings, FeatureSettings):
     """Settings of the image encoders."""
 
-    encoder: str = "clip"  # clip; histogram: of colours, without a model
+    encoder: Literal["clip", "histogram"] = "clip"  # histogram: of colours, without a model
     name: str = "image"  # modality: NAME_feat.npy is written
     pictures: str = ""  # folder with the pictures, ASIN.jpg; empty: DATA_DIR/sequential/DATASET/pictures
     max_pixels: int = 50_000_000  # per picture; larger ones count as broken and are not decoded
@@ -91,13 +90,11 @@ def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
     """Return one message per invalid setting."""
     at_least_1 = ("batch_size", "shard_size")
     if isinstance(settings, TextSettings):
-        choices = {"encoder": TEXT_ENCODERS}
         problems = check_numbers(settings, at_least_1=(*at_least_1, "width"))
     else:
-        choices = {"encoder": IMAGE_ENCODERS}
         at_least_1 += ("connections", "max_bytes", "max_pixels")
         problems = check_numbers(settings, at_least_1=at_least_1, positive=("timeout",), at_least_0=("retries",))
-    problems += check_choices_and_names(settings, choices, ("dataset", "name"))
+    problems += check_names(settings, "dataset", "name")
     if settings.encoder in READ_FROM_FOLDER and not settings.model_name:
         problems.append(f"--encoder {settings.encoder}: --model_name must give the local folder of the model")
     return problems

@@ -26,8 +26,8 @@ from preprocess.raw.dataset_writer import (
 )
 from preprocess.raw.interactions import deduplicate_and_k_core
 from preprocess.raw.item_files import IMAGE_SUFFIXES, IMAGE_URL_FILE, ITEM_TEXT_FILE
-from utils.cli.errors import report_user_error, run_program
-from utils.cli.flags import parse_settings
+from utils.cli.errors import run_program
+from utils.cli.flags import SettingsParser
 
 MAX_LISTED = 5  # missing pictures that an error message names
 
@@ -116,15 +116,10 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    argv, program = list(sys.argv[1:] if argv is None else argv), "python -m preprocess.own FILE"
-    valued = {f"--{name}" for name, value in vars(OwnSettings()).items() if not isinstance(value, bool)}
-    words = zip(["", *argv], argv, strict=False)  # each behind the one before it
-    places = [n for n, (before, word) in enumerate(words) if not word.startswith("-") and before not in valued]
-    file = argv.pop(places[0]) if places else None
-    settings = parse_settings(OwnSettings, argv, program, "Your own interactions.", validate_settings)
-    if file is None:
-        return report_user_error(f"which file: {program} [flags]")
-    return run_program(preprocess, Path(file), settings)
+    parser = SettingsParser(OwnSettings, "python -m preprocess.own FILE", "Your own interactions.", validate_settings)
+    parser.add_argument("file", type=Path, metavar="FILE", help="the table of interactions")
+    settings, options = parser.parse(argv)
+    return run_program(preprocess, options.file, settings)
 
 
 if __name__ == "__main__":

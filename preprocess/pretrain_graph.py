@@ -10,6 +10,7 @@ Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ import torch.nn.functional as F
 
 from preprocess.pretraining.hypergraph import find_features, interaction_matrix, item_incidence, load_features
 from preprocess.pretraining.mmhcl import (
-    CF_MODELS,
     MMHCL,
     BatchSampler,
     CollaborativeEncoder,
@@ -31,8 +31,8 @@ from preprocess.pretraining.trainer import (
     run_pretraining,
     validate_pretrain_settings,
 )
-from utils.cli.flags import parse_settings
-from utils.cli.validation import MAX_LAYERS, check_choices_and_names, check_numbers, check_ranges
+from utils.cli.flags import SettingsParser
+from utils.cli.validation import MAX_LAYERS, check_names, check_numbers, check_ranges
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import rank_by_product
@@ -44,8 +44,8 @@ CHOOSE_BY = "Recall@20"  # of validation
 class GraphSettings(PretrainSettings):
     """The published settings on Beauty; PRESETS lists what is published for other datasets."""
 
-    GNNModel: str = "MMHCL"  # MMHCL, or LightGCN: without both hypergraphs
-    cf_model: str = "LightGCN"  # collaborative part: LightGCN, NGCF, MF
+    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # LightGCN: without both hypergraphs
+    cf_model: Literal["LightGCN", "NGCF", "MF"] = "LightGCN"  # collaborative part
     embed_dim: int = 64  # width of the tables
     UI_layers: int = 2  # of the interaction graph
     User_layers: int = 2  # of the user hypergraph
@@ -84,8 +84,12 @@ def parse_args(argv: list[str] | None = None) -> GraphSettings:
     def published(given: dict) -> str:
         return given["dataset"] if given.get("dataset") in PRESETS else "Beauty"
 
-    program, what = "python -m preprocess.pretrain_graph", "Pre-train MMHCL or LightGCN."
-    return parse_settings(GraphSettings, argv, program, what, validate_settings, PRESETS, published)
+    program = "python -m preprocess.pretrain_graph"
+    what = (
+        "Pre-train MMHCL or LightGCN.\n\n"
+        "Without --preset: the settings published for the dataset, those of Beauty for other datasets."
+    )
+    return SettingsParser(GraphSettings, program, what, validate_settings, PRESETS, published).parse(argv)[0]
 
 
 def validate_settings(settings: GraphSettings) -> list[str]:
@@ -99,9 +103,7 @@ def validate_settings(settings: GraphSettings) -> list[str]:
             at_least_0=("user_loss_ratio", "item_loss_ratio", "regs", "contrastive_anchors"),
         )
         + check_ranges(settings, UI_layers=(0, MAX_LAYERS), User_layers=(1, MAX_LAYERS), Item_layers=(1, MAX_LAYERS))
-        + check_choices_and_names(
-            settings, {"GNNModel": ("MMHCL", "LightGCN"), "cf_model": CF_MODELS}, ("tables",) * bool(settings.tables)
-        )
+        + (check_names(settings, "tables") if settings.tables else [])
     )
 
 

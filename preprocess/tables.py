@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.pretraining.hypergraph import find_features
@@ -24,7 +25,7 @@ from preprocess.pretraining.trainer import PretrainSettings
 from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
-from utils.cli.validation import check_choices_and_names
+from utils.cli.validation import check_names
 from utils.data.input_files import changed_inputs
 from utils.data.layout import require_files
 from utils.evaluation.metrics import format_headline_metrics
@@ -42,14 +43,14 @@ class TableSettings:
 
     dataset: str = "Mine"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # folder with sequential/DATASET/, where all outputs go
-    GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
+    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # graph embeddings to make
     output_dir: str = "output"  # best models and checkpoints
     logging_dir: str = "log"  # logs, metrics and curves
 
 
 def validate_settings(settings: TableSettings) -> list[str]:
     """Return one message per invalid setting."""
-    return check_choices_and_names(settings, {"GNNModel": ("MMHCL", "LightGCN")}, ("dataset",))
+    return check_names(settings, "dataset")
 
 
 class Pipeline:

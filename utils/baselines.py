@@ -26,7 +26,7 @@ from preprocess.pretraining.trainer import BEST_MODEL
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
 from utils.cli.restored import restore_settings
-from utils.cli.validation import check_choices_and_names, check_max_len, check_numbers
+from utils.cli.validation import check_max_len, check_names, check_numbers
 from utils.data.embeddings import load_embedding
 from utils.data.input_files import require_same_inputs
 from utils.data.interactions import Interactions, Samples
@@ -60,7 +60,7 @@ class BaselineSettings:
 def validate_settings(settings: BaselineSettings) -> list[str]:
     """Everything wrong with the settings by themselves, a phrase each."""
     problems = check_numbers(settings, at_least_0=("neighbours",))
-    return problems + check_choices_and_names(settings, {}, ("dataset", "GNNModel")) + check_max_len(settings)
+    return problems + check_names(settings, "dataset", "GNNModel") + check_max_len(settings)
 
 
 @dataclass

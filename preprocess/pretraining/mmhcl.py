@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from preprocess.pretraining.hypergraph import InteractionGraph, ItemHypergraph, UserHypergraph
 
-CF_MODELS = ("LightGCN", "NGCF", "MF")
 BLOCK_ELEMENTS = 2**24  # similarities per block of the contrastive loss: 64 MiB
 CACHE_LINE_ROWS = 64  # a block has a multiple of this many rows, which is twice as fast
 
@@ -21,7 +20,7 @@ class CollaborativeEncoder(nn.Module):
     LightGCN: the mean over layers 0 … n. NGCF: the same mean over transformed, normalised layers. MF: the embeddings.
 
     Args:
-        kind: one of CF_MODELS.
+        kind: LightGCN, NGCF or MF.
         R: binary (U, I), who bought what.
         width: d of both embeddings.
         n_layers: of propagation.

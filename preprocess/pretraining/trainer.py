@@ -16,7 +16,7 @@ from tqdm import tqdm
 from llama.checkpoint import check_keys_and_shapes
 from utils.cli.errors import report_user_error
 from utils.cli.restored import fingerprint
-from utils.cli.validation import SEED_RANGE, check_choices_and_names, check_numbers, check_ranges
+from utils.cli.validation import SEED_RANGE, check_names, check_numbers, check_ranges
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions
 from utils.data.layout import dataset_folder, require_files
@@ -69,7 +69,7 @@ def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:
     return (
         problems
         + check_ranges(settings, seed=SEED_RANGE)
-        + check_choices_and_names(settings, {}, ("dataset", "target"))
+        + check_names(settings, "dataset", "target")
     )
 
 

@@ -21,7 +21,7 @@ from preprocess.raw.item_files import (
     USER_ID_HEADER,
 )
 from preprocess.raw.item_metadata import Item
-from utils.cli.validation import check_choices_and_names, check_numbers
+from utils.cli.validation import check_names, check_numbers
 from utils.data.layout import dataset_folder
 from utils.io.disk_full import explain_disk_full
 from utils.runtime.lock import run_lock
@@ -41,7 +41,7 @@ class DatasetSettings:
 
 def validate_settings(settings: DatasetSettings) -> list[str]:
     """Return one message per invalid setting."""
-    return check_numbers(settings, at_least_1=("k_core",)) + check_choices_and_names(settings, {}, ("dataset",))
+    return check_numbers(settings, at_least_1=("k_core",)) + check_names(settings, "dataset")
 
 
 def refuse_overwrite(settings: DatasetSettings) -> Path:

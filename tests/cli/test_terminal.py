@@ -47,7 +47,7 @@ def test_what_nobody_reads_is_no_mistake(what, unbuffered):
 @pytest.mark.parametrize("what", ["print, 'a'", "print, 'a' * 10**6"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_output_without_room_is_named(what, unbuffered):
-    told = "error: standard output: No space left on device; make room there, or send it elsewhere\n"
+    told = "error: standard output: No space left on device; make room there, or redirect it\n"
     assert attempted(FULL, what, PYTHONUNBUFFERED=unbuffered) == (1, "", told)
     assert attempted(CLOSED, what) == (0, "", "")
 

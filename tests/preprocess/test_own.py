@@ -207,7 +207,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, text, flags, mes
 
 def test_other_mistakes(tmp_path, capsys):
     assert own.main([str(tmp_path / "none.csv")]) == 2 and "none.csv" in capsys.readouterr().err
-    assert own.main(["--dataset", "x"]) == 2 and "which file: " in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        own.main(["--dataset", "x"])
+    assert stop.value.code == 2
+    assert "the following arguments are required: FILE" in capsys.readouterr().err
     (tmp_path / "latin.csv").write_bytes(csv_of(LINES).encode("latin-1"))
     assert own.main([str(tmp_path / "latin.csv")]) == 2
     assert "not UTF-8" in capsys.readouterr().err

@@ -19,8 +19,10 @@ from tests.support.small_model import SHAPE, small_hellm, write_meta
 from utils.data.input_files import input_checksums
 from utils.data.layout import required_files
 from utils.runtime.lock import run_lock
-from utils.sweep.grid import run_suffix
-from utils.sweep.runner import finished_record, parse_sweep
+from utils.sweep.command import parse_command
+from utils.sweep.grid import grid_runs, run_suffix
+from utils.sweep.results import finished_record
+from utils.sweep.runner import shard_runs
 from utils.training.build import build_model, load_data
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +169,7 @@ def test_a_sweep_in_the_config_and_its_shards(monkeypatch):
     monkeypatch.setitem(SWEEP, "lr", [1e-4, 0.25])
     monkeypatch.setitem(SWEEP, "lora_targets", [("w1",), ["w1", "wq"]])
     monkeypatch.setitem(SWEEP, "graph_adapter", [True, False])
-    rows = parse_sweep(["--preset", "best", "--seed", "3"]).rows
+    rows = grid_runs(parse_command(["--preset", "best", "--seed", "3"]))
     assert [row.title for row in rows[:3]] == [
         "best-lr1e-4-lora_targetsw1-graph_adapter",
         "best-lr1e-4-lora_targetsw1-no-graph_adapter",
@@ -176,21 +178,21 @@ def test_a_sweep_in_the_config_and_its_shards(monkeypatch):
     assert len(rows) == 8
     flags = ("--lr", "0.25", "--lora_targets", "w1,wq", "--no-graph_adapter", "--resume")
     assert rows[-1].settings == parse_args(["--preset", "best", "--seed", "3", *flags, "--target", rows[-1].title])
-    assert len(parse_sweep(["--sweep", "seed=1,2", "wd=0"]).rows) == 2
+    assert len(grid_runs(parse_command(["--sweep", "seed=1,2", "wd=0"]))) == 2
 
 
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        (["lr"], "SWEEP in config_HeLLM.py is ['lr'], settings with lists of values are expected"),
-        ("lr=3", "SWEEP in config_HeLLM.py is 'lr=3', settings with"),
-        ({"lr": [[1]]}, "SWEEP in config_HeLLM.py: lr is [1], one value is expected"),
+        (["lr"], "SWEEP in config_HeLLM.py is ['lr'], expected a dictionary of settings to lists"),
+        ("lr=3", "SWEEP in config_HeLLM.py is 'lr=3', expected a dictionary"),
+        ({"lr": [[1]]}, "SWEEP in config_HeLLM.py: lr is [1], expected one value"),
         ({"lora_targets": [["w1", 3]]}, "lora_targets 3: not among"),
-        ({"lr": 3}, "SWEEP in config_HeLLM.py: lr is 3, a list of values is expected"),
+        ({"lr": 3}, "SWEEP in config_HeLLM.py: lr is 3, expected a list of values"),
     ],
 )
 def test_a_sweep_of_another_kind_in_the_config(place, monkeypatch, capsys, sweep, message):
-    monkeypatch.setattr("utils.sweep.runner.SWEEP", sweep)
+    monkeypatch.setattr("utils.sweep.command.SWEEP", sweep)
     with pytest.raises(SystemExit) as stop:
         sys.exit(train_HeLLM.main(command(place, "--w_lora")))
     told = capsys.readouterr().err
@@ -204,7 +206,8 @@ def test_shards_divide_the_runs(place):
             logs(place) / f"tiny-lr{lr}_metrics.jsonl" for lr in done
         ]
         assert (logs(place) / "tiny_sweep-lr.md").read_text().count("(not finished)") == 3 - len(done)
-    of_each = [parse_sweep([*GRID, "--sweep_shard", f"{number}/4"]).own for number in (1, 2, 3, 4)]
+    commands = [parse_command([*GRID, "--sweep_shard", f"{number}/4"]) for number in (1, 2, 3, 4)]
+    of_each = [shard_runs(grid_runs(one), one.shard) for one in commands]
     assert [len(own) for own in of_each] == [2, 2, 1, 1]
     assert len({settings.target for own in of_each for settings in own}) == 6
 
@@ -224,14 +227,14 @@ def test_names_are_short_and_good_for_files(value, name):
         (("--sweep", "lora_r=8,many"), "--lora_r: invalid int value: 'many'"),
         (("--sweep", "lr=1e-4,0.0001"), "the same run twice: tiny-lr1e-4"),
         (("--sweep", "rate=1,2"), "--sweep rate: no such setting"),
-        (("--sweep", "target=a,b"), "--sweep target: has to be the same for all runs"),
-        (("--sweep", "lr"), "--sweep lr: NAME=VALUE,VALUE"),
-        (("--sweep", "lr=1,,2"), "--sweep lr=1,,2: NAME=VALUE,VALUE"),
+        (("--sweep", "target=a,b"), "--sweep target: must be the same for all runs"),
+        (("--sweep", "lr"), "--sweep lr: expected NAME=VALUE,VALUE"),
+        (("--sweep", "lr=1,,2"), "--sweep lr=1,,2: expected NAME=VALUE,VALUE"),
         (("--sweep", "lr=1,2", "lr=3"), "--sweep lr: given twice"),
-        (("--sweep", "ablation", "lr=1,2"), "--sweep ablation: NAME=VALUE,VALUE … or, alone, ablation"),
-        (("--sweep", "w_lora=yes,no"), "--sweep w_lora=yes: true or false"),
+        (("--sweep", "ablation", "lr=1,2"), "--sweep ablation: expected NAME=VALUE,VALUE … or, alone, ablation"),
+        (("--sweep", "w_lora=yes,no"), "--sweep w_lora=yes: expected true or false"),
         (("--sweep",), "expected at least one argument"),
-        ((*GRID, "--sweep_shard", "5/4"), "--sweep_shard 5/4: NUMBER/COUNT"),
+        ((*GRID, "--sweep_shard", "5/4"), "--sweep_shard: 5/4: expected I/N"),
         (("--sweep_shard", "1/4"), "--sweep_shard without --sweep"),
         (("--sweep", "GNNModel=MMHCL,Other"), "tiny-GNNModelOther: "),
         (("--sweep", "train_base=true,false"), "tiny-no-train_base: tiny: no such folder of base weights"),
@@ -253,7 +256,7 @@ def test_a_mistake_in_one_run_is_one_line_before_the_first(place, flags, message
 def test_only_one_process_runs_a_sweep(place, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert train_HeLLM.main(command(place, *GRID)) == 2
-    assert "--sweep_shard gives each machine its part" in capsys.readouterr().err
+    assert "on several machines by --sweep_shard" in capsys.readouterr().err
 
 
 def test_runs_finished_under_other_settings_are_not_replaced(place, capsys):
@@ -285,8 +288,8 @@ def test_odd_records_of_finished_runs_are_told(place):
                 assert str(mistake).startswith(f"{path}: ")
                 refused += 1
             else:
-                assert not found or found["val"]["NDCG@10"] + found["test"]["Recall@20"] >= 0
-                assert not found or f"{found['best_epoch']:d}"
+                assert not found or found.val["NDCG@10"] + found.test["Recall@20"] >= 0
+                assert not found or f"{found.best_epoch:d}"
     assert refused > 100
 
 

@@ -11,7 +11,7 @@ from preprocess import pretrain_graph
 from tests.support.small_data import N_ITEMS
 from tests.support.small_data import short_command as command
 from utils.io.checksums import file_crc32
-from utils.sweep.ablation import ablation_rows
+from utils.sweep.ablation import ablation_runs
 
 
 def logs(place, name="MMHCL"):
@@ -81,7 +81,7 @@ def test_the_ablations_run_and_say_what_makes_missing_tables(place, capsys):
 
 def graph_rows(place):
     """The rows of the ablations that have tables of their own, by title."""
-    rows = ablation_rows(parse_args(command(place)))
+    rows = ablation_runs(parse_args(command(place)))
     return {row.title: row for row in rows if row.title.split()[-1] in ("U2U", "I2I", "text", "pictures")}
 
 
@@ -97,7 +97,7 @@ def test_ablations_take_tables_of_the_same_pretraining_alone(place):
     for part, flags in made.items():
         assert pretrain(place, "--tables", f"MMHCL-no-{part}", *flags) == 0
     rows = graph_rows(place)
-    assert [row.why for row in rows.values()] == ["", "", *["graph tables of another pre-training"] * 2]
+    assert [row.left_out for row in rows.values()] == ["", "", *["graph tables of another pre-training"] * 2]
     otherwise = "made otherwise than the full tables: "
     remedies = [rows[f"w/o {part}"].remedy for part in ("text", "pictures")]
     assert f"MMHCL-no-text_item_embeddings.pt: {otherwise}lr was 0.5, is now 0.0001; make it anew: " in remedies[0]
@@ -108,10 +108,10 @@ def test_ablations_take_tables_of_the_same_pretraining_alone(place):
     )
     for remedy in remedies:
         assert pretrain_graph.main(shlex.split(remedy.split("make it anew: ")[1])[3:]) == 0
-    assert not any(row.why for row in graph_rows(place).values())
+    assert not any(row.left_out for row in graph_rows(place).values())
     (logs(place) / "pretrain_log.txt").unlink()  # nothing is known of the full tables
     (logs(place) / "pretrain_metrics.jsonl").unlink()
-    assert not any(row.why for row in graph_rows(place).values())
+    assert not any(row.left_out for row in graph_rows(place).values())
 
 
 def test_ablations_leave_out_what_the_full_tables_were_made_from(place):
@@ -119,8 +119,8 @@ def test_ablations_leave_out_what_the_full_tables_were_made_from(place):
     assert pretrain(place) == 0
     write_features(place, "image")  # later, and no part of the tables
     rows = graph_rows(place)
-    assert rows["w/o pictures"].why == "not part of these graph tables"
-    assert rows["w/o text"].why.startswith("nothing would be left of the item hypergraph")
+    assert rows["w/o pictures"].left_out == "not part of these graph tables"
+    assert rows["w/o text"].left_out.startswith("nothing would be left of the item hypergraph")
     assert "--features=text,words" in rows["w/o U2U"].remedy
 
 

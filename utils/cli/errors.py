@@ -1,4 +1,4 @@
-"""Command-line flags from a dataclass of settings, and how a user's mistake is reported."""
+"""One-line error messages and exit statuses."""
 
 import errno
 import os
@@ -10,44 +10,46 @@ from collections.abc import Callable
 from utils.cli.terminal import make_output_safe, silence_stdout
 from utils.io.disk_full import DISK_FULL_ERRNOS, DiskFullError
 
-OS_ERROR_HINTS = {  # of what the system says about a file
-    errno.EACCES: "allow this user to read it, or to write there",
-    errno.EISDIR: "a folder where a file belongs: remove it, or give the file's own path",
-    errno.ENOTDIR: "a file where a folder belongs: remove it, or give the folder's own path",
-    errno.ENOENT: "give the path of a file that is there",
+OS_ERROR_HINTS = {
+    errno.EACCES: "give this user permission to read it, or to write there",
+    errno.EISDIR: "a folder where a file is expected: remove it, or give the path of the file",
+    errno.ENOTDIR: "a file where a folder is expected: remove it, or give the path of the folder",
+    errno.ENOENT: "give the path of an existing file",
 }
-RANK0_GRACE_SECONDS = 3.0  # seconds after which a mistake must be this process's alone
+RANK0_GRACE_SECONDS = 3.0  # time for rank 0 to report the same error and end the job
 
 
-def report_user_error(problem: object) -> int:
-    """Print a user's mistake as one line on standard error and return the exit status for it, 2; of a full disk, 1.
+def report_user_error(error: object) -> int:
+    """Print an error as one line on standard error and return the exit status: 2, or 1 if the disk is full.
 
-    Nothing is said where whoever reads standard output has gone.
+    If the reader of standard output has gone (`head`), print nothing and return the status of SIGPIPE.
+
+    Args:
+        error: an exception or a message.
     """
-    if isinstance(problem, BrokenPipeError):
+    if isinstance(error, BrokenPipeError):
         silence_stdout()
         return 128 + signal.SIGPIPE
-    if (
-        isinstance(problem, OSError) and problem.errno in DISK_FULL_ERRNOS and not problem.filename
-    ):  # files say so: `DiskFullError`
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS and not error.filename:
+        # Without a file name it is standard output that is full; of files `DiskFullError` knows the path
         silence_stdout()
-        problem = DiskFullError(f"standard output: {problem.strerror}; make room there, or send it elsewhere")
-    if os.environ.get("RANK", "0") != "0":  # the first of several processes says the same and ends the job
+        error = DiskFullError(f"standard output: {error.strerror}; make room there, or redirect it")
+    if os.environ.get("RANK", "0") != "0":
         time.sleep(RANK0_GRACE_SECONDS)
-    if isinstance(problem, OSError) and problem.filename and problem.errno in OS_ERROR_HINTS:
-        problem = f"{problem.filename}: {problem.strerror}; {OS_ERROR_HINTS[problem.errno]}"
-    print("error:", " ".join(str(problem).split()), file=sys.stderr)
-    return 1 if isinstance(problem, DiskFullError) else 2
+    if isinstance(error, OSError) and error.filename and error.errno in OS_ERROR_HINTS:
+        error = f"{error.filename}: {error.strerror}; {OS_ERROR_HINTS[error.errno]}"
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return 1 if isinstance(error, DiskFullError) else 2
 
 
 def run_program(work: Callable[..., object], *args) -> int:
-    """Do what a program is for, `work(*args)`; returns the exit status, a user's mistake told as by `complain`."""
+    """Call `work(*args)` and return the exit status; report ValueError and OSError as user errors."""
     make_output_safe()
     try:
         work(*args)
         sys.stdout.flush()
-    except (ValueError, OSError) as mistake:
-        return report_user_error(mistake)
+    except (ValueError, OSError) as error:
+        return report_user_error(error)
     except KeyboardInterrupt:
         print("SIGINT: stopped", file=sys.stderr)
         return 128 + signal.SIGINT

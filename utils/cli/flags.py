@@ -1,92 +1,182 @@
-"""Command-line flags from a dataclass of settings, and how a user's mistake is reported."""
+"""A command line from a dataclass of settings: flags, help and presets."""
 
 import argparse
 import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar, get_origin
+from typing import Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from utils.cli.errors import report_user_error
 from utils.cli.restored import settings_from_dict
 
 S = TypeVar("S")
+HELP_WIDTH = 100  # columns, whatever the terminal
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, exit status 2."""
+    """An argparse parser that reports an error in one line and exits with status 2."""
+
+    def __init__(self, **options) -> None:
+        layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=HELP_WIDTH)
+        super().__init__(**options, formatter_class=layout, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        """Report the message as a user error and exit."""
         sys.exit(report_user_error(message))
+
+
+class SettingsParser(Parser, Generic[S]):
+    """Parse a dataclass of settings: the defaults, then a preset's values, then the flags.
+
+    A field `name` is the flag --name; a boolean one also has --no-name; a `Literal` type lists the choices. Further
+    flags and positional arguments can be added as to any argparse parser.
+
+    Args:
+        kind: a dataclass with a comment behind every field, which is its help text.
+        program: how the program is started, for --help.
+        description: its purpose, for --help, in lines of at most 100 columns.
+        validate: returns all problems of the settings, one phrase each.
+        presets: the fields that each preset changes; without presets there is no --preset.
+        choose_preset: returns the preset to use without --preset, given the flags' values by name.
+    """
+
+    def __init__(
+        self,
+        kind: type[S],
+        program: str,
+        description: str,
+        validate: Callable[[S], list[str]],
+        presets: dict[str, dict] | None = None,
+        choose_preset: Callable[[dict], str] | None = None,
+    ) -> None:
+        if any(field.type is bool for field in fields(kind)):
+            description += "\n\nA switch --NAME is turned off by --no-NAME."
+        super().__init__(prog=program, usage=f"{program} [flags]", description=description)
+        self.kind = kind
+        self.validate = validate
+        self.presets = presets
+        self.choose_preset = choose_preset
+        if presets:
+            self.add_argument("--preset", choices=list(presets), help="start from these settings; flags change them")
+            self.epilog = _format_presets(kind, presets)
+        documented = _read_comments(kind)
+        groups = {}
+        for field in fields(kind):
+            if field.name not in documented:
+                raise TypeError(f"{kind.__name__}.{field.name} needs a comment behind it, on the same line: its help")
+            section, comment = documented[field.name]
+            if section not in groups:
+                groups[section] = self.add_argument_group(section)
+            _add_flag(groups[section], field, comment)
+
+    def parse(self, argv: list[str] | None = None) -> tuple[S, argparse.Namespace]:
+        """Return the settings, and the values of the arguments that are no settings.
+
+        An invalid command line ends the program with one line on standard error and exit status 2.
+
+        Args:
+            argv: the words of the command line; None: the program's own.
+        """
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.error(f"unknown argument {' '.join(unknown)}: {self._hint(unknown[0])}")
+        given = {}
+        for field in fields(self.kind):
+            value = vars(options).pop(field.name)
+            if value is not None:
+                given[field.name] = value
+        if self.presets:
+            given = self.presets[options.preset or self.choose_preset(given)] | given
+        try:  # flags have the right types already, but presets are edited by hand
+            settings = settings_from_dict(self.kind, given, Path(inspect.getfile(self.kind)).name)
+        except ValueError as error:
+            self.error(str(error))
+        problems = self.validate(settings)
+        if problems:
+            self.error("; ".join(problems))
+        return settings, options
+
+    def _hint(self, unknown: str) -> str:
+        if unknown.startswith("-"):
+            return f"{self.prog} --help lists the flags"
+        switches = sorted(field.name for field in fields(self.kind) if field.type is bool)
+        return f"switches take no value: --NAME or --no-NAME ({', '.join(switches)})"
+
+
+def parse_settings(
+    kind: type[S], argv: list[str] | None, program: str, description: str, validate: Callable[[S], list[str]]
+) -> S:
+    """Return the settings of a program that takes nothing else; the arguments are those of `SettingsParser`."""
+    return SettingsParser(kind, program, description, validate).parse(argv)[0]
+
+
+def format_flag(name: str, value: object) -> str:
+    """Return the one word that gives a setting this value on the command line."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={_format_value(value)}"
+
+
+def _read_comments(kind: type) -> dict[str, tuple[str, str]]:
+    """Return section and comment of every field, from the source of its class.
+
+    Comments are the documentation that a reader of the source sees; --help shows the same words, so that they are
+    written once. A comment on a line of its own begins a section.
+    """
+    documented = {}
+    for owner in reversed(kind.__mro__[:-1]):  # a subclass documents the fields that it changes anew
+        section = "settings"
+        for line in inspect.getsource(owner).splitlines():
+            if title := re.fullmatch(r"    # (.+)", line):
+                section = title[1]
+            elif field := re.fullmatch(r"    (\w+): .*?  # (.+)", line):
+                documented[field[1]] = (section, field[2])
+    return documented
+
+
+def _add_flag(group: argparse._ArgumentGroup, field: Field, comment: str) -> None:
+    """Add the flag of one field; its value is None where it is not given."""
+    flag = f"--{field.name}"
+    text = comment.replace("%", "%%")
+    if field.default not in ("", ()):  # of an empty default the comment says what it stands for
+        text += f" (default: {_format_value(field.default)})"
+    if field.type is bool:
+        group.add_argument(flag, action="store_true", default=None, help=text)
+        hidden = argparse.SUPPRESS
+        group.add_argument(f"--no-{field.name}", dest=field.name, action="store_false", default=None, help=hidden)
+    elif get_origin(field.type) is Literal:
+        group.add_argument(flag, choices=get_args(field.type), help=text)
+    elif get_origin(field.type) is tuple:
+        group.add_argument(flag, type=_parse_name_list, metavar="NAME,...", help=text)
+    else:
+        metavar = {int: "INT", float: "FLOAT", str: "TEXT"}[field.type]
+        group.add_argument(flag, type=field.type, metavar=metavar, help=text)
 
 
 def _parse_name_list(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _add_flag(parser: argparse.ArgumentParser, field, comment: str) -> None:
-    flag, comment = f"--{field.name}", comment.replace("%", "%%")
-    if field.type is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=comment)
-        return
-    kind = _parse_name_list if get_origin(field.type) is tuple else field.type
-    parser.add_argument(flag, type=kind, metavar=kind.__name__.strip("_").upper(), help=f"{comment} ({field.default})")
-
-
-def parse_settings(
-    kind: type[S],
-    argv: list[str] | None,
-    program: str,
-    description: str,
-    check: Callable[[S], list[str]],
-    presets: dict[str, dict] | None = None,
-    preset_of: Callable[[dict], str] | None = None,
-) -> S:
-    """Settings of a command line: the defaults, then the preset's, then whatever flags say.
-
-    A mistake ends the program with one line and exit status 2.
-
-    Args:
-        kind: a dataclass with a comment behind every field; booleans become --name and --no-name.
-        argv: the command line (None: the program's own); program, description: for --help.
-        check: the settings to everything wrong with them.
-        presets: name to the fields that it changes; without any there is no --preset.
-        preset_of: the flags given, to the preset that is meant without --preset.
-    """
-    parser = Parser(prog=program, description=description, allow_abbrev=False)
-    if presets:
-        parser.add_argument("--preset", help=", ".join(presets))
-    source = "".join(inspect.getsource(owner) for owner in kind.__mro__[:-1])
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
-    for field in fields(kind):
-        _add_flag(parser, field, comments[field.name])
-    known, unknown = parser.parse_known_args(argv)
-    if unknown:
-        switches = sorted(field.name for field in fields(kind) if field.type is bool)
-        hint = f"{program} --help lists the flags"
-        if not unknown[0].startswith("-"):
-            hint = f"switches take no value: --NAME or --no-NAME ({', '.join(switches)})"
-        parser.error(f"unknown argument {' '.join(unknown)}: {hint}")
-    given = {name: value for name, value in vars(known).items() if value is not None and name != "preset"}
-    if presets:
-        preset = known.preset or preset_of(given)
-        if preset not in presets:
-            parser.error(f"unknown preset {preset}: one of {', '.join(presets)}")
-        given = presets[preset] | given
-    try:
-        settings = settings_from_dict(kind, given, Path(inspect.getfile(kind)).name)
-    except ValueError as mistake:
-        parser.error(str(mistake))
-    problems = check(settings)
-    if problems:
-        parser.error("; ".join(problems))
-    return settings
-
-
-def format_flag(name: str, value: object) -> str:
-    """What gives a setting this value on the command line, as one word."""
+def _format_value(value: object) -> str:
+    """Return a value as it is written on the command line; switches as on and off."""
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name}={','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
+        return "on" if value else "off"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _format_presets(kind: type, presets: dict[str, dict]) -> str:
+    """Return a table of the settings that presets change, one column per preset."""
+    changed = [field for field in fields(kind) if any(field.name in changes for changes in presets.values())]
+    rows = [["", *presets]]
+    for field in changed:
+        values = [changes.get(field.name, field.default) for changes in presets.values()]
+        rows.append([field.name, *map(_format_value, values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n  ".join(["presets:", *lines])

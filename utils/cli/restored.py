@@ -1,69 +1,98 @@
-"""Command-line flags from a dataclass of settings, and how a user's mistake is reported."""
+"""Settings that no command line has parsed: from presets, checkpoints and logs, and how two of them differ."""
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar, get_origin
+from typing import Literal, TypeVar, get_args, get_origin
 
 S = TypeVar("S")
 
 
-def _type_problem(kind: type, value: object) -> str:
-    """What a setting takes, if a value is something else."""
-    if get_origin(kind) is tuple:
-        good = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
-        return "" if good else "a tuple of words"
-    if kind is float:
-        return "" if type(value) is float or type(value) is int and abs(value) < 2**63 else "a number"
-    return "" if type(value) is kind else {bool: "True or False", int: "a whole number", str: "a text in quotes"}[kind]
+def settings_from_dict(kind: type[S], values: dict, source: str | Path) -> S:
+    """Return the settings with these values, and the defaults of all others.
 
-
-def settings_from_dict(kind: type[S], values: dict, where: str | Path) -> S:
-    """Settings from values that no command line has parsed.
+    Args:
+        kind: the dataclass of settings.
+        values: values by name of the setting.
+        source: the file that they come from, for error messages.
 
     Raises:
-        ValueError: naming `where`, and what is no setting, or of another type than its setting.
+        ValueError: an unknown setting or a value of another type; names `source`.
     """
     types = {field.name: field.type for field in fields(kind)}
-    problems = [f"{name!r:.60} is no setting; --help lists them" for name in values if name not in types]
-    settings = None if problems else kind(**values)
-    for name, value in vars(settings).items() if settings else ():
-        if what := _type_problem(types[name], value):
-            problems.append(f"{name} is {value!r:.60}, {what} is expected")
+    problems = [f"unknown setting {name!r:.60}; --help lists them" for name in values if name not in types]
+    if not problems:
+        settings = kind(**values)
+        for name, value in vars(settings).items():
+            expected = _type_problem(types[name], value)
+            if expected:
+                problems.append(f"{name} is {value!r:.60}, expected {expected}")
     if problems:
-        raise ValueError(f"{where}: {'; '.join(problems)}")
+        raise ValueError(f"{source}: {'; '.join(problems)}")
     return settings
 
 
-def diff_settings(theirs: dict, ours: dict) -> list[str]:
-    """What differs between two `fingerprint`s, a phrase each."""
-    return [
-        f"{name} was {theirs.get(name)}, is now {ours.get(name)}"
-        for name in sorted(set(ours) | set(theirs))
-        if ours.get(name) != theirs.get(name)
-    ]
-
-
-def fingerprint(settings: object, free: set[str]) -> dict:
-    """The settings that a training state depends on: all but the `free` ones."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in free}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+def _type_problem(kind: type, value: object) -> str:
+    """Return what a field of this type expects if the value is something else, "" if it is right."""
+    if get_origin(kind) is Literal:
+        valid = value in get_args(kind)
+        expected = f"one of {', '.join(get_args(kind))}"
+    elif get_origin(kind) is tuple:
+        valid = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+        expected = "a tuple of strings"
+    elif kind is float:
+        valid = type(value) is float or type(value) is int and abs(value) < 2**63
+        expected = "a number"
+    else:
+        valid = type(value) is kind  # True is no int
+        expected = {bool: "True or False", int: "an integer", str: "a string"}[kind]
+    return "" if valid else expected
 
 
 def restore_settings(
-    kind: type[S], recorded: dict, where: str | Path, check: Callable[[S], list[str]] = lambda settings: []
+    kind: type[S], recorded: dict, source: str | Path, validate: Callable[[S], list[str]] = lambda settings: []
 ) -> S:
-    """The settings in what `fingerprint` or a log recorded; what else is in it is passed over.
+    """Return the settings that a checkpoint or a log recorded; entries that are no settings are ignored.
 
     Args:
-        where: the file that holds them; check: the settings to everything wrong with them.
+        kind: the dataclass of settings.
+        recorded: values by name, lists for tuples, as `fingerprint` returns them.
+        source: the file that holds them, for error messages.
+        validate: returns all problems of the settings, one phrase each.
 
     Raises:
-        ValueError: naming the file and what in it can't be a run's.
+        ValueError: a value of another type, or invalid settings; names `source`.
     """
-    known = {field.name: recorded[field.name] for field in fields(kind) if field.name in recorded}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    settings = settings_from_dict(kind, values, where)
-    if problems := check(settings):
-        raise ValueError(f"{where}: recorded settings that no run has: {'; '.join(problems)}; put back a copy")
+    values = {}
+    for field in fields(kind):
+        if field.name in recorded:
+            value = recorded[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    settings = settings_from_dict(kind, values, source)
+    problems = validate(settings)
+    if problems:
+        raise ValueError(f"{source}: invalid recorded settings: {'; '.join(problems)}; put back a copy")
     return settings
+
+
+def fingerprint(settings: object, ignored: set[str]) -> dict:
+    """Return the settings that a result depends on, by name, with lists for tuples as in JSON.
+
+    Args:
+        settings: a dataclass of settings.
+        ignored: the names of those that change no result.
+    """
+    kept = {}
+    for name, value in asdict(settings).items():
+        if name not in ignored:
+            kept[name] = list(value) if isinstance(value, tuple) else value
+    return kept
+
+
+def diff_settings(theirs: dict, ours: dict) -> list[str]:
+    """Return the differences between two fingerprints, one phrase each, by name."""
+    differences = []
+    for name in sorted(set(ours) | set(theirs)):
+        if ours.get(name) != theirs.get(name):
+            differences.append(f"{name} was {theirs.get(name)}, is now {ours.get(name)}")
+    return differences

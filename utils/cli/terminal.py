@@ -1,4 +1,4 @@
-"""Standard output and errors, which may be closed, have no room, or be read by nobody any more."""
+"""Standard output and errors that may be closed, full, or no longer read."""
 
 import io
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def make_output_safe() -> None:
-    """Let a stream that is closed lead to nothing, and "?" stand for letters that standard output can't write."""
+    """Send closed streams to the null device, and print "?" for characters that standard output can't encode."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
@@ -16,13 +16,13 @@ def make_output_safe() -> None:
 
 
 def silence_stdout() -> None:
-    """From now on standard output leads to nothing, what it still holds as well."""
-    with Path(os.devnull).open("wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    """Send standard output, and what it still buffers, to the null device."""
+    with Path(os.devnull).open("wb") as null_device:
+        os.dup2(null_device.fileno(), sys.stdout.fileno())
 
 
 def print_line(text: str) -> None:
-    """Print a line at once; where nobody reads it any more, or it has no room, go on without."""
+    """Print a line at once; ignore a closed or full standard output."""
     try:
         print(text, flush=True)
     except OSError:

@@ -54,7 +54,7 @@ class PretrainingRecord:
         return diff_settings(here, there)
 
 
-def ablation_rows(settings: Settings) -> list[SweepRun]:
+def ablation_runs(settings: Settings) -> list[SweepRun]:
     """The full run and one without each of PARTS, where the settings and the tables have it.
 
     A run without a part of the hypergraphs reads tables of its own, `{GNNModel}-no-{part}_item_embeddings.pt`; where

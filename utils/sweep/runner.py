@@ -1,261 +1,209 @@
-"""Many runs by one command: every combination of some values, or the paper's ablations.
+"""Several runs by one command: every combination of some values, or the paper's ablations.
 
     python train_HeLLM.py --preset best --sweep lr=1e-3,3e-3 dropout=0.2,0.3 [--sweep_shard 1/4]
     python train_HeLLM.py --preset tiny --sweep ablation
 
-Each run is what it would be alone, under a `target` that says what differs. The same command goes on where it ended:
-finished runs are passed over, the others go on from their states. A run that fails is listed, and the next one starts.
+Each run equals the same run alone, under a `target` that names what differs. Repeating the command resumes the sweep:
+finished runs are skipped, others resume from their checkpoints. A failed run is recorded, and the next one starts.
 """
 
-import contextlib
 import gc
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 
-from config_HeLLM import SWEEP, Settings, parse_args, run_fingerprint
+from config_HeLLM import Settings
 from preprocess.demo_data import ensure_demo_data
-from utils.cli.flags import Parser
-from utils.cli.restored import diff_settings, restore_settings
 from utils.cli.terminal import print_line
-from utils.data.input_files import input_checksums
-from utils.data.layout import require_files, required_files
-from utils.io.atomic import atomic_write
 from utils.io.disk_full import DiskFullError
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, read_metrics
-from utils.logs.run_log import FAILED, log_path
+from utils.logs.run_log import log_path
 from utils.planning import plan
-from utils.report.page import Table, table_to_markdown
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import RunInUseError
 from utils.runtime.memory import reset_peak_memory
 from utils.runtime.signals import restore_default_signals
-from utils.sweep.ablation import ablation_rows
-from utils.sweep.grid import ABLATION, FIELD_TYPES, SweepRun, grid_rows, parse_grid
+from utils.sweep.ablation import ablation_runs
+from utils.sweep.command import ABLATION, Command
+from utils.sweep.grid import SweepRun, grid_runs
+from utils.sweep.results import finished_record, record_failure, write_table
 from utils.training.build import build_meta_model, load_data
 
-
-def parse_sweep(argv: list[str] | None = None) -> "Sweep | None":
-    """The sweep that a command line, or else SWEEP, asks for; None where it is a single run.
-
-    A mistake ends the program with one line and exit status 2.
-    """
-    parser = Parser(prog="train_HeLLM.py", add_help=False, allow_abbrev=False)
-    parser.add_argument("--sweep", nargs="+", action="extend")
-    parser.add_argument("--sweep_shard")
-    given, rest = parser.parse_known_args(argv)
-    if not (given.sweep or SWEEP or given.sweep_shard):
-        return None
-    try:
-        if not (given.sweep or SWEEP):
-            raise ValueError("--sweep_shard without --sweep: there is nothing to divide")
-        shard = _parse_shard(given.sweep_shard or "1/1")
-        if given.sweep == [ABLATION]:
-            return Sweep(parse_args(rest), None, shard, ABLATION)
-        grid = parse_grid(given.sweep) if given.sweep else SWEEP
-        return Sweep(parse_args(rest), grid_rows(rest, grid), shard, "-".join(["sweep", *grid]))
-    except ValueError as mistake:
-        parser.error(str(mistake))
+OpenRun = Callable[[Settings, dict], AbstractContextManager]  # (settings, base_cache) to a run, locked and restored
+RunFn = Callable[[object], int]  # trains and tests an open run; returns its exit status
 
 
-def _parse_shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"--sweep_shard {text}: NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
-    return int(number), int(count)
+class RunFailedError(Exception):
+    """A run ended without results; the message says why."""
 
 
-def finished_record(settings: Settings) -> dict:
-    """The last record of a finished run, with its best validation as `val`; empty before that.
+def run_sweep(command: Command, open_run: OpenRun, run_fn: RunFn) -> int:
+    """Run this shard's unfinished runs and write the table of all runs; return the exit status.
+
+    Args:
+        command: the sweep, its shard, and the settings that all runs share.
+        open_run: opens a run; its cache lets the runs share the weights of a frozen base. Raises ValueError or OSError
+            for errors of the user, RunInUseError among them.
+        run_fn: trains and tests an open run, which has its `signals`.
 
     Raises:
-        ValueError: the metrics file can't be read, or is of other settings or data files.
-        FileNotFoundError: a data file is missing.
+        ValueError, OSError: whatever is wrong with any run, before the first one starts.
     """
-    path = log_path(settings, "metrics.jsonl")
-    epochs, last = read_metrics(path)
-    if last is None:
-        return {}
-    recorded = last.settings or {}
-    others = {name: value for name, value in recorded.items() if name not in FIELD_TYPES}  # of another version
-    differ = diff_settings(
-        others | run_fingerprint(restore_settings(Settings, recorded, path)), run_fingerprint(settings)
-    )
-    if files := last.files:
-        names = required_files(settings.dataset, settings.GNNModel)
-        folder = require_files(settings.data_dir, settings.dataset, names)
-        differ += diff_settings(files, input_checksums(map(folder.joinpath, names)))
-    if differ:
-        raise ValueError(
-            f"{path}: finished under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
-        )
-    best = [record.val for record in epochs if record.epoch == last.best_epoch]
-    if not best:
-        raise ValueError(f"{path}: no record of the best epoch, {last.best_epoch}; remove it, and it runs again")
-    return {"val": best[0]} | last.to_json()
+    base = command.settings
+    if command.sweep == ABLATION:
+        name = ABLATION
+        ensure_demo_data(base)
+        runs = ablation_runs(base)
+    else:
+        name = "-".join(["sweep", *command.sweep])
+        runs = grid_runs(command)
+        ensure_demo_data(base)
+    selected = shard_runs(runs, command.shard)
+    if base.plan:
+        for settings in selected:
+            print(settings.target)
+            plan.print_plan(settings)
+        return 0
+    validate_all(runs)
+    sweep = Sweep(open_run, run_fn)
+    status = sweep.run(selected)
+    if status is not None:
+        return status
+    write_table(base, name, runs, sweep.running_elsewhere)
+    return 1 if sweep.failed else 0
 
 
-def validate_all(rows: list[SweepRun]) -> None:
-    """Look at all runs before the first starts.
+def shard_runs(runs: list[SweepRun], shard: tuple[int, int]) -> list[Settings]:
+    """Return the settings of every N-th run, from the I-th, for shard (I, N).
+
+    Runs that are left out count, so that each shard keeps its runs when they become possible.
+    """
+    number, count = shard
+    return [run.settings for run in runs[number - 1 :: count] if run.settings]
+
+
+def validate_all(runs: list[SweepRun]) -> None:
+    """Check that every unfinished run has valid files and settings.
 
     Raises:
-        ValueError: everything that is wrong with them.
+        ValueError: all problems of all runs, or several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("--sweep: runs in one process; without torchrun, --sweep_shard gives each machine its part")
+        raise ValueError(
+            "--sweep: runs in one process; start it without torchrun, on several machines by --sweep_shard"
+        )
     problems = {}
-    for settings in (row.settings for row in rows if row.settings):
+    for run in runs:
+        settings = run.settings
+        if settings is None:
+            continue
         try:
             if not finished_record(settings):
-                build_meta_model(settings, load_data(settings)[1], resolve_device(settings.device))
-        except (ValueError, OSError) as mistake:
-            problems.setdefault(str(mistake), settings.target)
+                tables = load_data(settings)[1]
+                build_meta_model(settings, tables, resolve_device(settings.device))
+        except (ValueError, OSError) as error:
+            problems.setdefault(str(error), settings.target)  # once for all runs that share it
     if problems:
         raise ValueError("; ".join(f"{target}: {problem}" for problem, target in problems.items()))
 
 
 class Sweep:
-    """The runs of one command.
+    """Run configurations one after the other.
 
     Args:
-        base: the settings without what is swept; its target is the beginning of all others.
-        rows: the runs; None: the paper's ablations, which depend on files.
-        shard: which part of the runs is this program's, number and count.
-        kind: ABLATION, or what tells the grid's table from those of others of the same target.
+        open_run: opens a run, see `run_sweep`.
+        run_fn: trains and tests it.
     """
 
-    def __init__(self, base: Settings, rows: list[SweepRun] | None, shard: tuple[int, int], kind: str) -> None:
-        self.base, self.rows, self.shard, self.kind = base, rows, shard, kind
-        self.failed = False  # whether one of this program's part has
-        self.elsewhere: set[str] = set()  # targets that other processes run
+    def __init__(self, open_run: OpenRun, run_fn: RunFn) -> None:
+        self.open_run = open_run
+        self.run_fn = run_fn
+        self.base_cache: dict = {}
+        self.failed = False  # whether any run failed
+        self.running_elsewhere: set[str] = set()  # targets that other processes run
 
-    @property
-    def own(self) -> list[Settings]:
-        """This program's part of the runs; rows without a run count, so that it stays when they get one."""
-        number, count = self.shard
-        return [row.settings for row in self.rows[number - 1 :: count] if row.settings]
+    def run(self, selected: list[Settings]) -> int | None:
+        """Run those that are not finished; return the exit status if the sweep ends early."""
+        for number, settings in enumerate(selected, 1):
+            progress = f"run {number} of {len(selected)}"
+            if finished_record(settings):
+                print_line(f"{settings.target}: finished before, {progress}")
+                continue
+            print_line(f"{settings.target}: {progress}")
+            try:
+                signal_status = self._run_one(settings)
+            except DiskFullError as error:  # the next run would have no room either
+                print(f"error: {error}; make room and repeat the command to resume", file=sys.stderr)
+                return 1
+            if signal_status:
+                print_line(f"sweep stopped at {settings.target}; repeat the command to resume")
+                return signal_status
+        return None
 
-    def run(self, prepare: Callable, carry_out: Callable) -> int:
-        """Run this program's part of the runs that are not finished, and show all; returns the exit status.
+    def _run_one(self, settings: Settings) -> int:
+        """Run one configuration; record a failure, or skip it if another process runs it.
 
-        Args:
-            prepare: (settings, shared) to a trainer; carry_out: trainer to exit status. As in train_HeLLM.
+        Returns:
+            128 + the number of the signal that stopped it, else 0.
 
         Raises:
-            ValueError, OSError: a mistake, before the first run.
+            DiskFullError: the disk is full.
         """
-        ensure_demo_data(self.base)
-        if self.rows is None:
-            self.rows = ablation_rows(self.base)
-        if self.base.plan:
-            for one in self.own:
-                print(one.target)
-                plan.print_plan(one)
-            return 0
-        validate_all(self.rows)
-        own, shared = self.own, {}
-        for place, one in enumerate(own, 1):
-            if finished_record(one):
-                print_line(f"{one.target}: finished before, run {place} of {len(own)}")
-                continue
-            print_line(f"{one.target}: run {place} of {len(own)}")
-            try:
-                status = self._run_one(one, prepare, carry_out, shared)
-            except DiskFullError as full:  # nor would the next one have room
-                print(f"error: {full}; make room, and the same command goes on", file=sys.stderr)
-                return 1
-            if status:
-                print_line(f"the sweep ends at {one.target}; the same command goes on")
-                return status
-        self._show()
-        return 1 if self.failed else 0
-
-    def _run_one(self, settings: Settings, prepare: Callable, carry_out: Callable, shared: dict) -> int:
-        """One run, noted if it fails or another process has it; returns the exit status of a signal, 0 without."""
-        begun = False
-        restore_default_signals()  # until the trainer listens
+        restore_default_signals()  # until the run installs its handlers
         reset_peak_memory()
+        signal_status = 0
+        failure = ""
         try:
-            trainer = prepare(settings, shared)
-            with trainer.states.begun(resume=True) as trainer.progress:
-                begun = True
-                status = carry_out(trainer) or trainer.signals.number and 128 + trainer.signals.number
-            if 0 < status < 128:
-                self._fail(settings, log_path(settings, "log.txt").read_text().splitlines()[-1])
+            signal_status = self._train_and_test(settings)
         except DiskFullError:
             raise
-        except RunInUseError as held:  # by another shard, mostly
-            print_line(f"{settings.target} running elsewhere: {held}")
-            self.elsewhere.add(settings.target)
-            status = 0
-        except Exception as error:  # of this run alone: the next one may do better
-            what = str(error)
-            if begun or not isinstance(error, (ValueError, OSError)):  # no mistake of the user's
-                traceback.print_exc()
-                what = f"{type(error).__name__}: {error}"
-            print_line(f"{settings.target} failed: {what}")
-            self._fail(settings, what)
-            status = 1
+        except RunInUseError as error:  # mostly another shard
+            print_line(f"{settings.target} running elsewhere: {error}")
+            self.running_elsewhere.add(settings.target)
+        except RunFailedError as error:
+            failure = str(error)
+        except Exception as error:  # a bug, or too little memory: the next run may do better
+            traceback.print_exc()
+            failure = f"{type(error).__name__}: {error}"
         finally:
             restore_default_signals()
-            trainer = None  # lets go of its memory
-            gc.collect()
-            torch.cuda.empty_cache()
-            if settings.compile:
-                torch.compiler.reset()  # it stops compiling after so many models
-        return status if status > 128 else 0
+            _free_memory(settings)
+        if failure:
+            self.failed = True
+            record_failure(settings, failure)
+        return signal_status
 
-    def _fail(self, settings: Settings, what: str) -> None:
-        """Keep why a run has failed beside its log, where the tables of all shards find it."""
-        self.failed, path = True, log_path(settings, FAILED)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(" ".join(what.split()) + "\n", encoding="utf-8")
+    def _train_and_test(self, settings: Settings) -> int:
+        """Open, train and test one run.
 
-    def _failures(self) -> dict[str, str]:
-        """Target to error of the runs of all shards that have failed."""
-        failures = {}
-        for settings in (row.settings for row in self.rows if row.settings):
-            with contextlib.suppress(FileNotFoundError):
-                failures[settings.target] = log_path(settings, FAILED).read_text(encoding="utf-8").strip()
-        return failures
+        Returns:
+            128 + the number of the signal that stopped it, else 0.
 
-    def _table(self, failures: dict[str, str]) -> Table:
-        """All runs: of a grid the best by validation first, of the ablations in the paper's form."""
-        found = [(row, finished_record(row.settings) if row.settings else {}) for row in self.rows]
-        ablation = self.kind == ABLATION
-        header = [f"{self.base.dataset}, test"] if ablation else ["run", "best epoch", f"validation {SELECTION_METRIC}"]
-        header += HEADLINE_METRICS if ablation else [f"test {name}" for name in HEADLINE_METRICS]
-        if not ablation:
-            found.sort(key=lambda pair: -pair[1]["val"][SELECTION_METRIC] if pair[1] else 1)
-        lines = []
-        for row, record in found:
-            if not record:
-                lines.append([f"{row.title} ({self._state(row, failures)})", *[""] * (len(header) - 1)])
-                continue
-            cells = [] if ablation else [str(record["best_epoch"]), f"{record['val'][SELECTION_METRIC]:.4f}"]
-            lines.append([row.title, *cells, *(f"{record['test'][name]:.4f}" for name in HEADLINE_METRICS)])
-        return Table("", header, lines)
+        Raises:
+            RunInUseError: another process runs it.
+            RunFailedError: an error of the user, or a run that ended by itself without results.
+        """
+        with ExitStack() as stack:
+            try:
+                run = stack.enter_context(self.open_run(settings, self.base_cache))
+            except (RunInUseError, DiskFullError):
+                raise
+            except (ValueError, OSError) as error:
+                raise RunFailedError(str(error)) from error
+            status = self.run_fn(run)
+            if status == 0 and run.signals.number:  # it came after the last step and stops the sweep alone
+                status = 128 + run.signals.number
+            if 0 < status < 128:
+                raise RunFailedError(log_path(settings, "log.txt").read_text(encoding="utf-8").splitlines()[-1])
+            return status
 
-    def _state(self, row: SweepRun, failures: dict[str, str]) -> str:
-        """Why a row has no figures, in a few words."""
-        if row.why:
-            return row.why
-        if row.settings.target in self.elsewhere:
-            return "running elsewhere"
-        return "failed" if row.settings.target in failures else "not finished"
 
-    def _show(self) -> None:
-        """Print the table, and what is wrong with the runs that are not in it, and write them beside the logs."""
-        failures = self._failures()
-        notes = [f"{target} failed: {error}" for target, error in failures.items()]
-        notes += [f"{row.title}: {row.remedy}" for row in self.rows if row.remedy]
-        text = "\n* ".join([table_to_markdown(self._table(failures)), *notes])
-        path = log_path(self.base, f"{self.kind}.md")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(text + "\n" * bool(notes), encoding="utf-8")
-        print_line(f"{text}\nwritten: {path}")
+def _free_memory(settings: Settings) -> None:
+    """Release what a run leaves: the model, cached GPU memory and compiled code."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    if settings.compile:
+        torch.compiler.reset()  # torch compiles no more than a few models per process

@@ -1,0 +1,116 @@
+"""Results of the runs of a sweep: finished records, failures and the table of both."""
+
+import contextlib
+from dataclasses import replace
+
+from config_HeLLM import Settings, run_fingerprint
+from utils.cli.restored import diff_settings, restore_settings
+from utils.cli.terminal import print_line
+from utils.data.input_files import input_checksums
+from utils.data.layout import require_files, required_files
+from utils.io.atomic import atomic_write
+from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, FinalRecord, read_metrics
+from utils.logs.run_log import FAILED, log_path
+from utils.report.page import Table, table_to_markdown
+from utils.sweep.command import ABLATION, FIELD_TYPES
+from utils.sweep.grid import SweepRun
+
+
+def finished_record(settings: Settings) -> FinalRecord | None:
+    """Return the test record of a finished run, with the metrics of its best epoch as `val`; None before the test.
+
+    Raises:
+        ValueError: an unreadable metrics file, or one of other settings or data files.
+        FileNotFoundError: a data file is missing.
+    """
+    path = log_path(settings, "metrics.jsonl")
+    epochs, final = read_metrics(path)
+    if final is None:
+        return None
+    recorded = final.settings or {}
+    of_other_versions = {name: value for name, value in recorded.items() if name not in FIELD_TYPES}
+    finished_with = of_other_versions | run_fingerprint(restore_settings(Settings, recorded, path))
+    differences = diff_settings(finished_with, run_fingerprint(settings))
+    if final.files:  # earlier versions did not record them
+        names = required_files(settings.dataset, settings.GNNModel)
+        folder = require_files(settings.data_dir, settings.dataset, names)
+        differences += diff_settings(final.files, input_checksums(map(folder.joinpath, names)))
+    if differences:
+        found = f"finished under other settings or data: {'; '.join(differences)}"
+        raise ValueError(f"{path}: {found}; use the same ones or another --target")
+    for record in epochs:
+        if record.epoch == final.best_epoch:
+            return replace(final, val=final.val or record.val)
+    raise ValueError(f"{path}: no record of the best epoch, {final.best_epoch}; remove the file to run it again")
+
+
+def record_failure(settings: Settings, reason: str) -> None:
+    """Print why a run failed, and write it beside the run's log, where the tables of all shards find it."""
+    print_line(f"{settings.target} failed: {reason}")
+    path = log_path(settings, FAILED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(" ".join(reason.split()) + "\n", encoding="utf-8")
+
+
+def recorded_failures(runs: list[SweepRun]) -> dict[str, str]:
+    """Return the reasons of failed runs, of all shards, by target."""
+    failures = {}
+    for run in runs:
+        if run.settings:
+            with contextlib.suppress(FileNotFoundError):
+                failures[run.settings.target] = log_path(run.settings, FAILED).read_text(encoding="utf-8").strip()
+    return failures
+
+
+def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhere: set[str]) -> None:
+    """Print the results of all runs as Markdown, and write them to `{target}_{name}.md` beside the logs.
+
+    Args:
+        base: the settings that all runs share.
+        name: of the sweep, so that each of several sweeps of one target has its table.
+        runs: the runs of all shards.
+        running_elsewhere: targets that other processes run now.
+    """
+    failures = recorded_failures(runs)
+    results = [(run, finished_record(run.settings) if run.settings else None) for run in runs]
+    if name == ABLATION:
+        header = [f"{base.dataset}, test", *HEADLINE_METRICS]
+    else:
+        header = ["run", "best epoch", f"validation {SELECTION_METRIC}", *(f"test {name}" for name in HEADLINE_METRICS)]
+        results.sort(key=_selection_order)
+    rows = []
+    for run, record in results:
+        if record is None:
+            empty = [""] * (len(header) - 1)
+            rows.append([f"{run.title} ({_status(run, failures, running_elsewhere)})", *empty])
+            continue
+        cells = [f"{record.test[name]:.4f}" for name in HEADLINE_METRICS]
+        if name != ABLATION:
+            cells = [str(record.best_epoch), f"{record.val[SELECTION_METRIC]:.4f}", *cells]
+        rows.append([run.title, *cells])
+    notes = [f"{target} failed: {reason}" for target, reason in failures.items()]
+    notes += [f"{run.title}: {run.remedy}" for run in runs if run.remedy]
+    text = table_to_markdown(Table("", header, rows))
+    if notes:
+        text = "\n* ".join([text, *notes]) + "\n"
+    path = log_path(base, f"{name}.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print_line(f"{text}written: {path}")
+
+
+def _selection_order(result: tuple[SweepRun, FinalRecord | None]) -> float:
+    """Return the sort key that puts the best validation first and unfinished runs last."""
+    record = result[1]
+    return -record.val[SELECTION_METRIC] if record else 1.0
+
+
+def _status(run: SweepRun, failures: dict[str, str], running_elsewhere: set[str]) -> str:
+    """Return in a few words why a run has no results."""
+    if run.left_out:
+        return run.left_out
+    if run.settings.target in running_elsewhere:
+        return "running elsewhere"
+    return "failed" if run.settings.target in failures else "not finished"
