@@ -33,8 +33,9 @@ from utils.runtime.signals import SignalFlag, StopTraining
 from utils.training.checkpoints import CheckpointManager, Progress, run_folder
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
-IGNORED_ON_RESUME = {"data_dir", "device", "output_dir", "logging_dir", "save_every_minutes", "resume", "overwrite"}
-IGNORED_ON_RESUME |= {"tables"}  # where they go, not what they hold
+# Settings that a resumed pre-training may change: paths, devices and how often it saves
+PRETRAIN_IGNORED_ON_RESUME = {"data_dir", "device", "output_dir", "logging_dir", "tables"}
+PRETRAIN_IGNORED_ON_RESUME |= {"save_every_minutes", "resume", "overwrite"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,7 @@ def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:
         positive=("lr",),
         at_least_0=("patience", "save_every_minutes"),
     )
-    return (
-        problems
-        + check_ranges(settings, seed=SEED_RANGE)
-        + check_names(settings, "dataset", "target")
-    )
+    return problems + check_ranges(settings, seed=SEED_RANGE) + check_names(settings, "dataset", "target")
 
 
 class PretrainProgram(Protocol):
@@ -117,7 +114,7 @@ class PretrainTrainer:
         self.folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
         logs = log_folder(settings.logging_dir, settings.dataset, name)
         self.log = RunLog(logs, settings.target, f"{name}/{settings.dataset}")
-        self.fingerprint = fingerprint(settings, IGNORED_ON_RESUME) | input_checksums(files)
+        self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | input_checksums(files)
         self.states = CheckpointManager(self.folder, self.best, self.tensors, optimizer, self.fingerprint, self.log)
         self.progress, self.signals, self.saved_at = Progress(), SignalFlag(), time.monotonic()
 
@@ -271,7 +268,7 @@ class PretrainTrainer:
         record = FinalRecord(
             best_epoch=self.progress.best_epoch,
             users=users,
-            settings=fingerprint(self.settings, IGNORED_ON_RESUME),
+            settings=fingerprint(self.settings, PRETRAIN_IGNORED_ON_RESUME),
             peak_memory_bytes=peak_memory(next(self.model.parameters()).device),
             **test,
         )

@@ -11,7 +11,7 @@ import numpy as np
 from preprocess.pretrain_graph import GraphSettings, GraphTraining
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from preprocess.pretraining.hypergraph import find_features
-from preprocess.pretraining.trainer import IGNORED_ON_RESUME
+from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.restored import fingerprint
 from utils.data.layout import dataset_folder, require_files
 from utils.io.atomic import atomic_write
@@ -40,7 +40,7 @@ def ablation(argv: list[str]) -> None:
     """
     settings = parse_graph_args(argv)
     path = log_folder(settings.logging_dir, settings.dataset, "MMHCL") / "ablation.json"
-    recorded_settings = fingerprint(settings, IGNORED_ON_RESUME)
+    recorded_settings = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME)
     earlier = json.loads(path.read_text()) if path.is_file() else {}
     runs = earlier.get("runs", {}) if earlier.get("settings") == recorded_settings else {}
     for seed in range(settings.seed, settings.seed + SEEDS):

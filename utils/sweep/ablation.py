@@ -8,7 +8,7 @@ from config_HeLLM import Settings
 from preprocess.pretrain_graph import GraphSettings, table_names
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from preprocess.pretraining.hypergraph import find_features
-from preprocess.pretraining.trainer import IGNORED_ON_RESUME
+from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.flags import format_flag
 from utils.cli.restored import diff_settings, fingerprint, restore_settings
 from utils.data.layout import dataset_folder
@@ -48,7 +48,7 @@ class PretrainingRecord:
         """What would have to be otherwise, a phrase each, as far as both are known."""
         if not (self.known and wanted.known):
             return []
-        here, there = (fingerprint(one.settings, IGNORED_ON_RESUME | {"features"}) for one in (self, wanted))
+        here, there = (fingerprint(one.settings, PRETRAIN_IGNORED_ON_RESUME | {"features"}) for one in (self, wanted))
         if self.files and wanted.files:
             here, there = here | self.files, there | wanted.files
         return diff_settings(here, there)
