@@ -31,7 +31,7 @@ from llama.parallel import (
 )
 from preprocess.demo_data import ensure_demo_data
 from utils.cli.errors import report_user_error
-from utils.data.batches import split_microbatches, training_batches
+from utils.data.batches import collate, split_microbatches, training_batches
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions
 from utils.data.layout import required_files
@@ -50,7 +50,6 @@ from utils.runtime.distributed import (
     is_distributed,
     is_main,
     resolve_device,
-    to_device,
 )
 from utils.runtime.memory import explain_out_of_memory, is_out_of_memory, peak_memory
 from utils.runtime.seed import make_deterministic, seed_at, seed_everything
@@ -74,7 +73,7 @@ class Trainer:
     def __init__(self, settings: Settings, model: HeLLM, data: Interactions, log: RunLog, folder: Path) -> None:
         self.settings, self.model, self.data, self.log, self.folder = settings, model, data, log, folder
         self.device = model.score.weight.device
-        self.train_samples, self.progress = data.training(settings.objective), Progress()
+        self.train_samples, self.progress = data.training_samples(settings.objective), Progress()
         self.constant = prompt_positions_per_row(settings.objective, settings.prompt)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -188,8 +187,7 @@ class Trainer:
         idle = dp_rank() >= len(rows)  # then any row, counted for nothing, gives the gradients that others have
         own = rows[:1] if idle else rows[dp_rank() :: dp_size()]
         for part in split_microbatches(own, self.train_samples.length, s.batch_size, s.tokens_per_batch, self.constant):
-            batch = self.data.batch(self.train_samples, part)
-            batch = (t if t is None else to_device(t, self.device) for t in batch)
+            batch = collate(self.data, self.train_samples, part, self.model.padding).to(self.device)
             n_targets = self.train_samples.n_targets(part)
             loss = self.model.loss(*batch, n_targets) * (0 if idle else n_targets / targets)
             loss.backward()
@@ -204,17 +202,17 @@ class Trainer:
         self.optimizer.zero_grad()
         return total
 
-    def rank(self, samples, title: str) -> Ranking:
+    def rank(self, samples) -> Ranking:
         """Rank the samples' targets, every replica its share of them."""
-        size = self.settings.eval_batch_size
+        model, size = self.model.eval(), self.settings.eval_batch_size
         return evaluate_ranking(
-            self.model.eval(), self.data, samples, size, self.device, title, self.check_signals, distributed=True
+            model, self.data, samples, size, self.device, model.padding, self.check_signals, distributed=True
         )
 
     def validate_epoch(self) -> None:
         """Rank all validation targets, record the epoch, keep the adapter when it is the best so far."""
         progress, samples = self.progress, self.data.validation()
-        ranking = self.rank(samples, "validation")
+        ranking = self.rank(samples)
         result = ranking_metrics(ranking.seen_kept)
         record = EpochRecord(
             epoch=progress.epoch,
@@ -240,7 +238,7 @@ class Trainer:
         """Test the adapter that validated best, once, and log every figure."""
         progress, samples = self.progress, self.data.test()
         load_adapter(self.model, self.best_adapter)
-        ranking = self.rank(samples, "test")
+        ranking = self.rank(samples)
         popularity = rank_by_popularity(self.data, samples)
         record = FinalRecord(
             best_epoch=progress.best_epoch,

@@ -65,7 +65,7 @@ def describe_interactions(data: Interactions, dataset: str) -> str:
     if dataset in PUBLISHED_COUNTS:
         summary += ", the published counts" if counts == PUBLISHED_COUNTS[dataset] else ", not the published counts"
     is_rising = np.diff(data.items) > 0
-    is_rising[data.begin[1:] - 1] = True  # from one user to the next
+    is_rising[data.start[1:] - 1] = True  # from one user to the next
     if is_rising.all():
         summary += "; every user's items are in order of id, so the order of time is lost"
     return summary
@@ -104,8 +104,7 @@ def describe_splits(folder: Path, data: Interactions) -> str:
     splits = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in SPLITS]
     for user in range(data.n_users):
         sequence = [item for split in splits for item in split[str(user)]]
-        begin = data.begin[user]
-        if sequence != data.items[begin : begin + data.count[user]].tolist():
+        if sequence != data.kept_items(user).tolist():
             raise ValueError(f"{folder}: user {user} differs from {data.path}; make both from the raw files")
     return f"{data.n_users:,} users, as in {data.path.name}"
 

@@ -174,7 +174,7 @@ class GraphTraining:
     @torch.no_grad()
     def rank(self, samples: Samples) -> dict[str, float]:
         """Metrics of a split, training items taken out of the ranking."""
-        out, targets = self.model(), self.data.items[samples.begin + samples.length]
+        out, targets = self.model(), self.data.targets(samples)
         return ranking_metrics(rank_by_product(out.users, out.items, self.R, samples.user, targets))
 
     def train(self) -> None:

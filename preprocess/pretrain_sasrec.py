@@ -20,7 +20,7 @@ from preprocess.pretraining.trainer import (
 )
 from utils.cli.flags import parse_settings
 from utils.cli.validation import MAX_COUNT, MAX_LAYERS, check_numbers, check_ranges
-from utils.data.batches import training_batches
+from utils.data.batches import collate, training_batches
 from utils.data.interactions import Samples, require_trainable
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking
@@ -66,29 +66,24 @@ class SequenceTraining:
         self.settings, self.device = settings, device
         self.data = data = open_training_data(settings, settings.max_len, [EMBEDDING_FILE])
         require_trainable(data)
-        users = np.flatnonzero(data.count > 3)
-        # Everything before the held-out items in one sample, the last of it as the last target.
-        self.samples = Samples(users, data.begin[users], data.count[users] - 3)
+        self.samples = data.user_samples()
         self.model = SASRec(data.n_items, settings).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
         self.fit = PretrainTrainer(settings, "SASRec", self.model, self.optimizer, CHOOSE_BY, [data.path])
-        self.steps = max(len(users) // settings.batch_size, 1)  # an epoch
+        self.steps = max(len(self.samples) // settings.batch_size, 1)  # an epoch
         self.batches: tuple[int, list[np.ndarray]] = (-1, [])  # epoch, rows of its batches
 
     def step(self, epoch: int, number: int) -> float:
         """One optimiser step; returns its loss in nats."""
-        s, data = self.settings, self.data
+        s = self.settings
         if self.batches[0] != epoch:
             self.batches = epoch, training_batches(self.samples.length, s.batch_size, s.seed, epoch)
         rows = self.batches[1][number]
-        begin, length = self.samples.begin[rows, None], self.samples.length[rows]
-        place = begin + np.minimum(np.arange(length.max()), length[:, None] - 1)
-        batch = data.items[place], data.items[place + 1], length
-        loss = self.model.loss(*(torch.from_numpy(x).to(self.device) for x in batch))
+        loss = self.model.loss(*collate(self.data, self.samples, rows, padding="right").to(self.device))
         return self.fit.descend(loss, self.samples.user[rows])
 
     def rank(self, samples: Samples) -> Ranking:
-        return evaluate_ranking(self.model, self.data, samples, EVAL_BATCH, self.device)
+        return evaluate_ranking(self.model, self.data, samples, EVAL_BATCH, self.device, padding="right")
 
     def train(self) -> None:
         """Train, choose by validation, test, write the table."""

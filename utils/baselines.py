@@ -141,7 +141,7 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
     if made_by.max_len < settings.max_len:
         raise ValueError(f"{path}: trained with --max_len {made_by.max_len}, which is the most it can score")
     model.load_state_dict(weights)
-    return partial(evaluate_ranking, model, data, batch_size=BATCH)
+    return partial(evaluate_ranking, model, data, batch_size=BATCH, padding="right")
 
 
 def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
@@ -161,14 +161,13 @@ def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
 
 
 def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Samples) -> Ranking:
-    started, n, samples = time.perf_counter(), len(samples), data.whole(samples)
-    within = np.arange(samples.length.sum()) - np.repeat(np.cumsum(samples.length) - samples.length, samples.length)
-    history = data.items[np.repeat(samples.begin, samples.length) + within]
+    started = time.perf_counter()
+    row, item = data.seen_items(samples)
     shape = (data.n_users, data.n_items)
-    seen = interaction_matrix(np.repeat(samples.user, samples.length), history, shape)
-    targets = data.items[samples.begin + samples.length]
+    seen = interaction_matrix(samples.user[row], item, shape)
+    targets = data.targets(samples)
     kept, removed = (rank_by_product(users, items, out, samples.user, targets) for out in (sp.csr_matrix(shape), seen))
-    return Ranking(kept, removed, 2 * n / (time.perf_counter() - started))
+    return Ranking(kept, removed, 2 * len(samples) / (time.perf_counter() - started))
 
 
 def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:

@@ -56,34 +56,44 @@ class SASRec(nn.Module):
         with torch.no_grad():
             self.item_embedding.weight[0] = 0
 
-    def hidden_states(self, items: Tensor, length: Tensor) -> Tensor:
-        """Of every position: items int64 (B, T), right-padded, length int64 (B,) to float (B, T, width).
+    def hidden_states(self, items: Tensor, mask: Tensor | None) -> Tensor:
+        """Encode every position.
 
-        Positions count from the end of the history, so that the newest item has the same one in all of them.
+        Positions are counted from the newest item, -1, back: it has the same embedding in all histories.
+
+        Args:
+            items: int64 (B, T), oldest first, padded on the right.
+            mask: bool (B, T), False at padding; None where no row is padded.
+
+        Returns:
+            (B, T, width).
         """
-        steps = items.shape[1]
-        place = torch.arange(steps, device=items.device) - length[:, None]  # -1 for the newest
-        x = self.enter(self.item_embedding(items + 1) * self.scale) + self.position_embedding[place.clamp(max=-1)]
-        causal = nn.Transformer.generate_square_subsequent_mask(steps, device=items.device)
+        length = items.shape[1]
+        n_items = length if mask is None else mask.sum(1, keepdim=True)
+        position = (torch.arange(length, device=items.device) - n_items).clamp(max=-1)  # padding: any
+        x = self.enter(self.item_embedding(items + 1) * self.scale) + self.position_embedding[position]
+        causal = nn.Transformer.generate_square_subsequent_mask(length, device=items.device)
         return self.leave(self.blocks(self.dropout(x), mask=causal, is_causal=True))
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Hidden states (…, width) to scores of all items (…, I)."""
+        """Map hidden states (…, width) to scores of all items (…, I)."""
         return hidden @ self.item_embedding.weight[1:].T
 
-    def loss(self, items: Tensor, targets: Tensor, length: Tensor) -> Tensor:
-        """Mean cross-entropy in nats over the real positions, the only ones that are scored.
+    def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats over the real positions, the only ones that are scored.
 
-        All int64: items and targets (B, T), right-padded, and length (B,).
+        Args:
+            items: as in `hidden_states`.
+            mask: as in `hidden_states`.
+            targets: int64 (B, T), the item that follows each position.
         """
-        real = torch.arange(items.shape[1], device=items.device) < length[:, None]
-        hidden = self.hidden_states(items, length)[real]
-        return linear_cross_entropy(hidden, self.item_embedding.weight[1:], targets[real])
+        hidden = self.hidden_states(items, mask)
+        if mask is None:
+            mask = torch.ones_like(items, dtype=torch.bool)
+        return linear_cross_entropy(hidden[mask], self.item_embedding.weight[1:], targets[mask])
 
     def forward(self, items: Tensor, mask: Tensor | None) -> Tensor:
-        """Scores of what follows: items int64 (B, T), left-padded, mask bool (B, T) or None, to (B, I)."""
-        n, steps = items.shape
-        length = torch.full((n,), steps, device=items.device) if mask is None else mask.sum(1)
-        turned = (torch.arange(steps, device=items.device) - length[:, None]) % steps
-        hidden = self.hidden_states(items.gather(1, turned), length)
-        return self.scores(hidden[torch.arange(n, device=items.device), length - 1])
+        """Score every item as the next one of each history: (B, I). Arguments as in `hidden_states`."""
+        hidden = self.hidden_states(items, mask)
+        newest = items.shape[1] - 1 if mask is None else mask.sum(1) - 1
+        return self.scores(hidden[torch.arange(len(items), device=items.device), newest])

@@ -44,11 +44,11 @@ def last_record(place, folder, name):
 
 
 def kept(data, user):
-    return data.items[data.begin[user] : data.begin[user] + data.count[user]]
+    return data.kept_items(user)
 
 
 def whole(data, user):
-    return data.items[data.first[user] : data.begin[user] + data.count[user]]
+    return data.items[data.full_start[user] : data.start[user] + data.n_kept[user]]
 
 
 def cosines_by_hand(data):
@@ -62,7 +62,7 @@ def cosines_by_hand(data):
 
 
 def test_cosines_and_nearest_items(data):
-    assert (data.first < data.begin).any()  # some have more than is read
+    assert (data.full_start < data.start).any()  # some have more than is read
     expected, found = cosines_by_hand(data), item_cosine_similarity(data)
     assert found.toarray() == pytest.approx(expected, abs=1e-6)
     few = keep_top_k(found, 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.small_data import N_ITEMS, sequences, write_dataset
-from utils.data.batches import scoring_batches, training_batches
+from utils.data.batches import collate, scoring_batches, training_batches
 from utils.data.embeddings import load_item_embeddings
 from utils.data.interactions import Interactions
 from utils.data.layout import require_files, required_files
@@ -21,14 +21,20 @@ def write(tmp_path, text):
 
 
 def history(data, samples, row):
-    begin, length = samples.begin[row], samples.length[row]
-    return data.items[begin : begin + length].tolist(), int(data.items[begin + length])
+    start, length = samples.start[row], samples.length[row]
+    return data.items[start : start + length].tolist(), int(data.targets(samples)[row])
+
+
+def seen(data, samples):
+    """Return the items that each sample's user has seen, one list per sample."""
+    row, item = data.seen_items(samples)
+    return [item[row == number].tolist() for number in range(len(samples))]
 
 
 def test_split_of_two_users(tmp_path):
     data = Interactions(write(tmp_path, "0 4 1 2 3 0\n1 2 4\n"), max_len=50)
     assert (data.n_users, data.n_items, data.n_interactions) == (2, 5, 7)
-    train, validation, test = data.train(), data.validation(), data.test()
+    train, validation, test = data.prefix_samples(), data.validation(), data.test()
     assert [history(data, train, row) for row in range(len(train))] == [([4], 1), ([4, 1], 2)]
     assert [history(data, validation, row) for row in range(len(validation))] == [([4, 1, 2], 3)]
     assert [history(data, test, row) for row in range(len(test))] == [([4, 1, 2, 3], 0), ([2], 4)]
@@ -38,30 +44,47 @@ def test_split_of_two_users(tmp_path):
 def test_last_items_are_kept_before_the_split(tmp_path):
     data = Interactions(write(tmp_path, "0 " + " ".join(map(str, range(20))) + "\n"), max_len=6)
     assert history(data, data.test(), 0) == ([14, 15, 16, 17, 18], 19)
-    assert len(data.train()) == 3
+    assert len(data.prefix_samples()) == 3
     assert data.n_items == 20
 
 
 def test_what_is_counted_is_not_cut_to_what_is_read(tmp_path):
     data = Interactions(write(tmp_path, "0 0 1 2 1 3 4 5 6\n1 2 4 3\n"), max_len=4)
-    assert data.count.tolist() == [4, 3]
+    assert data.n_kept.tolist() == [4, 3]
     assert history(data, data.test(), 0) == ([3, 4, 5], 6)
-    assert [history(data, data.train(), row) for row in range(len(data.train()))] == [([3], 4)]
+    assert [history(data, data.prefix_samples(), row) for row in range(len(data.prefix_samples()))] == [([3], 4)]
     users, items = data.training_pairs()
     assert list(zip(users.tolist(), items.tolist(), strict=True)) == [*((0, i) for i in (0, 1, 2, 1, 3, 4)), (1, 2)]
     assert data.popularity().tolist() == [1, 2, 2, 1, 1, 0, 0]
-    whole = data.whole(data.test())
-    assert [history(data, whole, row) for row in (0, 1)] == [([0, 1, 2, 1, 3, 4, 5], 6), ([2, 4], 3)]
-    assert history(data, data.whole(data.validation()), 0) == ([0, 1, 2, 1, 3, 4], 5)
+    assert data.kept_items(0).tolist() == [3, 4, 5, 6]
+    assert seen(data, data.test()) == [[0, 1, 2, 1, 3, 4, 5], [2, 4]]
+    assert data.n_seen(data.test()).tolist() == [7, 2]
+    assert seen(data, data.validation())[0] == [0, 1, 2, 1, 3, 4]
+    assert data.seen_items(data.test(), np.array([1, 0, 1])).tolist() == [
+        [0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2],
+        [2, 4, 0, 1, 2, 1, 3, 4, 5, 2, 4],
+    ]
 
 
-def test_batch_is_left_padded(tmp_path):
+@pytest.mark.parametrize(
+    ("padding", "short", "real"),
+    [("left", [0, 0, 0, 2], [False, False, False, True]), ("right", [2, 0, 0, 0], [True, False, False, False])],
+)
+def test_batch_is_padded_on_either_side(tmp_path, padding, short, real):
     data = Interactions(write(tmp_path, "0 4 1 2 3 0\n1 2 4\n"), max_len=50)
-    items, mask, targets = data.batch(data.test(), np.array([1, 0]))
-    assert items.tolist() == [[0, 0, 0, 2], [4, 1, 2, 3]]
-    assert mask.tolist() == [[False, False, False, True], [True] * 4]
+    items, mask, targets = collate(data, data.test(), np.array([1, 0]), padding)
+    assert items.tolist() == [short, [4, 1, 2, 3]]
+    assert mask.tolist() == [real, [True] * 4]
     assert targets.tolist() == [4, 0]
-    assert data.batch(data.test(), np.array([0]))[1] is None
+    assert collate(data, data.test(), np.array([0]), padding).mask is None
+
+
+@pytest.mark.parametrize(("padding", "short"), [("left", ([0, 4], [0, 2])), ("right", ([4, 0], [2, 0]))])
+def test_targets_of_all_positions_are_padded_like_items(tmp_path, padding, short):
+    data = Interactions(write(tmp_path, "0 3 1 2 5 0\n1 4 2 1 3\n"), max_len=50)
+    batch = collate(data, data.user_samples(), np.arange(2), padding)
+    assert batch.items.tolist() == [[3, 1], short[0]]
+    assert batch.targets.tolist() == [[1, 2], short[1]]
 
 
 def test_training_batches_cover_and_repeat():
@@ -115,7 +138,7 @@ def test_missing_files_are_listed(tmp_path):
 def test_counts_of_the_real_data(name, users, items, interactions, samples, steps):
     data = Interactions(REAL / name / f"{name}.txt", 50)
     assert (data.n_users, data.n_items, data.n_interactions) == (users, items, interactions)
-    train = data.train()
+    train = data.prefix_samples()
     assert len(train) == samples
     assert len(training_batches(train.length, 7, 2024, 0)) == steps
     assert len(data.validation()) == len(data.test()) == users

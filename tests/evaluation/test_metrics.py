@@ -75,11 +75,10 @@ def test_metrics_equal_ranx():
     assert {name.lower(): value for name, value in ours.items()} == pytest.approx(theirs, rel=0, abs=1e-9)
 
 
-def test_remove_seen_keeps_target_and_ignores_padding():
+def test_filter_seen_keeps_the_target_and_the_scores_that_it_is_given():
     scores = torch.arange(6.0)[None].repeat(2, 1)
-    items = torch.tensor([[0, 5, 3], [5, 4, 4]])
-    mask = torch.tensor([[False, True, True], [True, True, True]])
-    removed = filter_seen(scores, items, mask, torch.tensor([2, 4]))
+    seen = torch.tensor([[0, 0, 1, 1, 1], [5, 3, 5, 4, 4]])
+    removed = filter_seen(scores, seen, torch.tensor([2, 4]))
     inf = torch.inf
     assert removed.tolist() == [[0, 1, 2, -inf, 4, -inf], [0, 1, 2, 3, 4, -inf]]
     assert scores.tolist() == [[0, 1, 2, 3, 4, 5]] * 2

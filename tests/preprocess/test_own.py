@@ -270,7 +270,7 @@ def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
     users = Path("datasets/sequential/Mine/u_id_mapping.csv").read_text().splitlines()[1:]
     jane = [line.partition(",")[2] for line in users].index("Jane%20Doe")
     assert shown[0] == f"history of user {jane} (Jane Doe), oldest first:"
-    history = data.items[data.begin[jane] :][: data.count[jane]]
+    history = data.kept_items(jane)
     assert [int(line.split()[0]) for line in shown[1 : 1 + len(history)]] == history.tolist()
     best = [line.split() for line in shown[3 + len(history) :][:10]]
     assert [int(row[0]) for row in best] == list(range(1, 11))

@@ -84,7 +84,7 @@ def test_the_tested_embeddings_are_the_ones_written(place):
     data = Interactions(data_folder(place) / "Small.txt", 0)
     hits = []
     for user in range(N_USERS):
-        sequence = data.items[data.begin[user] : data.begin[user] + data.count[user]]
+        sequence = data.kept_items(user)
         scores = items @ users[user]
         better = scores > scores[sequence[-1]]
         better[sequence[:-2]] = False
@@ -211,11 +211,11 @@ def test_sasrec_ignores_padding_and_the_future():
     histories = [[3], [4, 5, 6, 7], [1, 2]]
     items, mask = torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3, 4, dtype=torch.bool)
     for row, history in enumerate(histories):
-        items[row, -len(history) :], mask[row, -len(history) :] = torch.tensor(history), True
+        items[row, : len(history)] = torch.tensor(history)
+        mask[row, : len(history)] = True
     single = torch.cat([model(torch.tensor([history]), None) for history in histories])
     torch.testing.assert_close(model(items, mask), single)
-    length = torch.tensor([4])
-    one, other = (model.hidden_states(torch.tensor([h]), length) for h in ([1, 2, 3, 4], [1, 2, 3, 9]))
+    one, other = (model.hidden_states(torch.tensor([h]), None) for h in ([1, 2, 3, 4], [1, 2, 3, 9]))
     torch.testing.assert_close(one[:, :3], other[:, :3])
     assert not torch.allclose(one[:, 3], other[:, 3])
 
@@ -228,9 +228,11 @@ def test_sasrec_loss_counts_real_positions_only():
     losses = []
     for row, (history, following) in enumerate(rows):
         items[row, : len(history)], targets[row, : len(history)] = torch.tensor(history), torch.tensor(following)
-        hidden = model.hidden_states(torch.tensor([history]), torch.tensor([len(history)]))[0]
+        hidden = model.hidden_states(torch.tensor([history]), None)[0]
         losses.append(F.cross_entropy(model.scores(hidden), torch.tensor(following), reduction="sum"))
-    torch.testing.assert_close(model.loss(items, targets, torch.tensor([3, 1])), sum(losses) / 4)
+    torch.testing.assert_close(
+        model.loss(items, torch.tensor([[True] * 3, [True, False, False]]), targets), sum(losses) / 4
+    )
 
 
 def test_ablation_table_and_picture(place, monkeypatch, capsys):

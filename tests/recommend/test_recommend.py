@@ -111,7 +111,7 @@ def test_the_best_items(place):
         }
         assert {p.item for p in one.dropped} == {p.item for p in all_of_it.best if p.without <= 10 < p.rank}
     (whole,) = found_of(place, "causal", user="7", whole=True)
-    assert whole.history == data.items[data.begin[7] :][: data.count[7]].tolist() and whole.held_out is None
+    assert whole.history == data.kept_items(7).tolist() and whole.held_out is None
 
 
 def test_a_long_history_is_read_in_part_and_left_out_as_a_whole(place):

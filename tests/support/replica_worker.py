@@ -80,7 +80,7 @@ def rank_all_users(folder: Path) -> None:
         return (weights[items] * real[..., None]).sum(1)
 
     test = data.test()
-    few = Samples(test.user[:5], test.begin[:5], test.length[:5])
+    few = Samples(test.user[:5], test.start[:5], test.length[:5])
     size = EVAL_BATCH_SIZE
     result = {"all": evaluate_ranking(score, data, test, size, distributed=True).seen_kept.tolist()}
     result["n_scored"] = n_scored

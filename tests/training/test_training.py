@@ -17,7 +17,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from tests.support.small_data import OWN, command
 from tests.support.small_model import SHAPE, small_hellm, write_meta
-from utils.data.batches import training_batches
+from utils.data.batches import collate, training_batches
 from utils.data.interactions import Interactions
 from utils.evaluation.metrics import ranking_metrics
 from utils.training.adapter_file import load_adapter
@@ -176,9 +176,9 @@ def test_batched_scores_equal_single_scores(place):
     run.model.eval()
     with torch.no_grad():
         for rows in (np.arange(30), np.arange(60, 100)):
-            items, mask, _ = run.data.batch(samples, rows)
-            single = torch.cat([run.model(run.data.batch(samples, rows[i : i + 1])[0]) for i in range(len(rows))])
-            torch.testing.assert_close(run.model(items, mask), single, rtol=1e-4, atol=1e-5)
+            batch = collate(run.data, samples, rows)
+            single = [run.model(collate(run.data, samples, rows[i : i + 1]).items) for i in range(len(rows))]
+            torch.testing.assert_close(run.model(batch.items, batch.mask), torch.cat(single), rtol=1e-4, atol=1e-5)
 
 
 def weights(folder):
@@ -254,7 +254,7 @@ def test_a_causal_run_learns_and_validates_what_it_tests(place, head):
     best = epochs[last["best_epoch"]]["val"]
     run = trainer(place, *CAUSAL, *more)
     load_adapter(run.model, run.best_adapter)
-    validated = ranking_metrics(run.rank(run.data.validation(), "").seen_kept)
+    validated = ranking_metrics(run.rank(run.data.validation()).seen_kept)
     assert validated == pytest.approx(best, abs=1e-12)  # the tested adapter is that of the best epoch
 
 
@@ -278,12 +278,12 @@ def test_causal_run_continues_in_the_middle_of_an_epoch(place, monkeypatch):
 
 def test_both_objectives_train_on_the_same_samples(place):
     data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", 50)
-    prefix, causal = data.train(), data.train_users()
-    items, mask, targets = data.batch(prefix, np.arange(len(prefix)))
+    prefix, causal = data.prefix_samples(), data.user_samples()
+    items, mask, targets = collate(data, prefix, np.arange(len(prefix)))
     expected = {
         (tuple(row[real].tolist()), target) for row, real, target in zip(items, mask, targets.tolist(), strict=True)
     }
-    items, mask, targets = data.batch(causal, np.arange(len(causal)))
+    items, mask, targets = collate(data, causal, np.arange(len(causal)), padding="right")
     found = [
         (tuple(row[real][: t + 1].tolist()), target)
         for row, real, following in zip(items, mask, targets, strict=True)

@@ -51,7 +51,7 @@ def score(argv: list[str]) -> None:
     samples = data.test()
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(samples), min(N_SINGLE_USERS, len(samples)), replace=False))
-    subset = Samples(samples.user[chosen], samples.begin[chosen], samples.length[chosen])
+    subset = Samples(samples.user[chosen], samples.start[chosen], samples.length[chosen])
     evaluate_ranking(model, data, subset, settings.eval_batch_size, device)  # warm-up
     single = evaluate_ranking(model, data, subset, 1, device)
     batched = evaluate_ranking(model, data, samples, settings.eval_batch_size, device)

@@ -15,6 +15,7 @@ import torch
 from config_HeLLM import Settings, parse_args
 from llama.HeLLM import HeLLM
 from llama.parallel import clip_grad_norm
+from utils.data.batches import collate
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.ranking import ranks_with_and_without_seen
 from utils.planning.plan import PUBLISHED_WIDTH
@@ -148,8 +149,8 @@ def _measure(settings: Settings, steps: int, warm_up: bool) -> MemoryMeasurement
 def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tuple[int, int, float]:
     """Return the peak resident bytes of training and of scoring, and the seconds of the last optimizer step."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    samples = data.training(settings.objective)
-    batch = data.batch(samples, _longest(samples, settings.batch_size))
+    samples = data.training_samples(settings.objective)
+    batch = collate(data, samples, _longest(samples, settings.batch_size), model.padding)
     reset_peak_rss()
     for _ in range(steps):
         started = time.perf_counter()
@@ -164,10 +165,11 @@ def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tu
 
     samples = data.test()
     sample_idx = _longest(samples, settings.eval_batch_size)
-    items, mask, _ = data.batch(samples, sample_idx)
+    batch = collate(data, samples, sample_idx, model.padding)
+    seen = torch.from_numpy(data.seen_items(samples, sample_idx))
     reset_peak_rss()
     with torch.no_grad():
-        ranks_with_and_without_seen(model.eval()(items, mask), *data.batch(data.whole(samples), sample_idx))
+        ranks_with_and_without_seen(model.eval()(batch.items, batch.mask), seen, batch.targets)
     return training, rss_bytes("VmHWM"), step_seconds
 
 

@@ -86,9 +86,8 @@ def _write_dataset(data_dir: Path, name: str, source: Path, copies: int) -> None
     folder.mkdir(parents=True)
     with (folder / f"{name}.txt").open("w") as file:
         for user in range(data.n_users * copies):
-            begin = data.begin[user % data.n_users]
-            count = data.count[user % data.n_users]
-            items = data.items[begin : begin + count] + data.n_items * rng.integers(0, copies, count)
+            items = data.kept_items(user % data.n_users)
+            items = items + data.n_items * rng.integers(0, copies, len(items))
             file.write(" ".join(map(str, [user, *items])) + "\n")
     n_items = Interactions(folder / f"{name}.txt", 0).n_items
     features = rng.normal(size=(n_items, FEATURE_WIDTH)).astype(np.float32)

@@ -5,15 +5,14 @@ import time
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from config_HeLLM import Settings, parse_args
-from utils.data.batches import scoring_batches, split_microbatches, training_batches
+from utils.data.batches import Batch, collate, scoring_batches, split_microbatches, training_batches
 from utils.data.interactions import Samples
 from utils.planning.flops import FlopsByPart
 from utils.planning.plan import PUBLISHED_WIDTH
 from utils.planning.simulation import memory_profile, random_model
-from utils.runtime.distributed import resolve_device, to_device
+from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import peak_memory
 from utils.runtime.seed import seed_everything
 from utils.training.build import load_interactions
@@ -57,7 +56,7 @@ class TrainingBenchmark:
         self.device = resolve_device(settings.device)
         self.data = load_interactions(settings)
         self.profile = memory_profile(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
-        self.samples = self.data.training(settings.objective)
+        self.samples = self.data.training_samples(settings.objective)
         seed_everything(settings.seed)
         self.model = random_model(self.profile, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
@@ -91,9 +90,9 @@ class TrainingBenchmark:
         self.optimizer.zero_grad()
         return n_targets
 
-    def batch(self, samples: Samples, sample_idx) -> list[Tensor | None]:
-        """Return items, mask and targets of some samples, on the device."""
-        return [t if t is None else to_device(t, self.device) for t in self.data.batch(samples, sample_idx)]
+    def batch(self, samples: Samples, sample_idx) -> Batch:
+        """Return some samples on the device."""
+        return collate(self.data, samples, sample_idx, self.model.padding).to(self.device)
 
     def samples_per_s(self) -> float:
         """Time the next batches; after the last batch of an epoch comes its first."""

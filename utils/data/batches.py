@@ -1,58 +1,123 @@
-"""Interaction file to training samples, evaluation users and batches (SPEC.md section 1)."""
+"""Batches: which samples go together, and how they become padded tensors."""
 
 from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-BUCKET_BATCHES = 50  # batches that are sorted by length together
+from utils.data.interactions import Interactions, Samples
+
+BUCKET_BATCHES = 50  # batches whose samples are sorted by length together
+Padding = Literal["left", "right"]
+
+
+class Batch(NamedTuple):
+    """Samples as tensors."""
+
+    items: Tensor  # int64 (B, T), histories, oldest item first, padded with item 0
+    mask: Tensor | None  # bool (B, T), False at padding; None without any
+    targets: Tensor  # int64 (B,); or, where all positions are predicted, (B, T), padded like items
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(*(None if tensor is None else to_device(tensor, device) for tensor in self))
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device. A copy to a GPU is only queued, so that the program runs ahead of it."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def collate(data: Interactions, samples: Samples, rows: np.ndarray, padding: Padding = "left") -> Batch:
+    """Return some samples as one batch.
+
+    Args:
+        data: interactions that the samples index.
+        samples: histories and targets.
+        rows: int64 (B,), which of the samples.
+        padding: the side on which histories shorter than the longest are padded.
+    """
+    start = samples.start[rows]
+    length = samples.length[rows]
+    longest = length.max()
+    offset = np.arange(longest)  # (T,) or (B, T): position in the history, outside of it at padding
+    if padding == "left":
+        offset = offset - (longest - length)[:, None]
+    real = (offset >= 0) & (offset < length[:, None])
+    index = start[:, None] + np.where(real, offset, 0)
+    targets = data.items[index + 1] * real if samples.predict_all_positions else data.items[start + length]
+    mask = None if real.all() else torch.from_numpy(real)
+    return Batch(torch.from_numpy(data.items[index] * real), mask, torch.from_numpy(targets))
 
 
 def training_batches(
-    length: np.ndarray, batch_size: int, seed: int, epoch: int, tokens: int = 0, constant: int = 0
+    length: np.ndarray, batch_size: int, seed: int, epoch: int, tokens: int = 0, prompt_positions: int = 0
 ) -> list[np.ndarray]:
-    """Rows of every optimiser step of an epoch: shuffled, but with similar lengths together, in shuffled order.
+    """Return the rows of every optimizer step of an epoch: batches of similar length, in random order.
 
     The same seed and epoch give the same steps. Counted in samples, up to batch_size - 1 of them, other ones every
-    epoch, are left over (the published steps per epoch); an epoch never has less than one step.
+    epoch, are left over (the published steps per epoch); an epoch always has at least one step.
 
     Args:
-        length: history length of every sample (N,).
-        batch_size: samples a step; with `tokens` it only sets among how many samples lengths are sorted.
-        tokens: positions a step, padding and the `constant` positions of each row's prompt among them; 0: count rows.
+        length: int64 (N,), history length of every sample.
+        batch_size: samples per step; with `tokens` it only sets among how many samples lengths are sorted.
+        seed: of the run.
+        epoch: number of the epoch.
+        tokens: positions per step, padding and prompt included; 0: count samples.
+        prompt_positions: prompt positions that each row adds.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(length))
     if not tokens:
         order = order[: max(len(length) // batch_size, 1) * batch_size]
-    steps, pool = [], BUCKET_BATCHES * batch_size
-    for first in range(0, len(order), pool):
-        chunk = order[first : first + pool]
-        chunk = chunk[np.argsort(length[chunk], kind="stable")]
-        steps += split_microbatches(chunk, length, batch_size, tokens, constant)
+    steps = []
+    bucket_size = BUCKET_BATCHES * batch_size
+    for first in range(0, len(order), bucket_size):
+        bucket = order[first : first + bucket_size]
+        bucket = bucket[np.argsort(length[bucket], kind="stable")]
+        steps += split_microbatches(bucket, length, batch_size, tokens, prompt_positions)
     return [steps[step] for step in rng.permutation(len(steps))]
 
 
 def split_microbatches(
-    rows: np.ndarray, length: np.ndarray, batch_size: int, tokens: int, constant: int
+    rows: np.ndarray, length: np.ndarray, batch_size: int, tokens: int, prompt_positions: int
 ) -> list[np.ndarray]:
-    """Pieces of `rows` of batch_size samples or, with `tokens`, of as many positions at most, one row at least.
+    """Split rows into batches of batch_size samples or, with `tokens`, of as many positions at most, but one row.
 
     Args:
-        rows: int64 (n,), in ascending order of length where tokens are counted. The others as in `training_batches`.
+        rows: int64 (n,), in ascending order of length where positions are counted.
+        length: int64 (N,), history length of every sample.
+        batch_size: samples per batch where tokens is 0.
+        tokens: positions per batch, padding and prompt included; 0: count samples.
+        prompt_positions: prompt positions that each row adds.
     """
     if not tokens:
         return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-    widths, pieces, first = length[rows] + constant, [], 0
+    widths = length[rows] + prompt_positions
+    batches = []
+    first = 0
     while first < len(rows):
-        room = widths[first : first + max(tokens // widths[first], 1)]
-        n = max(np.searchsorted(room * np.arange(1, len(room) + 1), tokens, side="right"), 1)
-        pieces.append(rows[first : first + n])
-        first += n
-    return pieces
+        # Rows ascend, so the last one taken sets the width of all: take the most whose product is within `tokens`.
+        candidates = widths[first : first + max(tokens // widths[first], 1)]
+        positions = candidates * np.arange(1, len(candidates) + 1)
+        n_rows = max(np.searchsorted(positions, tokens, side="right"), 1)
+        batches.append(rows[first : first + n_rows])
+        first += n_rows
+    return batches
 
 
 def scoring_batches(length: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Rows of every batch for scoring, longest first, so that too large a batch fails at once."""
+    """Yield the rows of every batch for scoring, longest first, so that too large a batch fails at once.
+
+    Args:
+        length: int64 (N,), history length of every sample.
+        batch_size: samples per batch.
+    """
     order = np.argsort(-length, kind="stable")
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]

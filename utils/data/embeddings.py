@@ -1,4 +1,4 @@
-"""Interaction file to training samples, evaluation users and batches (SPEC.md section 1)."""
+"""Embedding tables of the items, checked against the interaction file."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from utils.data.interactions import Interactions
 
 
 def load_embedding(path: str | Path) -> Tensor:
-    """An embedding table as float32.
+    """Return an embedding table as float32 (rows, width).
 
     Raises:
         FileNotFoundError: no such file.
@@ -23,10 +23,15 @@ def load_embedding(path: str | Path) -> Tensor:
 
 
 def as_float_matrix(path: Path, content: object, remedy: str) -> Tensor:
-    """What a file holds, as a finite float32 matrix (rows, width).
+    """Return a file's content as a finite float32 matrix (rows, width).
+
+    Args:
+        path: of the file, for the error.
+        content: what was read from it.
+        remedy: what the user should do about an error.
 
     Raises:
-        ValueError: not a matrix of numbers, all of them in the file; or naming the first row with NaN or infinity.
+        ValueError: not a matrix of real numbers; or NaN or infinity, naming the first row that has one.
     """
     if not is_dense_tensor(content) or content.ndim != 2 or not content.shape[1] or content.is_complex():
         raise ValueError(f"{path}: a matrix (rows, width) of numbers is expected; {remedy}")
@@ -38,18 +43,22 @@ def as_float_matrix(path: Path, content: object, remedy: str) -> Tensor:
 
 
 def load_item_embeddings(folder: Path, GNNModel: str, data: Interactions) -> tuple[Tensor, Tensor]:
-    """Graph (I, d_g) and sequence (I + 1, d_s) embeddings, their sizes checked against the interaction file.
+    """Return graph embeddings (I, d_g) and sequence embeddings (I + 1, d_s), row 0 padding.
 
     Raises:
-        ValueError: naming table, row counts and interaction file.
+        FileNotFoundError: no such file.
+        ValueError: not one row per item; names table, row counts and interaction file.
     """
-    tables = []
-    for name, padding in ((f"{GNNModel}_item_embeddings.pt", 0), ("SASRec_item_embedding.pt", 1)):
-        table = load_embedding(folder / name)
-        if len(table) != data.n_items + padding:
-            raise ValueError(
-                f"{folder / name}: {len(table)} rows, but {data.path} has items up to {data.n_items - 1}, which needs "
-                f"{data.n_items + padding}{' (row 0 is padding)' if padding else ''}; make both from the same data"
-            )
-        tables.append(table)
-    return tables[0], tables[1]
+    graph = _load_rows(folder / f"{GNNModel}_item_embeddings.pt", data, data.n_items, "")
+    sequence = _load_rows(folder / "SASRec_item_embedding.pt", data, data.n_items + 1, " (row 0 is padding)")
+    return graph, sequence
+
+
+def _load_rows(path: Path, data: Interactions, expected: int, note: str) -> Tensor:
+    table = load_embedding(path)
+    if len(table) != expected:
+        raise ValueError(
+            f"{path}: {len(table)} rows, but {data.path} has items up to {data.n_items - 1}, which needs "
+            f"{expected}{note}; make both from the same data"
+        )
+    return table

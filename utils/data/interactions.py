@@ -1,141 +1,163 @@
-"""Interaction file to training samples, evaluation users and batches (SPEC.md section 1)."""
+"""The interaction file, and the samples that the leave-one-out split makes of it (docs/method.md, section 1)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-MANY_ITEMS, SPARSE_ID_LIMIT = 1_000_000, 1000  # a file with less than one in SPARSE of so many ids is mistaken
+# Ids are refused as wrong where the largest is at least MIN_SPARSE_ID and less than one id in SPARSE_ID_LIMIT occurs.
+MIN_SPARSE_ID = 1_000_000
+SPARSE_ID_LIMIT = 1000
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Histories with the item that follows: history = items[begin : begin + length], target = items[begin + length]."""
+    """Histories and the item that follows each: views of `Interactions.items`, one entry per sample.
+
+    The history of sample n is items[start[n] : start[n] + length[n]], its target the next item. With
+    `predict_all_positions` every item of history and target but the first is a target.
+    """
 
     user: np.ndarray  # int64 (N,)
-    begin: np.ndarray  # int64 (N,), positions in Interactions.items
-    length: np.ndarray  # int64 (N,), at least 1
-    every: bool = False  # each item but the first of history and target is a target, not the last alone
+    start: np.ndarray  # int64 (N,), where the history starts in Interactions.items
+    length: np.ndarray  # int64 (N,), items of the history, at least 1
+    predict_all_positions: bool = False
 
     def __len__(self) -> int:
         return len(self.user)
 
     def n_targets(self, rows: np.ndarray | slice = slice(None)) -> int:
-        """Number of items that some of the histories, or all, predict."""
+        """Return how many targets some samples, or all, have."""
         length = self.length[rows]
-        return int(length.sum()) if self.every else len(length)
+        return int(length.sum()) if self.predict_all_positions else len(length)
 
 
 class Interactions:
     """Every user's items, and the leave-one-out split of the last `max_len` of them.
 
+    `items` has the users' rows one after another, oldest item first. One row, of which the last n_kept items are read:
+
+        full_start       start                                    start + n_kept
+        | a  b  c  d     | e  f  g  h  i     v           t        |
+          never read       trained on        validation  test
+          as a history                       target      target
+
+        prefix_samples   [e] → f   [e f] → g   [e f g] → h   [e f g h] → i    one sample per target
+        user_samples     [e f g h] → f g h i                                  one per user, predict_all_positions
+        validation       [e f g h i] → v
+        test             [e f g h i v] → t
+
     Args:
-        path: one line a user, `user item item …`, both numbered from 0, users in order, items oldest first.
-        max_len: how many last items of a user samples are made of, both targets among them; 0: all.
+        path: one line per user, `user item item …`, both numbered from 0, users in order, items oldest first.
+        max_len: how many of a user's last items are kept, both held-out targets among them; 0: all.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: naming path and line of what does not follow the format.
+        ValueError: the file breaks the format; names path and line.
     """
 
     def __init__(self, path: str | Path, max_len: int) -> None:
         self.path = Path(path)
-        sequences = _read_sequences(self.path)
-        self.n_users = len(sequences)
-        self.items = np.concatenate(sequences)
-        self.n_interactions, self.n_items = len(self.items), 1 + int(self.items.max())
-        length = np.array([len(s) for s in sequences])
+        rows = _read_rows(self.path)
+        self.n_users = len(rows)
+        self.items = np.concatenate(rows)  # int64 (n_interactions,)
+        self.n_interactions = len(self.items)
+        self.n_items = 1 + int(self.items.max())
+        length = np.array([len(row) for row in rows])
         end = np.cumsum(length)
-        self.first = end - length  # place of each user's oldest item of all
-        self.count = np.minimum(length, max_len or length)
-        self.begin = end - self.count
+        self.full_start = end - length  # int64 (n_users,), as are the next two
+        self.n_kept = np.minimum(length, max_len or length)
+        self.start = end - self.n_kept
 
-    def train(self) -> Samples:
-        """Every proper prefix of all but a user's last two items, with the item that follows it."""
-        per_user = np.maximum(self.count - 3, 0)
+    def kept_items(self, user: int) -> np.ndarray:
+        """Return a user's last `max_len` items, oldest first: int64 (n_kept,)."""
+        return self.items[self.start[user] : self.start[user] + self.n_kept[user]]
+
+    def prefix_samples(self) -> Samples:
+        """Return every proper prefix of all but a user's last two items, with the item that follows it."""
+        per_user = np.maximum(self.n_kept - 3, 0)
         user = np.repeat(np.arange(self.n_users), per_user)
-        first = np.cumsum(per_user) - per_user
-        length = np.arange(len(user)) - first[user] + 1
-        return Samples(user, self.begin[user], length)
+        first_sample = np.cumsum(per_user) - per_user
+        length = np.arange(len(user)) - first_sample[user] + 1
+        return Samples(user, self.start[user], length)
 
-    def train_users(self) -> Samples:
-        """The same samples a user at a time: each item of a history but its first is a target."""
-        user = np.flatnonzero(self.count > 3)
-        return Samples(user, self.begin[user], self.count[user] - 3, every=True)
+    def user_samples(self) -> Samples:
+        """Return the same targets as one sample per user, which predicts all positions."""
+        user = np.flatnonzero(self.n_kept > 3)
+        return Samples(user, self.start[user], self.n_kept[user] - 3, predict_all_positions=True)
 
-    def training(self, objective: str) -> Samples:
-        """What an objective, prefix or causal, is trained on."""
-        return self.train_users() if objective == "causal" else self.train()
+    def training_samples(self, objective: str) -> Samples:
+        """Return the training samples of an objective, prefix or causal."""
+        return self.user_samples() if objective == "causal" else self.prefix_samples()
 
     def validation(self) -> Samples:
-        """Users with at least three items: all but the last two, and the last but one as target."""
+        """Return the second-last items as targets, of users with at least three."""
         return self._hold_out(2)
 
     def test(self) -> Samples:
-        """Users with at least two items: all but the last, which is the target."""
+        """Return the last items as targets, of users with at least two."""
         return self._hold_out(1)
 
     def _hold_out(self, last: int) -> Samples:
-        user = np.flatnonzero(self.count > last)
-        return Samples(user, self.begin[user], self.count[user] - last)
+        user = np.flatnonzero(self.n_kept > last)
+        return Samples(user, self.start[user], self.n_kept[user] - last)
 
-    def whole(self, samples: Samples) -> Samples:
-        """The same samples with all older items of their users in front of the histories."""
-        begin = self.first[samples.user]
-        return replace(samples, begin=begin, length=samples.begin - begin + samples.length)
+    def targets(self, samples: Samples) -> np.ndarray:
+        """Return the item that follows each history: int64 (N,)."""
+        return self.items[samples.start + samples.length]
+
+    def n_seen(self, samples: Samples) -> np.ndarray:
+        """Return how many items each sample's user has had before the target, those never read included: int64 (N,)."""
+        return samples.start + samples.length - self.full_start[samples.user]
+
+    def seen_items(self, samples: Samples, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return what the users of some samples, or all, have had before the target, as pairs of row and item.
+
+        Returns:
+            int64 (2, n): the number of the row among `rows`, ascending, and an item of it, oldest first.
+        """
+        length = self.n_seen(samples)[rows]
+        row = np.repeat(np.arange(len(length)), length)
+        before = np.cumsum(length) - length  # pairs of earlier rows
+        offset = np.arange(len(row)) - before[row]
+        return np.stack([row, self.items[self.full_start[samples.user[rows]][row] + offset]])
 
     def training_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of every interaction outside the two held-out positions: int64 (N,) each."""
+        """Return users and items of every interaction but the two held-out ones of each user: int64 (N,) each."""
         held_out = np.zeros(len(self.items), dtype=bool)
-        end = self.begin + self.count
+        end = self.start + self.n_kept
         for last in (1, 2):
-            held_out[(end - last)[self.count >= last]] = True
-        return np.repeat(np.arange(self.n_users), end - self.first)[~held_out], self.items[~held_out]
+            held_out[(end - last)[self.n_kept >= last]] = True
+        return np.repeat(np.arange(self.n_users), end - self.full_start)[~held_out], self.items[~held_out]
 
     def popularity(self) -> np.ndarray:
-        """How often each item occurs outside the two held-out positions: int64 (n_items,)."""
+        """Return how often each item occurs in the training interactions: int64 (n_items,)."""
         return np.bincount(self.training_pairs()[1], minlength=self.n_items)
-
-    def batch(self, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Some samples as tensors.
-
-        Returns: items int64 (B, T), left-padded with 0; mask bool (B, T), False at padding, None without any;
-            targets int64 (B,), or (B, T), padded like items, of samples with `every`.
-        """
-        begin, length = samples.begin[rows], samples.length[rows]
-        offset = np.arange(length.max()) - (length.max() - length)[:, None]  # (B, T), negative at padding
-        real = offset >= 0
-        place = begin[:, None] + np.maximum(offset, 0)
-        mask = None if real.all() else torch.from_numpy(real)
-        targets = self.items[place + 1] * real if samples.every else self.items[begin + length]
-        return torch.from_numpy(self.items[place] * real), mask, torch.from_numpy(targets)
 
 
 def require_trainable(data: Interactions) -> None:
-    """See that some user has an item to train on, and one before it, outside the two held-out positions.
+    """Check that some user has an item to train on, and one before it, besides the two held-out ones.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: nobody has; names the file.
     """
-    if not len(data.train()):
+    if not len(data.prefix_samples()):
         raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
 
 
-def _read_sequences(path: Path) -> list[np.ndarray]:
-    sequences = []
+def _read_rows(path: Path) -> list[np.ndarray]:
+    rows = []
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                sequences.append(_read_line(path, number, line))
+                rows.append(_parse_line(path, number, line))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not a text file of numbers ({error.reason} at byte {error.start}); fetch it again"
         ) from error
-    if not sequences:
-        raise ValueError(f"{path}: empty; one line a user is expected: user item item …")
-    items = np.unique(np.concatenate(sequences))
+    if not rows:
+        raise ValueError(f"{path}: empty; one line per user is expected: user item item …")
+    items = np.unique(np.concatenate(rows))
     smallest, largest = int(items[0]), int(items[-1])
     if smallest > 0:
         raise ValueError(
@@ -144,17 +166,18 @@ def _read_sequences(path: Path) -> list[np.ndarray]:
         )
     if not largest:
         raise ValueError(f"{path}: item 0 is the only one; two or more are expected, fetch it again or add some")
-    if largest >= max(MANY_ITEMS, SPARSE_ID_LIMIT * len(items)):
-        number = next(number for number, s in enumerate(sequences, 1) if largest in s)
+    if largest >= max(MIN_SPARSE_ID, SPARSE_ID_LIMIT * len(items)):
+        number = next(number for number, row in enumerate(rows, 1) if largest in row)
         raise ValueError(
             f"{path}: line {number}: item {largest}, but there are only {len(items)} different ones in the file; "
             "number them 0, 1, 2, … without gaps"
         )
-    return sequences
+    return rows
 
 
-def _read_line(path: Path, number: int, line: str) -> np.ndarray:
-    where, words = f"{path}: line {number}", line.split()
+def _parse_line(path: Path, number: int, line: str) -> np.ndarray:
+    where = f"{path}: line {number}"
+    words = line.split()
     if not words:
         raise ValueError(f"{where} is empty; remove it, or give user {number - 1} its items")
     for word in words:
@@ -162,7 +185,8 @@ def _read_line(path: Path, number: int, line: str) -> np.ndarray:
             raise ValueError(
                 f"{where}: {word[:40]!r} is not an id; write whole numbers, 0 to 999999999, separated by single spaces"
             )
-    user, items = int(words[0]), words[1:]
+    user = int(words[0])
+    items = words[1:]
     if number == 1 and user == 1:
         raise ValueError(
             f"{where}: the first user is 1: this is the 1-based layout of the data, which shifts every item; "

@@ -1,4 +1,4 @@
-"""Ranks of the targets, and the metrics of one relevant item a user."""
+"""Ranks of the targets, and the metrics of one relevant item per user."""
 
 import numpy as np
 import torch
@@ -8,31 +8,36 @@ CUTOFFS = (5, 10, 20)
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Place of each row's target among all items, 1 the best; equal scores are placed by item id, NaN is last.
+    """Return the rank of each row's target among all items, 1 the best; ties go by item id, NaN comes last.
 
     Args:
         scores: float (B, I).
         targets: int64 (B,).
 
-    Returns: int64 (B,); behind all items where the target's own score is NaN.
+    Returns:
+        int64 (B,); behind all items where the target's score is NaN.
     """
-    wanted = scores.gather(1, targets[:, None])
-    before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
-    return 1 + (~(scores <= wanted) | ((scores == wanted) & before)).sum(1)
+    target_scores = scores.gather(1, targets[:, None])
+    wins_ties = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
+    return 1 + (~(scores <= target_scores) | ((scores == target_scores) & wins_ties)).sum(1)
 
 
-def filter_seen(scores: Tensor, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
-    """Scores with each row's history at −∞, its target excepted. Shapes as in `ranks` and `HeLLM.forward`."""
-    keep = items == targets[:, None]
-    if mask is not None:
-        keep |= ~mask
-    # What must keep its score is pointed at the target, whose own score is put back afterwards.
-    removed = scores.scatter(1, torch.where(keep, targets[:, None], items), -torch.inf)
-    return removed.scatter(1, targets[:, None], scores.gather(1, targets[:, None]))
+def filter_seen(scores: Tensor, seen: Tensor, targets: Tensor) -> Tensor:
+    """Return a copy of scores in which what a row's user has seen is −∞, the target excepted.
+
+    Args:
+        scores: float (B, I).
+        seen: int64 (2, n), pairs of row and item, in any order and number.
+        targets: int64 (B,).
+    """
+    row, item = seen
+    filtered = scores.flatten().scatter(0, row * scores.shape[1] + item, -torch.inf).view_as(scores)
+    targets = targets[:, None]
+    return filtered.scatter_(1, targets, scores.gather(1, targets))
 
 
 def ranking_metrics(rank: np.ndarray) -> dict[str, float]:
-    """Precision, Recall, MRR, MAP and NDCG at 5, 10, 20, means over users with one target each.
+    """Return Precision, Recall, MRR, MAP and NDCG at 5, 10 and 20, means over users with one target each.
 
     Args:
         rank: int (N,), 1 the best.
@@ -52,5 +57,5 @@ def ranking_metrics(rank: np.ndarray) -> dict[str, float]:
 
 
 def format_headline_metrics(values: dict[str, float]) -> str:
-    """The four figures that logs and tables show."""
+    """Return the four metrics that logs and tables show, as one line."""
     return "  ".join(f"{name} {values[name]:.4f}" for name in ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20"))

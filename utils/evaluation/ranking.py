@@ -11,18 +11,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llama.parallel import all_reduce_data_parallel, dp_rank, dp_size
-from utils.data.batches import scoring_batches
+from utils.data.batches import Padding, collate, scoring_batches, to_device
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import filter_seen, target_ranks
-from utils.runtime.distributed import is_main, to_device
+from utils.runtime.distributed import is_main
 
 
 @dataclass
 class Ranking:
-    """Rank of every user's target, in the order of the samples; and how fast they were scored."""
+    """The rank of every user's target, in the order of the samples, and how fast they were scored."""
 
-    seen_kept: np.ndarray  # int64 (N,), the published protocol
-    seen_removed: np.ndarray  # int64 (N,), the user's whole history taken out of the ranking
+    seen_kept: np.ndarray  # int64 (N,), among all items: the published protocol
+    seen_removed: np.ndarray  # int64 (N,), among items that the user has not had before
     users_per_s: float
 
 
@@ -33,92 +33,92 @@ def evaluate_ranking(
     samples: Samples,
     batch_size: int,
     device: torch.device | str = "cpu",
-    title: str = "",
+    padding: Padding = "left",
     between_batches: Callable[[], None] = lambda: None,
     distributed: bool = False,
 ) -> Ranking:
     """Rank the target of every sample among all items.
 
     Args:
-        score: a model in evaluation mode, (items, mask) to float (B, I).
+        score: a model in evaluation mode, (items, mask) as in `Batch` to float (B, I).
         data: interactions that the samples index.
         samples: the split to rank.
         batch_size: users per forward pass.
         device: where the model scores.
-        title: label of the progress bar.
+        padding: the side on which the model's batches are padded.
         between_batches: called before each batch; may raise to stop.
         distributed: each replica of the model scores every n-th batch; all processes must call, and all get all
             ranks. They call `between_batches` together.
     """
-    started, batches = time.perf_counter(), list(scoring_batches(samples.length, batch_size))
-    both = samples, data.whole(samples)
-    own, n = (dp_rank(), dp_size()) if distributed else (0, 1)
-    parts, quiet = [], None if is_main() else True
-    with tqdm(total=len(samples), desc=title, unit="users", disable=quiet, leave=False) as bar:
-        for first in range(0, len(batches), n):
+    started = time.perf_counter()
+    batches = list(scoring_batches(samples.length, batch_size))
+    replica, n_replicas = (dp_rank(), dp_size()) if distributed else (0, 1)
+    evaluated = []
+    hidden = None if is_main() else True  # None: shown on a terminal alone
+    with tqdm(total=len(samples), desc="ranking", unit="users", disable=hidden, leave=False) as bar:
+        for first in range(0, len(batches), n_replicas):
             between_batches()
-            together = batches[first : first + n]
-            for rows in together[own : own + 1]:
-                parts.append((torch.from_numpy(rows), _evaluate_batch(score, data, both, rows, device)))
-            bar.update(sum(map(len, together)))
-    found = torch.zeros(2, len(samples), dtype=torch.int64)
-    for rows, of_batch in parts:
-        found[:, rows] = of_batch.cpu()
+            of_all_replicas = batches[first : first + n_replicas]
+            if replica < len(of_all_replicas):
+                rows = of_all_replicas[replica]
+                batch = collate(data, samples, rows, padding).to(device)
+                seen = to_device(torch.from_numpy(data.seen_items(samples, rows)), device)
+                scores = score(batch.items, batch.mask)
+                evaluated.append((rows, ranks_with_and_without_seen(scores, seen, batch.targets)))
+            bar.update(sum(map(len, of_all_replicas)))
+    # Read back after the last batch, so that a GPU never waits in between
+    ranks = torch.zeros(2, len(samples), dtype=torch.int64)
+    for rows, of_batch in evaluated:
+        ranks[:, torch.from_numpy(rows)] = of_batch.cpu()
     if distributed:
-        all_reduce_data_parallel(found)  # each user was ranked by one replica, the others have zeros there
-    return Ranking(*found.numpy(), len(samples) / (time.perf_counter() - started))
+        all_reduce_data_parallel(ranks)  # each user was ranked by one replica; the others have zeros there
+    seen_kept, seen_removed = ranks.numpy()
+    return Ranking(seen_kept, seen_removed, len(samples) / (time.perf_counter() - started))
 
 
-def _evaluate_batch(score: Callable, data: Interactions, both: tuple[Samples, ...], rows: np.ndarray, device) -> Tensor:
-    """Return ranks with seen items kept and removed: int64 (2, B).
-
-    Args:
-        both: the samples as they are scored, and with their whole histories.
-    """
-    batches = (data.batch(samples, rows) for samples in both)
-    read, seen = ([t if t is None else to_device(t, torch.device(device)) for t in batch] for batch in batches)
-    return ranks_with_and_without_seen(score(*read[:2]), *seen)
-
-
-def ranks_with_and_without_seen(scores: Tensor, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
-    """Return ranks with seen items kept and removed.
+def ranks_with_and_without_seen(scores: Tensor, seen: Tensor, targets: Tensor) -> Tensor:
+    """Return the targets' ranks among all items, and among those that the user has not had before.
 
     Args:
         scores: float (B, I).
-        items: the full histories, as in `HeLLM.forward`.
-        mask: their mask.
+        seen: int64 (2, n), as `Interactions.seen_items` returns it.
         targets: int64 (B,).
 
-    Returns: int64 (2, B).
+    Returns:
+        int64 (2, B), 1 the best.
     """
-    removed = filter_seen(scores, items, mask, targets)
-    return torch.stack([target_ranks(scores, targets), target_ranks(removed, targets)])
+    filtered = filter_seen(scores, seen, targets)
+    return torch.stack([target_ranks(scores, targets), target_ranks(filtered, targets)])
 
 
 @torch.no_grad()
 def rank_by_product(
-    users: Tensor, items: Tensor, seen: sp.csr_matrix, who: np.ndarray, targets: np.ndarray, block: int = 256
+    users: Tensor, items: Tensor, seen: sp.csr_matrix, user: np.ndarray, targets: np.ndarray, block: int = 256
 ) -> np.ndarray:
-    """Rank each target among all items by dot product, what the user has seen taken out of the ranking.
+    """Rank each target by dot product among the items that its user has not seen.
 
     Args:
-        users, items: float (U, d) and (I, d); seen: binary (U, I).
-        who, targets: int64 (N,), users and the item each of them should get; block: users at a time.
+        users: float (U, d).
+        items: float (I, d).
+        seen: binary (U, I); a target counts as not seen.
+        user: int64 (N,), whose target it is.
+        targets: int64 (N,).
+        block: users at a time.
 
-    Returns: int64 (N,), 1 the best.
+    Returns:
+        int64 (N,), 1 the best.
     """
-    result = np.empty(len(who), np.int64)
-    for first in range(0, len(who), block):
-        rows, target = who[first : first + block], torch.from_numpy(targets[first : first + block]).to(items.device)
+    ranks = np.empty(len(user), np.int64)
+    for first in range(0, len(user), block):
+        rows = user[first : first + block]
+        target = torch.from_numpy(targets[first : first + block]).to(items.device)
+        seen_of_block = torch.from_numpy(np.stack(seen[rows].nonzero()).astype(np.int64)).to(items.device)
         scores = users[torch.from_numpy(rows).to(users.device)] @ items.T
-        own = scores.gather(1, target[:, None])
-        row, item = seen[rows].nonzero()
-        scores[torch.from_numpy(row).long(), torch.from_numpy(item).long()] = -torch.inf
-        result[first : first + block] = target_ranks(scores.scatter_(1, target[:, None], own), target).cpu().numpy()
-    return result
+        ranks[first : first + block] = target_ranks(filter_seen(scores, seen_of_block, target), target).cpu().numpy()
+    return ranks
 
 
 def rank_by_popularity(data: Interactions, samples: Samples) -> Ranking:
-    """The baseline that recommends everybody the most bought items of the training part."""
+    """Rank by how often an item occurs in the training interactions, the same for all users."""
     popularity = torch.from_numpy(data.popularity()).float()
     return evaluate_ranking(lambda items, mask: popularity.expand(len(items), -1), data, samples, batch_size=512)

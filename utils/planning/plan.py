@@ -94,7 +94,7 @@ def print_plan(settings: Settings) -> None:
 def plan_lines(settings: Settings, simulator: MemorySimulator, data: Interactions) -> list[str]:
     """Return the lines that `--plan` prints."""
     causal = settings.objective == "causal"
-    samples = data.training(settings.objective)
+    samples = data.training_samples(settings.objective)
     n_samples = samples.n_targets()
     mean_length = round(samples.length.mean())
     lines = memory_lines(settings, simulator)

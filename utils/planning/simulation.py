@@ -35,14 +35,15 @@ def memory_profile(
 ) -> MemoryProfile:
     """Return the memory profile of a run with these settings on this device."""
     args = model_args(settings)
-    samples = data.training(args.objective), data.test(), data.whole(data.test())
+    test = data.test()
+    lengths = data.training_samples(args.objective).length, test.length, data.n_seen(test)
     return MemoryProfile(
         args,
         data.n_items,
         widths,
         PROMPT_LENGTHS[settings.prompt],
         matmul_dtype(settings, device),
-        tuple(int(some.length.max()) for some in samples),
+        tuple(int(length.max()) for length in lengths),
         settings.max_grad_norm,
     )
 
@@ -120,9 +121,11 @@ class MemorySimulator:
         self.model.eval()
         with self.fake, self.memory, torch.no_grad():
             self.memory.peak = self.memory.live
-            items, seen = (torch.zeros(users, length, dtype=torch.int64) for length in self.profile.longest[1:])
-            mask, not_padding = (torch.ones_like(some, dtype=torch.bool) for some in (items, seen))
-            ranks_with_and_without_seen(self.model(items, mask), seen, not_padding, items[:, 0])
+            _, n_read, n_seen = self.profile.longest
+            items = torch.zeros(users, n_read, dtype=torch.int64)
+            mask = torch.ones_like(items, dtype=torch.bool)
+            seen = torch.zeros(2, users * n_seen, dtype=torch.int64)
+            ranks_with_and_without_seen(self.model(items, mask), seen, items[:, 0])
         return self.memory.peak
 
 

@@ -193,7 +193,7 @@ def requested_histories(settings: RecommendSettings, data: Interactions, catalog
         ids, source = (catalogue.ids, folder / ITEM_ID_FILE) if own else (None, data.path)
         yield History("items given", resolve_ids(settings.items, "items", data.n_items, ids, source), None)
         return
-    users = np.flatnonzero(data.count >= (1 if settings.whole else 2))
+    users = np.flatnonzero(data.n_kept >= (1 if settings.whole else 2))
     if settings.user:
         ids, source = (catalogue.user_ids, folder / USER_ID_FILE) if own else (None, data.path)
         asked = resolve_ids((settings.user,), "user", data.n_users, ids, source)
@@ -204,7 +204,7 @@ def requested_histories(settings: RecommendSettings, data: Interactions, catalog
         rng = np.random.default_rng(settings.seed)
         users = sorted(rng.choice(users, min(settings.users, len(users)), replace=False).tolist())
     for user in users:
-        items = data.items[data.begin[user] : data.begin[user] + data.count[user]].tolist()
+        items = data.kept_items(user).tolist()
         title = f"user {user}" + (f" ({unquote(catalogue.user_ids[user])})" if catalogue.user_ids[user] else "")
         yield History(title, items, None) if settings.whole else History(title, items[:-1], items[-1])
 

@@ -58,13 +58,6 @@ def is_distributed() -> bool:
     return not _main_only and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; to a GPU the copy is only queued, so that the program runs ahead of it."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 def is_main() -> bool:
     """Whether this process writes the logs and files."""
     return not is_distributed() or dist.get_rank() == 0
