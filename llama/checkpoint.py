@@ -1,77 +1,135 @@
-"""Base weights into the model, adapters to and from disk, and files of the released program."""
+"""Base weights from a folder or file into the model."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from llama.gguf_file import GGUFFile
 from llama.model import Transformer
 from llama.parallel import shard, shard_dims
-from llama.weight_files import UNUSED, open_checkpoint
+from llama.weight_files import DOWNLOAD_HINT, HuggingFaceFolder, MetaFolder
 
-N_GROUPS = 32  # parameters are read in this many groups; the files' pages are given back after each
+N_GROUPS = 32  # parameters are read in this many groups; the memory of the files' pages is returned after each
+UNUSED = {"output.weight", "rope.freqs"}  # LLaMA's own output head, and rotations, which are computed
+MAX_LISTED_NAMES = 5
+
+
+def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFile:
+    """Open base weights: a folder in a layout that its files show, or a GGUF file.
+
+    Raises:
+        FileNotFoundError: There is no such folder or file, or the folder has none of the layouts.
+        ValueError: A file is damaged or not supported, or there are several GGUF files.
+    """
+    path = Path(path)
+    if (path / "params.json").exists():
+        return MetaFolder(path)
+    gguf_files = [path] if path.is_file() else sorted(path.glob("*.gguf"))
+    if gguf_files and not any(path.glob("*.safetensors")):  # GGUF files may come with a config.json
+        if len(gguf_files) > 1:
+            names = ", ".join(file.name for file in gguf_files)
+            raise ValueError(f"{path}: several GGUF files, {names}: give the path of one of them")
+        return GGUFFile(gguf_files[0])
+    if (path / "config.json").exists():
+        return HuggingFaceFolder(path)
+    raise FileNotFoundError(
+        f"{path}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
+        f"*.safetensors, and tokenizer.model; or a GGUF file; {DOWNLOAD_HINT}"
+    )
 
 
 def assign_parameter(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make tensor the parameter called name, without a copy; whether it is trained stays as it was."""
-    owner = module.get_submodule(name.rpartition(".")[0])
-    old = getattr(owner, name.rpartition(".")[2])
-    setattr(owner, name.rpartition(".")[2], nn.Parameter(tensor, requires_grad=old.requires_grad))
+    """Replace a parameter's tensor without a copy; the parameter keeps its `requires_grad`.
+
+    Args:
+        module: The module that has the parameter, at any depth.
+        name: The parameter's name in the module.
+        tensor: The new values, of any dtype and device.
+    """
+    owner_name, _, attribute = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    requires_grad = getattr(owner, attribute).requires_grad
+    setattr(owner, attribute, nn.Parameter(tensor, requires_grad=requires_grad))
 
 
 def check_keys_and_shapes(
-    what: str, found: set[str], expected: set[str], shapes: dict[str, tuple] | None = None
+    source: str, found: set[str], expected: set[str], shapes: dict[str, tuple] | None = None
 ) -> None:
-    """Refuse missing and unknown names, and wrong shapes (name: (found, expected)), all in one message.
+    """Refuse missing names, unknown names and wrong shapes, all in one message.
+
+    Args:
+        source: What the message begins with, a path for instance.
+        found: Names in the source.
+        expected: Names in the model.
+        shapes: For each name to compare, its shape in the source and its shape in the model.
 
     Raises:
-        ValueError: listing them.
+        ValueError: Something differs.
     """
-    problems = [
-        f"{kind} {', '.join(sorted(names)[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        for kind, names in (("missing", expected - found), ("unknown", found - expected))
-        if names
-    ]
-    for name, (is_, should) in (shapes or {}).items():
-        if tuple(is_) != tuple(should):
-            problems.append(f"{name} has shape {tuple(is_)}, the model {tuple(should)}")
+    problems = []
+    for kind, names in (("missing", expected - found), ("unknown", found - expected)):
+        if names:
+            n_more = len(names) - MAX_LISTED_NAMES
+            more = f" and {n_more} more" if n_more > 0 else ""
+            problems.append(f"{kind} {', '.join(sorted(names)[:MAX_LISTED_NAMES])}{more}")
+    for name, (found_shape, model_shape) in (shapes or {}).items():
+        if tuple(found_shape) != tuple(model_shape):
+            problems.append(f"{name} has shape {tuple(found_shape)}, in the model {tuple(model_shape)}")
     if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
+        raise ValueError(f"{source}: {'; '.join(problems)}")
 
 
 def load_base_weights(
-    transformer: Transformer, folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu"
+    transformer: Transformer, path: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> None:
-    """Assign the base weights of a Meta or Hugging Face folder or a GGUF file, this process's slice of each.
+    """Load base weights into the model; of a parameter that is split between processes, this process's slice.
 
-    Matrices become `dtype`, norms float32. Whole matrices that need no conversion stay mapped to the file.
+    Matrices become `dtype`, norms float32. A full matrix that needs no conversion stays mapped to its file.
+
+    Args:
+        transformer: The model, whose parameters may be on the meta device.
+        path: Folder in Meta's or Hugging Face's layout, or a GGUF file.
+        dtype: Dtype of the matrices.
+        device: Device of the parameters.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file and what is missing, unknown or of another shape.
+        FileNotFoundError: There are no base weights.
+        ValueError: A file is damaged, or names or shapes differ from the model's.
     """
-    files = open_checkpoint(folder)
-    wanted = {name: p for name, p in transformer.named_parameters() if ".lora." not in name}
-    check_keys_and_shapes(str(folder), files.names - set(UNUSED), set(wanted))
-    # By kind rather than by layer: a group that is copied as a whole keeps no page of the files.
-    dims, names = shard_dims(transformer), sorted(wanted, key=lambda name: name.split(".")[::-1])
-    size = -(-len(names) // N_GROUPS)
-    for first in range(0, len(names), size):
+    files = open_checkpoint(path)
+    parameters = {name: p for name, p in transformer.named_parameters() if ".lora." not in name}
+    check_keys_and_shapes(str(path), files.names - UNUSED, set(parameters))
+    dims = shard_dims(transformer)
+    # Parameters of one kind in all layers make a group: all of them are copied, or none, so that a group whose
+    # matrices are converted leaves no page of the files in memory.
+    names = sorted(parameters, key=lambda name: name.split(".")[::-1])
+    group_size = -(-len(names) // N_GROUPS)
+    for start in range(0, len(names), group_size):
         read = files.reader(dims)
-        for name in names[first : first + size]:
-            whole = read(name)
-            tensor = shard(whole, dims[name])
-            check_keys_and_shapes(str(folder), set(), set(), {name: (tensor.shape, wanted[name].shape)})
-            # A norm or a slice that stayed a view would keep all of its file's pages, or the whole tensor, in memory.
-            norm = tensor.ndim == 1
-            tensor = tensor.to(device, torch.float32 if norm else dtype, copy=norm or tensor is not whole)
+        for name in names[start : start + group_size]:
+            unsharded = read(name)
+            tensor = shard(unsharded, dims[name])
+            check_keys_and_shapes(str(path), set(), set(), {name: (tensor.shape, parameters[name].shape)})
+            # A norm or a slice that stayed a view would keep all of its file's pages, or the full tensor, in memory.
+            is_norm = tensor.ndim == 1
+            must_copy = is_norm or tensor is not unsharded
+            tensor = tensor.to(device, torch.float32 if is_norm else dtype, copy=must_copy)
             assign_parameter(transformer, name, tensor.contiguous())
-        del read, whole, tensor
+        del read, unsharded, tensor
 
 
 @torch.no_grad()
-def copy_or_assign(model: nn.Module, parts: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-    for name, part in parts.items():
+def copy_or_assign(model: nn.Module, tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    """Write tensors into the model: copied into targets that have memory, assigned to those on the meta device.
+
+    Args:
+        model: The model.
+        tensors: Name to new values, this process's slice of each.
+        targets: Name to the model's parameter or buffer of that name.
+    """
+    for name, tensor in tensors.items():
         if targets[name].is_meta:
-            assign_parameter(model, name, part.clone())
+            assign_parameter(model, name, tensor.clone())
         else:
-            targets[name].copy_(part)
+            targets[name].copy_(tensor)

@@ -1,7 +1,7 @@
 """Base weights in one GGUF file of architecture llama, dequantised tensor by tensor.
 
-llama.cpp's converter has put the rows of queries and keys in pairs side by side, which is Meta's order: nothing is
-reordered here. Header and number formats are read by the package gguf, which is needed for such files only.
+llama.cpp's converter has already put the two rows of each rotated pair of a query or key next to each other, which is
+Meta's order: nothing is reordered here. The package gguf, needed for such files only, reads the header and dequantises.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llama.sizes import shape_problems
+from llama.torch_file import error_reason
+from llama.weight_files import shape_problems
 
-INSTALL = "pip install gguf"
 OTHER_FILE = "take a file of a plain LLaMA, such as LLaMA-2 or SmolLM2"
-LAYER = {  # name in a block -> Meta's name, and what its rows and columns are
+LAYER = {  # name in a block -> Meta's name, and the sizes of its dimensions
     "attn_q": ("attention.wq", "dim", "dim"),
     "attn_k": ("attention.wk", "kv", "dim"),
     "attn_v": ("attention.wv", "kv", "dim"),
@@ -28,107 +28,123 @@ LAYER = {  # name in a block -> Meta's name, and what its rows and columns are
     "ffn_norm": ("ffn_norm", "dim"),
 }
 TOP = {"token_embd": ("tok_embeddings", "vocab", "dim"), "output_norm": ("norm", "dim")}
-HEAD, ROPE = "output.weight", "rope_freqs.weight"  # LLaMA's own head, never read; factors of the rotations
+HEAD = "output.weight"  # LLaMA's own output head, never read
+ROPE_FACTORS = "rope_freqs.weight"  # factors of the rotations' wavelengths
+METADATA_KEYS = {  # ModelArgs field -> key of the metadata, below "llama."
+    "dim": "embedding_length",
+    "n_layers": "block_count",
+    "n_heads": "attention.head_count",
+    "n_kv_heads": "attention.head_count_kv",
+    "ffn_dim": "feed_forward_length",
+    "norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+MAX_LISTED = 3  # problems in one message
 
 
-class Entry(NamedTuple):
-    """Where a tensor lies: first byte and size in bytes; shape as PyTorch has it; the package's number format."""
+class TensorEntry(NamedTuple):
+    """A tensor in the file: its first byte, its size in bytes, its shape in PyTorch's order, its GGML type."""
 
     offset: int
-    size: int
+    n_bytes: int
     shape: tuple[int, ...]
-    kind: object
+    ggml_type: object
 
 
 def import_gguf(path: Path):
-    """The module gguf.
+    """Import the package gguf.
+
+    Args:
+        path: The file that needs it, for the message.
 
     Raises:
-        ValueError: not installed.
+        ValueError: It is not installed.
     """
     try:
         import gguf
     except ImportError as error:
-        raise ValueError(f"{path}: a GGUF file is read with the package gguf, which is missing: {INSTALL}") from error
+        raise ValueError(f"{path}: reading a GGUF file needs the package gguf: pip install gguf") from error
     return gguf
 
 
-def read_header(path: Path) -> tuple[dict, dict[str, Entry]]:
-    """Metadata of the model, without the tokenizer's, and tensors by the file's names.
+def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
+    """Read the metadata of the model, without the tokenizer's, and the tensors' entries by their names in the file.
 
     Raises:
-        ValueError: the package is missing; not a GGUF file, cut short or damaged.
+        ValueError: The package gguf is missing, or the file is of another kind, cut short or damaged.
     """
     gguf = import_gguf(path)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ValueError(f"{path}: not a GGUF file: fetch it again, or give the folder of weights of another kind")
+            raise ValueError(f"{path}: not a GGUF file: fetch it again, or give a folder of weights in another layout")
 
     class Reader(gguf.GGUFReader):
         def _get(self, offset, dtype, count=1, override_order=None):
-            # The package gives fewer numbers at the end of a file; an array of absurd length would keep it for hours.
-            part = super()._get(offset, dtype, count, override_order)
-            if len(part) < count:
-                raise ValueError(f"{count} numbers are expected at byte {offset}, after which the file ends")
-            return part
+            # At the end of the file the package returns fewer values. A damaged array length would keep it busy for
+            # hours then.
+            values = super()._get(offset, dtype, count, override_order)
+            if len(values) < count:
+                raise ValueError(f"{count} values are expected at byte {offset}, after which the file ends")
+            return values
 
     try:
         reader = Reader(path)
         if reader.byte_order != "I":
             raise ValueError("big-endian")
-        fields = {k: v.contents() for k, v in reader.fields.items() if k.split(".")[0] in ("general", "llama", "split")}
+        sections = ("general", "llama", "split")
+        metadata = {key: field.contents() for key, field in reader.fields.items() if key.split(".")[0] in sections}
         entries = {
-            t.name: Entry(t.data_offset, t.n_bytes, tuple(reversed(t.shape.tolist())), t.tensor_type)
+            t.name: TensorEntry(t.data_offset, t.n_bytes, tuple(reversed(t.shape.tolist())), t.tensor_type)
             for t in reader.tensors
         }
-        if odd := [name for name in entries if not name.isprintable()]:
-            raise ValueError(f"{odd[0]!r} is no name of a tensor")
-        end = reader.data_offset
-        for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
-            if entry.offset < end:
-                raise ValueError(f"{name} lies on another tensor")
-            end = entry.offset + entry.size
+        _check_layout(entries, reader.data_offset)
     except Exception as error:  # the package raises many kinds for a damaged file
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path}: cut short or damaged ({reason}); fetch it again") from error
-    return fields, entries
+        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); fetch it again") from error
+    return metadata, entries
 
 
-def model_shape(path: Path, fields: dict) -> dict:
-    """ModelArgs fields that the metadata state.
+def _check_layout(entries: dict[str, TensorEntry], data_offset: int) -> None:
+    """Check that all names are printable and that no tensor overlaps another one or the header."""
+    for name in entries:
+        if not name.isprintable():
+            raise ValueError(f"{name!r} is not a tensor's name")
+    end = data_offset
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
+        if entry.offset < end:
+            raise ValueError(f"{name} overlaps another tensor")
+        end = entry.offset + entry.n_bytes
+
+
+def model_shape(path: Path, metadata: dict) -> dict:
+    """Return the ModelArgs fields that the metadata state.
 
     Raises:
-        ValueError: another architecture, a part that the model lacks, sizes that cannot be; all in one message.
+        ValueError: The architecture is another one, the file one of several parts, a feature is not supported, or
+            sizes are impossible.
     """
-    if (kind := fields.get("general.architecture")) != "llama":
-        raise ValueError(f"{path}: general.architecture is {kind!r} (llama is read); {OTHER_FILE}")
-    if (parts := fields.get("split.count", 1)) not in (0, 1):
-        raise ValueError(f"{path}: one of {parts!r} parts; make one file of them with llama-gguf-split --merge")
-    of = {key.removeprefix("llama."): value for key, value in fields.items() if key.startswith("llama.")}
-    names = {
-        "dim": "embedding_length",
-        "n_layers": "block_count",
-        "n_heads": "attention.head_count",
-        "n_kv_heads": "attention.head_count_kv",
-        "ffn_dim": "feed_forward_length",
-        "norm_eps": "attention.layer_norm_rms_epsilon",
-        "rope_theta": "rope.freq_base",
-    }
-    of = {"attention.head_count_kv": of.get("attention.head_count"), "rope.freq_base": 10000.0} | of
-    shape = {ours: of.get(theirs) for ours, theirs in names.items()}
-    wrong = shape_problems(shape, {ours: f"llama.{theirs}" for ours, theirs in names.items()}) or unsupported_metadata(
-        of, shape
-    )
-    if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}; {OTHER_FILE}")
-    shape["norm_eps"] = float(f"{shape['norm_eps']:.7g}")  # float32 there; 1e-05 again, as other files state it
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama":
+        raise ValueError(f"{path}: general.architecture is {architecture!r} (llama is supported); {OTHER_FILE}")
+    n_parts = metadata.get("split.count", 1)
+    if n_parts not in (0, 1):
+        raise ValueError(f"{path}: one of {n_parts!r} parts; make one file of them with llama-gguf-split --merge")
+    model = {key.removeprefix("llama."): value for key, value in metadata.items() if key.startswith("llama.")}
+    model.setdefault("attention.head_count_kv", model.get("attention.head_count"))
+    model.setdefault("rope.freq_base", 10000.0)
+    shape = {field: model.get(key) for field, key in METADATA_KEYS.items()}
+    problems = shape_problems(shape, {field: f"llama.{key}" for field, key in METADATA_KEYS.items()})
+    problems = problems or unsupported_metadata(model, shape)
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}; {OTHER_FILE}")
+    # Stored as float32; seven digits give the number that other layouts state, 1e-05 for instance.
+    shape["norm_eps"] = float(f"{shape['norm_eps']:.7g}")
     return shape
 
 
-def unsupported_metadata(of: dict, shape: dict) -> list[str]:
-    """What the metadata ask for and the model does not do, a phrase each."""
+def unsupported_metadata(model: dict, shape: dict) -> list[str]:
+    """List the features that the metadata ask for and the model lacks, one phrase per feature."""
     head_dim = shape["dim"] // shape["n_heads"]
-    checks = {
+    supported = {
         "rope.scaling.type": "none",
         "rope.scale_linear": 1.0,
         "rope.dimension_count": head_dim,
@@ -138,62 +154,92 @@ def unsupported_metadata(of: dict, shape: dict) -> list[str]:
         "attention.causal": True,
         "expert_count": 0,
     }
-    odd = {key: read for key, read in checks.items() if of.get(key, read) != read}
-    return [f"llama.{key} is {of[key]!r:.60} ({read!r} is read)" for key, read in odd.items()]
+    return [
+        f"llama.{key} is {model[key]!r:.60} ({value!r} is supported)"
+        for key, value in supported.items()
+        if model.get(key, value) != value
+    ]
 
 
 class GGUFFile:
     """A GGUF file of architecture llama, with or without its own output head.
 
-    `shape` holds the ModelArgs fields that the file states; `names` the parameters it holds, as Meta calls them.
+    Attributes:
+        shape: The ModelArgs fields that the file states.
+        names: The parameters that the file holds, by Meta's names.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        fields, entries = read_header(path)
-        self.shape = model_shape(path, fields)
+        metadata, entries = read_header(path)
+        self.shape = model_shape(path, metadata)
         self.shape["vocab_size"] = entries["token_embd.weight"].shape[0] if "token_embd.weight" in entries else 0
-        self.where = self._where(entries)
-        self.names = set(self.where)
-        if ROPE in entries and not self._values(ROPE, entries[ROPE], self._map()).eq(1).all():
-            raise ValueError(f"{path}: {ROPE} scales the rotations, as LLaMA-3.1 does (1 is read); {OTHER_FILE}")
+        self.locations = self._locate(entries)
+        self.names = set(self.locations)
+        if ROPE_FACTORS in entries:
+            factors = self._dequantize(ROPE_FACTORS, entries[ROPE_FACTORS], self._map())
+            if not factors.eq(1).all():
+                raise ValueError(
+                    f"{path}: {ROPE_FACTORS} scales the rotations, as LLaMA-3.1 does (1 is supported); {OTHER_FILE}"
+                )
 
-    def _where(self, entries: dict[str, Entry]) -> dict[str, Entry]:
-        """Meta's name -> place of every parameter that is read."""
-        head_dim = self.shape["dim"] // self.shape["n_heads"]
-        width = {"vocab": self.shape["vocab_size"], "dim": self.shape["dim"], "ffn": self.shape["ffn_dim"]}
-        width["kv"] = self.shape["n_kv_heads"] * head_dim
-        prefixes = {"": ("", TOP)} | {f"blk.{n}.": (f"layers.{n}.", LAYER) for n in range(self.shape["n_layers"])}
-        wanted = {
-            f"{theirs}{name}.weight": (f"{ours}{meta}.weight", tuple(width[what] for what in size))
-            for theirs, (ours, table) in prefixes.items()
-            for name, (meta, *size) in table.items()
+    def _expected_tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return name in the file -> (Meta's name, shape) of every parameter of a model of this shape."""
+        sizes = {
+            "vocab": self.shape["vocab_size"],
+            "dim": self.shape["dim"],
+            "ffn": self.shape["ffn_dim"],
+            "kv": self.shape["n_kv_heads"] * (self.shape["dim"] // self.shape["n_heads"]),
         }
-        lists = {"missing": wanted.keys() - entries, "unknown": entries.keys() - wanted - {HEAD, ROPE}}
-        wrong = [f"{what} {', '.join(sorted(names)[:5])}" for what, names in lists.items() if names]
-        for name, (_, size) in wanted.items():
-            if name in entries and (entries[name].shape != size or 0 in size):
-                wrong.append(f"{name} has shape {entries[name].shape}, by the metadata {size}")
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ValueError(f"{self.path}: {'; '.join(wrong[:3])}{more}; fetch it again, or {OTHER_FILE}")
-        return {meta: entries[name] for name, (meta, _) in wanted.items()}
+        blocks = [("", "", TOP)]
+        blocks += [(f"blk.{n}.", f"layers.{n}.", LAYER) for n in range(self.shape["n_layers"])]
+        return {
+            f"{file_prefix}{name}.weight": (f"{meta_prefix}{meta}.weight", tuple(sizes[d] for d in dims))
+            for file_prefix, meta_prefix, names in blocks
+            for name, (meta, *dims) in names.items()
+        }
+
+    def _locate(self, entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+        """Return Meta's name -> entry of every parameter.
+
+        Raises:
+            ValueError: A tensor is missing, unknown or of another shape than the metadata say.
+        """
+        expected = self._expected_tensors()
+        invalid = []
+        missing = expected.keys() - entries
+        unknown = entries.keys() - expected - {HEAD, ROPE_FACTORS}
+        for kind, names in (("missing", missing), ("unknown", unknown)):
+            if names:
+                invalid.append(f"{kind} {', '.join(sorted(names)[:5])}")
+        for name, (_, shape) in expected.items():
+            if name in entries and (entries[name].shape != shape or 0 in shape):
+                invalid.append(f"{name} has shape {entries[name].shape}, by the metadata {shape}")
+        if invalid:
+            n_more = len(invalid) - MAX_LISTED
+            more = f" and {n_more} more" if n_more > 0 else ""
+            raise ValueError(f"{self.path}: {'; '.join(invalid[:MAX_LISTED])}{more}; fetch it again, or {OTHER_FILE}")
+        return {meta: entries[name] for name, (meta, _) in expected.items()}
 
     def _map(self) -> np.memmap:
-        return np.memmap(self.path, np.uint8, "c")  # writing, which nobody does, would not change the file
+        return np.memmap(self.path, np.uint8, "c")  # copy-on-write: torch.from_numpy wants writable memory
 
-    def _values(self, name: str, entry: Entry, data: np.memmap) -> Tensor:
-        """float32, of the entry's shape; a view of the file where it holds float32."""
-        rows = data[entry.offset : entry.offset + entry.size].reshape(*entry.shape[:-1], -1)
+    def _dequantize(self, name: str, entry: TensorEntry, data: np.memmap) -> Tensor:
+        """Return a tensor as float32, of the entry's shape; a view of the file if that stores float32."""
+        rows = data[entry.offset : entry.offset + entry.n_bytes].reshape(*entry.shape[:-1], -1)
         try:
-            return torch.from_numpy(import_gguf(self.path).quants.dequantize(rows, entry.kind))
+            return torch.from_numpy(import_gguf(self.path).quants.dequantize(rows, entry.ggml_type))
         except NotImplementedError as error:
             raise ValueError(
-                f"{self.path}: {name} has number format {entry.kind.name}, which the package gguf does not read; "
+                f"{self.path}: {name} has number format {entry.ggml_type.name}, which the package gguf does not read; "
                 "convert it with llama-quantize, for instance to F16"
             ) from error
 
-    def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
-        """A function from name to the whole tensor, float32; the file is mapped anew."""
+    def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
+        """Return a function from a parameter's name to its tensor, float32, from a new mapping of the file.
+
+        Args:
+            shard_dims: Not needed here; see `MetaFolder.reader`.
+        """
         data = self._map()
-        return lambda name: self._values(name, self.where[name], data)
+        return lambda name: self._dequantize(name, self.locations[name], data)

@@ -1,4 +1,4 @@
-"""Base weights into the model, adapters to and from disk, and files of the released program."""
+"""Weights of the program that the paper's authors released, into this model."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from llama.checkpoint import check_keys_and_shapes, copy_or_assign
 from llama.HeLLM import HeLLM, base_parameters
 from llama.parallel import shard, shard_dims
 
-RELEASED_NAMES = {  # our name or its beginning -> the released one, where they differ
+RELEASED_NAMES = {  # our name, or how it begins -> the released one, where they differ
     "graph_item_embedding": "item_embedding.weight",
     "seq_item_embedding": "item_embedding_sequential.weight",
     "graph_adapter.prefix_key": "prefix_adapter.prefix_keys",
@@ -24,39 +24,44 @@ RELEASED_UNUSED = {"user_embedding.weight"}  # created by the released program, 
 
 
 def released_name(name: str) -> str:
-    """The released program's name of our parameter or table."""
+    """Translate the name of a parameter or embedding table to the released program's."""
     if ".lora." in name:  # llama.layers.0.feed_forward.w1.lora.down
-        owner, target, _, which = name.removeprefix("llama.").rsplit(".", 3)
-        return f"{owner}.lora_{target}.lora_{which}.weight"
-    for ours, theirs in RELEASED_NAMES.items():
+        owner, matrix, _, direction = name.removeprefix("llama.").rsplit(".", 3)
+        return f"{owner}.lora_{matrix}.lora_{direction}.weight"
+    for ours, released in RELEASED_NAMES.items():
         if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
+            return released + name.removeprefix(ours)
     return name
 
 
 def load_released(model: HeLLM, state: dict[str, Tensor], adapter_only: bool = False) -> None:
-    """Take over weights of the released program.
+    """Load weights of the released program into the model.
 
     Args:
-        model: of the same sizes, with every part that the released model has.
-        state: released parameter name to whole tensor: base, head, tables, adapters, LoRA.
-        adapter_only: state is a saved adapter, which holds neither base nor head nor tables (SPEC.md section 3,
-            departure 2): those stay as they are in the model.
+        model: A model of the same sizes, with every part that the released model has.
+        state: The released program's parameter names and unsharded tensors: base, head, tables, adapters, LoRA.
+        adapter_only: The state is a saved adapter, which has neither base nor head nor tables (docs/method.md,
+            section 3, departure 2): these stay as they are in the model.
 
     Raises:
-        ValueError: missing or unknown names, or shapes that differ, listed.
+        ValueError: Names are missing or unknown, or shapes differ; the message lists them.
     """
     tables = {name: getattr(model, name) for name in ("graph_item_embedding", "seq_item_embedding")}
-    ours = {**dict(model.named_parameters()), **tables}
+    targets = dict(model.named_parameters()) | tables
     if adapter_only:
-        kept = {f"llama.{name}" for name in base_parameters(model)} | {"score.weight", *tables}
-        ours = {name: tensor for name, tensor in ours.items() if name not in kept}
-    theirs = {released_name(name): name for name in ours}
-    dims, parts, shapes = shard_dims(model), {}, {}
-    for released, name in theirs.items():
+        absent = {f"llama.{name}" for name in base_parameters(model)} | {"score.weight", *tables}
+        targets = {name: tensor for name, tensor in targets.items() if name not in absent}
+    dims = shard_dims(model)
+    tensors = {}
+    shapes = {}
+    for name, target in targets.items():
+        released = released_name(name)
         if released in state:
-            tensor = state[released].squeeze(0) if name.startswith("graph_adapter.prefix_") else state[released]
-            parts[name] = shard(tensor, dims.get(name))
-            shapes[released] = (parts[name].shape, ours[name].shape)
-    check_keys_and_shapes("released state", set(state) - RELEASED_UNUSED, set(theirs), shapes)
-    copy_or_assign(model, parts, ours)
+            tensor = state[released]
+            if name.startswith("graph_adapter.prefix_"):
+                tensor = tensor.squeeze(0)  # the released program stores (1, …)
+            tensors[name] = shard(tensor, dims.get(name))
+            shapes[released] = (tensors[name].shape, target.shape)
+    expected = {released_name(name) for name in targets}
+    check_keys_and_shapes("released state", set(state) - RELEASED_UNUSED, expected, shapes)
+    copy_or_assign(model, tensors, targets)

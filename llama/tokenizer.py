@@ -6,14 +6,14 @@ from sentencepiece import SentencePieceProcessor
 
 
 class Tokenizer:
-    """Token ids of a text.
+    """Convert text to token ids.
 
     Args:
-        path: `tokenizer.model` as it comes with the weights.
+        path: `tokenizer.model`, which comes with the weights.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a SentencePiece model, or one without a begin-of-sequence token.
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a SentencePiece model, or has no begin-of-sequence token.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -28,5 +28,5 @@ class Tokenizer:
             raise ValueError(f"{path}: has no begin-of-sequence token; LLaMA-2's tokenizer.model is needed")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text behind a begin-of-sequence token."""
+        """Return the ids of the text, after the begin-of-sequence token."""
         return [self.model.bos_id(), *self.model.encode(text)]

@@ -1,7 +1,10 @@
-"""Base weights as they lie on disk: Meta's folder, Hugging Face's or a GGUF file, read by Meta's parameter names.
+"""PyTorch files from elsewhere: read without running code from them, and without using more memory than they are long.
 
-Files are memory-mapped and opened anew for every group of parameters, so that the pages of what has been
-copied are given back; what can be used as it lies is not copied at all.
+`torch.load(weights_only=True)` runs no code that a file holds. It lets two things pass that make a file of a few
+bytes fill the memory, which are refused here:
+
+* zip entries that are compressed, where torch.save stores them as they are: `check_not_packed`;
+* tensors that repeat few stored numbers by strides of 0, or have no numbers at all: `is_dense_tensor`.
 """
 
 import pickle
@@ -11,12 +14,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+REASON_LENGTH = 120
+
 
 def load_torch_file(path: Path, mapped: bool = False):
-    """Tensors of a PyTorch file, on the CPU.
+    """Load the content of a PyTorch file to the CPU.
+
+    Args:
+        path: File that torch.save has written.
+        mapped: Map the tensors to the file instead of copying them.
 
     Raises:
-        ValueError: not a readable PyTorch file of tensors.
+        OSError: The file is missing, a folder, or may not be read.
+        ValueError: It is damaged, or holds other objects than tensors, numbers, strings and containers of them.
     """
     try:
         check_not_packed(path)
@@ -24,31 +34,35 @@ def load_torch_file(path: Path, mapped: bool = False):
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to run whatever the file holds
-            reason = "it holds something else, which is never run"
+        reason = error_reason(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's message advises to run the code in the file
+            reason = "it holds other objects than tensors, which are never loaded"
         raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); fetch it again") from error
 
 
+def error_reason(error: Exception) -> str:
+    """Shorten a library's error message to one printable line; the error's type, if it has no message."""
+    line = " ".join(str(error).split())[:REASON_LENGTH]
+    return "".join(char if char.isprintable() else "?" for char in line) or type(error).__name__
+
+
 def check_not_packed(path: Path) -> None:
-    """See that a PyTorch file needs no more memory than it is long; only what is a zip archive could.
+    """Check that a PyTorch file, if it is a zip archive, does not unpack to more bytes than it has.
 
     Raises:
-        ValueError: it is not as torch.save writes it.
+        ValueError: An entry is compressed, or the entries overlap.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\3\4":
             return
         entries = zipfile.ZipFile(file).infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("its entries are packed, or more than the file is long")
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its entries are compressed, or longer than the file")
 
 
 def is_dense_tensor(content: object) -> bool:
-    """Whether something from a file is a tensor whose every number was in the file.
-
-    A few bytes can be stretched over as many rows as one likes.
-    """
-    plain = isinstance(content, Tensor) and content.layout is torch.strided and content.device.type == "cpu"
-    return plain and content.numel() * content.element_size() <= content.untyped_storage().nbytes()
+    """Return whether an object from a file is a CPU tensor of which every number was stored in the file."""
+    if not isinstance(content, Tensor) or content.layout is not torch.strided or content.device.type != "cpu":
+        return False
+    return content.numel() * content.element_size() <= content.untyped_storage().nbytes()

@@ -1,34 +1,70 @@
-"""Base weights as they lie on disk: Meta's folder, Hugging Face's or a GGUF file, read by Meta's parameter names.
+"""Base weights in Meta's or Hugging Face's layout, read by Meta's parameter names.
 
-Files are memory-mapped and opened anew for every group of parameters, so that the pages of what has been
-copied are given back; what can be used as it lies is not copied at all.
+Files are memory-mapped, and opened anew for every group of parameters: that returns the memory of pages that have been
+copied. A tensor that needs no change is not copied at all.
 """
 
 import json
 import math
-import mmap
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llama.gguf_file import GGUFFile
-from llama.sizes import shape_problems
-from llama.torch_file import is_dense_tensor, load_torch_file
+from llama.torch_file import error_reason, is_dense_tensor, load_torch_file
 
-UNUSED = ("output.weight", "rope.freqs")  # LLaMA's own output head, and rotations that are computed
 DOWNLOAD_HINT = (
     "LLaMA-2 is licensed by Meta: ask at llama.com/llama-downloads (params.json, consolidated.*.pth, tokenizer.model) "
     "or take meta-llama/Llama-2-7b-hf from Hugging Face (config.json, *.safetensors, tokenizer.model)"
 )
 
+# Largest sizes that a file may state. A model is built before its tensors are read, so a wrong size would cost memory.
+INT_LIMITS = {"dim": 2**16, "n_layers": 2**10}
+DEFAULT_INT_LIMIT = 2**24
+FLOAT_LIMITS = {"norm_eps": 1.0, "rope_theta": math.inf, "ffn_dim_multiplier": math.inf}  # exclusive
+OPTIONAL_SIZES = ("n_kv_heads", "ffn_dim_multiplier")
+
+
+def shape_problems(shape: dict, file_keys: dict[str, str] | None = None) -> list[str]:
+    """List what is wrong with the model sizes that a file states, one phrase per problem.
+
+    Args:
+        shape: ModelArgs fields with the values from the file, of any type.
+        file_keys: The file's key for each field, where that is another than the field's name.
+    """
+    problems = []
+    for field, value in shape.items():
+        if value is None and field in OPTIONAL_SIZES:
+            continue
+        if field in FLOAT_LIMITS:
+            valid = type(value) in (int, float) and 0 < value < FLOAT_LIMITS[field]
+            expected = f"a number between 0 and {FLOAT_LIMITS[field]}"
+        else:
+            largest = INT_LIMITS.get(field, DEFAULT_INT_LIMIT)
+            valid = type(value) is int and 1 <= value <= largest
+            expected = f"an integer from 1 to {largest}"
+        if not valid:
+            key = (file_keys or {}).get(field, field)
+            problems.append(f"{key} is {value!r:.60} ({expected} is expected)")
+    if not problems and {"dim", "n_heads"} <= shape.keys():
+        dim = shape["dim"]
+        n_heads = shape["n_heads"]
+        n_kv_heads = shape.get("n_kv_heads") or n_heads
+        if dim % (2 * n_heads):  # rotary position embedding rotates pairs of columns
+            problems.append(f"{dim} columns do not divide into {n_heads} heads of an even number of columns")
+        elif n_heads % n_kv_heads:
+            problems.append(f"{n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
+    return problems
+
 
 def read_json(path: Path) -> dict:
-    """An object from a small JSON file.
+    """Read an object from a small JSON file.
 
     Raises:
-        ValueError: naming the line of what is no JSON.
+        OSError: The file is missing, a folder, or may not be read.
+        ValueError: It is not JSON, with the line, or its content is no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -39,92 +75,91 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def open_checkpoint(folder: str | Path) -> "MetaFolder | HuggingFaceFolder | GGUFFile":
-    """Recognise a weight folder by its files; a file is GGUF.
-
-    Raises:
-        FileNotFoundError: no such folder or file, or no known layout in it.
-        ValueError: a damaged or unsupported file; several GGUF files.
-    """
-    folder = Path(folder)
-    if (folder / "params.json").exists():
-        return MetaFolder(folder)
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
-    if files and not any(folder.glob("*.safetensors")):  # a config.json may lie beside GGUF files
-        if len(files) > 1:
-            names = ", ".join(path.name for path in files)
-            raise ValueError(f"{folder}: several GGUF files, {names}: give the path of one of them")
-        return GGUFFile(files[0])
-    if (folder / "config.json").exists():
-        return HuggingFaceFolder(folder)
-    raise FileNotFoundError(
-        f"{folder}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
-        f"*.safetensors, and tokenizer.model; or a GGUF file; {DOWNLOAD_HINT}"
-    )
-
-
 class MetaFolder:
-    """`params.json` and one or several `consolidated.NN.pth`, each a slice of every split parameter.
+    """Meta's layout: `params.json` and one or several `consolidated.NN.pth`, each a slice of every split parameter.
 
-    `shape` holds the ModelArgs fields that the files state; `names` the parameters they hold.
+    Attributes:
+        shape: The ModelArgs fields that the files state.
+        names: The parameters that the files hold.
     """
+
+    SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps", "rope_theta")
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("consolidated.*.pth"))
         if not self.files:
             raise FileNotFoundError(f"{folder}: params.json without consolidated.*.pth; {DOWNLOAD_HINT}")
-        params = read_json(folder / "params.json")
+        params_file = folder / "params.json"
+        params = read_json(params_file)
         if params.get("use_scaled_rope"):
-            raise ValueError(f"{folder / 'params.json'}: use_scaled_rope is true (false is read, as LLaMA-2 has it)")
-        known = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps")
-        self.shape = {key: params[key] for key in (*known, "rope_theta") if key in params}
-        if wrong := shape_problems(self.shape, {}):
-            raise ValueError(f"{folder / 'params.json'}: {'; '.join(wrong)}; fetch it again")
-        shards = self._open()
+            raise ValueError(f"{params_file}: use_scaled_rope is true; take LLaMA-2, where it is false")
+        self.shape = {key: params[key] for key in self.SIZES if key in params}
+        if problems := shape_problems(self.shape):
+            raise ValueError(f"{params_file}: {'; '.join(problems)}; fetch it again")
+
+        shards = self._load_shards()
         self.names = set(shards[0])
         for path, shard in zip(self.files, shards, strict=True):
             if set(shard) != self.names:
-                odd = sorted(set(shard) ^ self.names)[0]
-                raise ValueError(f"{path}: {odd} is not in all of the {len(shards)} shards; fetch them again")
-        if "tok_embeddings.weight" in self.names:  # params.json may say -1
-            self.shape["vocab_size"], columns = [*shards[0]["tok_embeddings.weight"].shape, 0, 0][:2]
-            if columns * len(shards) != params.get("dim"):
-                raise ValueError(
-                    f"{folder}: tok_embeddings.weight has {columns} columns in each of {len(shards)} shards, dim is "
-                    f"{params.get('dim')}: fetch the consolidated.*.pth that are missing, or all files again"
-                )
+                name = sorted(set(shard) ^ self.names)[0]
+                raise ValueError(f"{path}: {name} is not in all of the {len(shards)} shards; fetch them again")
+        if "tok_embeddings.weight" in self.names:
+            self._set_vocab_size(folder, shards)
 
-    def _open(self) -> list[dict[str, Tensor]]:
+    def _set_vocab_size(self, folder: Path, shards: list[dict[str, Tensor]]) -> None:
+        """Take the vocabulary size from the embeddings, as params.json may say -1, and check that no shard is missing.
+
+        Each shard holds a slice of the columns of tok_embeddings.weight.
+        """
+        rows, columns = [*shards[0]["tok_embeddings.weight"].shape, 0, 0][:2]
+        self.shape["vocab_size"] = rows
+        if columns * len(shards) != self.shape.get("dim"):
+            raise ValueError(
+                f"{folder}: tok_embeddings.weight has {columns} columns in each of {len(shards)} shards, dim is "
+                f"{self.shape.get('dim')}: fetch the consolidated.*.pth that are missing, or all files again"
+            )
+
+    def _load_shards(self) -> list[dict[str, Tensor]]:
+        """Map all files to memory; check that each holds nothing but floating-point tensors by name."""
         shards = [load_torch_file(path, mapped=True) for path in self.files]
         for path, shard in zip(self.files, shards, strict=True):
             if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
                 raise ValueError(f"{path}: tensors by name are expected, found {type(shard).__name__}; fetch it again")
             for name, tensor in shard.items():
                 if not is_dense_tensor(tensor) or not tensor.is_floating_point():
-                    raise ValueError(f"{path}: {name!r:.60} is not a whole tensor of numbers; fetch it again")
+                    raise ValueError(f"{path}: {name!r:.60} is not a dense floating-point tensor; fetch it again")
         return shards
 
-    def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
-        """A function from name to the whole tensor; mapped where one file holds it all, merged otherwise."""
-        shards = self._open()
+    def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
+        """Return a function from a parameter's name to its unsharded tensor.
+
+        A tensor is mapped to the file if one file holds all of it; otherwise its slices are concatenated.
+
+        Args:
+            shard_dims: The dimension along which each parameter is split, None if it is not.
+        """
+        shards = self._load_shards()
 
         def read(name: str) -> Tensor:
-            dim = partition_dims[name]
+            dim = shard_dims[name]
             if len(shards) == 1 or dim is None:
                 return shards[0][name]
-            parts = [shard[name] for shard in shards]
-            if len({part.shape for part in parts}) > 1 or parts[0].ndim <= dim:
-                shapes = ", ".join(
-                    f"{tuple(part.shape)} in {path}" for part, path in zip(parts, self.files, strict=True)
-                )
+            slices = [shard[name] for shard in shards]
+            if len({part.shape for part in slices}) > 1 or slices[0].ndim <= dim:
+                shapes = ", ".join(f"{tuple(t.shape)} in {path}" for t, path in zip(slices, self.files, strict=True))
                 raise ValueError(f"{name} differs in shape: {shapes}; fetch the shards again")
-            return torch.cat(parts, dim)
+            return torch.cat(slices, dim)
 
         return read
 
 
 class HuggingFaceFolder:
-    """`config.json` and `model.safetensors`, or the shards that `model.safetensors.index.json` names."""
+    """Hugging Face's layout: `config.json` and `model.safetensors`, or the shards that an index lists.
+
+    Attributes:
+        shape: The ModelArgs fields that `config.json` states.
+        names: The parameters that the files hold, by Meta's names.
+    """
 
     LAYER = {
         "self_attn.q_proj": "attention.wq",
@@ -138,61 +173,74 @@ class HuggingFaceFolder:
         "post_attention_layernorm": "ffn_norm",
     }
     TOP = {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"}
+    SIZES = {
+        "dim": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads",
+        "vocab_size": "vocab_size",
+        "ffn_dim": "intermediate_size",
+        "norm_eps": "rms_norm_eps",
+    }
 
     def __init__(self, folder: Path) -> None:
-        config = read_json(folder / "config.json")
-        self.shape = self._shape(folder / "config.json", config)
+        self.shape = self._read_shape(folder / "config.json")
+        self.files = self._list_files(folder)
+        self.locations: dict[str, tuple[Path, str]] = {}  # Meta's name -> file, name in the file
+        for path in self.files:
+            for name in open_safetensors(path).offset_keys():
+                if not name.endswith("rotary_emb.inv_freq"):  # computed by the model
+                    self.locations[self._meta_name(path, name)] = (path, name)
+        self.names = set(self.locations)
+
+    @staticmethod
+    def _list_files(folder: Path) -> list[Path]:
         index = folder / "model.safetensors.index.json"
         if index.exists():
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise ValueError(f"{index}: weight_map, from tensor to file, is missing; fetch it again")
-            self.files = sorted({folder / Path(str(name)).name for name in weight_map.values()})  # in no other folder
+            # Names are reduced to their last part, so that no index leads out of the folder.
+            files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
         else:
-            self.files = sorted(folder.glob("*.safetensors"))
-        missing = [str(path) for path in self.files if not path.exists()]
-        if missing or not self.files:
+            files = sorted(folder.glob("*.safetensors"))
+        missing = [str(path) for path in files if not path.exists()]
+        if missing or not files:
             raise FileNotFoundError(f"{', '.join(missing) or folder}: safetensors file missing; {DOWNLOAD_HINT}")
-        self.where = {}  # Meta's name -> (file, name in it)
-        for path in self.files:
-            for name in SafetensorsFile(path).entries:
-                if not name.endswith("rotary_emb.inv_freq"):
-                    self.where[self._meta_name(path, name)] = (path, name)
-        self.names = set(self.where)
+        return files
 
-    @staticmethod
-    def _shape(path: Path, config: dict) -> dict:
+    @classmethod
+    def _read_shape(cls, path: Path) -> dict:
+        """Read the sizes from `config.json`; check that it asks for nothing that the model lacks."""
+        config = read_json(path)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if not isinstance(rope, dict):
-            raise ValueError(f"{path}: the parameters of the rotations are {rope!r:.60} (an object is read)")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        checks = {
+            raise ValueError(f"{path}: rope_parameters is {rope!r:.60} (an object is expected); fetch it again")
+        found_and_supported = {
             "model_type": (config.get("model_type"), "llama"),
             "hidden_act": (config.get("hidden_act", "silu"), "silu"),
             "attention_bias": (config.get("attention_bias", False), False),
             "mlp_bias": (config.get("mlp_bias", False), False),
-            "rope_type": (kind, "default"),
+            "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
         }
-        wrong = [f"{key} is {is_} ({should} is read)" for key, (is_, should) in checks.items() if is_ != should]
-        names = {
-            "dim": "hidden_size",
-            "n_layers": "num_hidden_layers",
-            "n_heads": "num_attention_heads",
-            "vocab_size": "vocab_size",
-            "ffn_dim": "intermediate_size",
-            "norm_eps": "rms_norm_eps",
-        }
-        shape = {ours: config.get(theirs) for ours, theirs in names.items()}
-        shape["n_kv_heads"] = config.get("num_key_value_heads") or shape["n_heads"]
+        problems = [
+            f"{key} is {found} ({supported} is supported)"
+            for key, (found, supported) in found_and_supported.items()
+            if found != supported
+        ]
+
+        shape = {field: config.get(key) for field, key in cls.SIZES.items()}
+        shape["n_kv_heads"] = shape["n_kv_heads"] or shape["n_heads"]
         shape["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-        wrong = wrong or shape_problems(shape, names | {"n_kv_heads": "num_key_value_heads"})
-        if not wrong and config.get("head_dim") not in (None, shape["dim"] // shape["n_heads"]):
-            wrong.append(f"head_dim {config['head_dim']} is not hidden_size / num_attention_heads")
-        if wrong:
-            raise ValueError(f"{path}: {'; '.join(wrong)}; fetch it again, or take LLaMA-2")
+        problems = problems or shape_problems(shape, cls.SIZES)
+        if not problems and config.get("head_dim") not in (None, shape["dim"] // shape["n_heads"]):
+            problems.append(f"head_dim {config['head_dim']} is not hidden_size / num_attention_heads")
+        if problems:
+            raise ValueError(f"{path}: {'; '.join(problems)}; fetch it again, or take LLaMA-2")
         return shape
 
     def _meta_name(self, path: Path, name: str) -> str:
+        """Translate a tensor's name in a file to Meta's."""
         stem = name.removesuffix(".weight")
         if stem in self.TOP:
             return f"{self.TOP[stem]}.weight"
@@ -201,68 +249,54 @@ class HuggingFaceFolder:
             return f"layers.{parts[2]}.{self.LAYER[parts[3]]}.weight"
         raise ValueError(f"{path}: parameter {name!r:.90} does not belong to LLaMA; take the weights of a LLaMA")
 
-    def reader(self, partition_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
-        """A function from name to the whole tensor; mapped, but for query and key rows, which are reordered."""
-        files = {path: SafetensorsFile(path) for path in self.files}
-        heads = {"wq": self.shape["n_heads"], "wk": self.shape["n_kv_heads"]}
+    def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
+        """Return a function from a parameter's name to its tensor.
+
+        Tensors are mapped to the file, except query and key matrices, whose rows are reordered.
+
+        Args:
+            shard_dims: Not needed here; see `MetaFolder.reader`.
+        """
+        files = {path: open_safetensors(path) for path in self.files}
+        n_heads_of = {"wq": self.shape["n_heads"], "wk": self.shape["n_kv_heads"]}
 
         def read(name: str) -> Tensor:
-            path, theirs = self.where[name]
-            tensor = files[path].tensor(theirs)
-            n_heads = heads.get(name.split(".")[-2])
+            path, file_name = self.locations[name]
+            tensor = files[path].get_tensor(file_name)
+            n_heads = n_heads_of.get(name.split(".")[-2])
             if n_heads is None:
                 return tensor
-            if tensor.ndim != 2 or len(tensor) % (2 * n_heads):
-                raise ValueError(
-                    f"{path}: {theirs} has shape {tuple(tensor.shape)} for {n_heads} heads; fetch it again"
-                )
+            if tensor.ndim != 2 or not len(tensor) or len(tensor) % (2 * n_heads):
+                shape = tuple(tensor.shape)
+                raise ValueError(f"{path}: {file_name} has shape {shape} for {n_heads} heads; fetch it again")
             return permute_rotary_halves(tensor, n_heads)
 
         return read
 
 
 def permute_rotary_halves(rows: Tensor, n_heads: int) -> Tensor:
-    """Query or key rows (H · head_dim, D) from halves (all first, then all second of a pair) to pairs side by side."""
+    """Reorder query or key rows (n_heads · head_dim, dim) from Hugging Face's order to Meta's.
+
+    Rotary position embedding rotates pairs of rows of a head: Hugging Face stores the first rows of all pairs, then the
+    second ones; Meta stores the two rows of a pair next to each other.
+    """
     return rows.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-class SafetensorsFile:
-    """One safetensors file: 8 bytes of header length, a JSON header, raw little-endian tensors; memory-mapped."""
+def open_safetensors(path: Path) -> safe_open:
+    """Open a safetensors file; its tensors are mapped to memory.
 
-    DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-    def __init__(self, path: Path) -> None:
-        self.path, size = path, path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise ValueError(f"{path}: cut short: a header of {length} bytes in a file of {size}; fetch it again")
-            try:
-                self.entries = json.loads(file.read(length))
-                self.entries.pop("__metadata__", None)
-                self.begin = 8 + length
-                damaged = [
-                    name for name, entry in self.entries.items() if not self._fits(name, entry, size - self.begin)
-                ]
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise ValueError(f"{path}: header is not a table of tensors ({error}); fetch it again") from error
-            if damaged:
-                raise ValueError(f"{path}: cut short or damaged at {damaged[0]}; fetch it again")
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-
-    def _fits(self, name: str, entry: dict, room: int) -> bool:
-        """Whether the tensor's bytes lie within the file and are as many as its shape needs."""
-        if entry["dtype"] not in self.DTYPES:
-            raise ValueError(f"{name} has number format {entry['dtype']}; {', '.join(self.DTYPES)} are read")
-        first, last = entry["data_offsets"]
-        size = math.prod(entry["shape"]) * self.DTYPES[entry["dtype"]].itemsize
-        whole = all(type(n) is int and n > 0 for n in (*entry["shape"], last))
-        return whole and type(first) is int and 0 <= first <= last <= room and last - first == size
-
-    def tensor(self, name: str) -> Tensor:
-        """The named tensor, a view of the file."""
-        entry = self.entries[name]
-        offset, count = self.begin + entry["data_offsets"][0], math.prod(entry["shape"])
-        return torch.frombuffer(self.map, dtype=self.DTYPES[entry["dtype"]], offset=offset, count=count).view(
-            entry["shape"]
-        )
+    Raises:
+        OSError: The file is missing, a folder, or may not be read.
+        ValueError: It is cut short or damaged, or holds something else than floating-point tensors.
+    """
+    path.open("rb").close()  # raises Python's own error, which names the path
+    try:
+        file = safe_open(path, framework="pt")
+        dtypes = {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); fetch it again") from error
+    for name, dtype in dtypes.items():
+        if dtype not in ("F64", "F32", "F16", "BF16"):
+            raise ValueError(f"{path}: {name!r:.90} has dtype {dtype}; take weights in F64, F32, F16 or BF16")
+    return file

@@ -183,7 +183,7 @@ def _write(content: str | Path, path: Path, destination: Path) -> None:
     """Write a text, or copy a file, on its way to a destination whose folder is made."""
     for parent in (destination.parent, path.parent):
         parent.mkdir(parents=True, exist_ok=True)
-    with explain_disk_full(destination, path):
+    with explain_disk_full(destination):
         if isinstance(content, Path):
             shutil.copyfile(content, path)
         else:

@@ -20,10 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf", "html"]):
     import torch
 
-    from llama.checkpoint import load_base_weights
+    from llama.checkpoint import load_base_weights, open_checkpoint
     from llama.model import ModelArgs, Transformer
     from llama.tokenizer import Tokenizer
-    from llama.weight_files import open_checkpoint
     from preprocess.modalities.images import open_image
     from preprocess.modalities.shards import UnusableInputError
     from preprocess.pretraining.hypergraph import load_features

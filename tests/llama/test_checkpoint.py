@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from llama.weight_files import open_checkpoint
+from llama.checkpoint import open_checkpoint
 from tests.support.small_llama import load, reference, same_hidden
 from tests.support.small_model import histories, shards_of, small_hellm, wake, write_meta
 from utils.io.torch_files import save_with_checksum
@@ -135,10 +136,9 @@ def test_truncated_safetensors(hugging_face, share):
 
 def rewrite(folder, change):
     """Apply change to the tensors of a folder's one safetensors file."""
-    safetensors = pytest.importorskip("safetensors.torch")
-    tensors = safetensors.load_file(folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
     change(tensors)
-    safetensors.save_file(tensors, folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors")
 
 
 def test_safetensors_without_one_tensor(hugging_face):
@@ -150,6 +150,16 @@ def test_safetensors_without_one_tensor(hugging_face):
 def test_safetensors_with_an_unknown_tensor(hugging_face):
     rewrite(hugging_face, lambda tensors: tensors.update({"model.layers.0.surprise.weight": torch.zeros(2)}))
     with pytest.raises(ValueError, match=r"model\.layers\.0\.surprise\.weight"):
+        load(hugging_face)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 32), (32,), (24, 32)])
+def test_safetensors_with_query_rows_that_do_not_divide_into_heads(hugging_face, shape):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    rewrite(hugging_face, lambda tensors: tensors.update({name: torch.zeros(shape)}))
+    with pytest.raises(
+        ValueError, match=rf"model\.safetensors: {name} has shape \({shape[0] if shape else ''}.* for 8 heads"
+    ):
         load(hugging_face)
 
 

@@ -281,13 +281,13 @@ def head(change):
     return damage
 
 
-WHOLE = "'score.weight': a whole tensor of torch.float32, all finite, is expected; put back a copy"
+WHOLE = "'score.weight': a dense tensor of torch.float32, all finite, is expected; put back a copy"
 STRANGE = [  # what a file of a stranger holds, its checksum right
     (STATE, settings(n_layers=10**9), "--n_layers 1000000000: from -1 to 1024"),
     (STATE, settings(n_layers=-5), "--n_layers -5: from -1 to 1024"),
     (STATE, settings(graph_rank=2**60), f"--graph_rank {2**60}: 0 or above, at most"),
     (STATE, settings(adapter_len=2**16), "adapter_len is 4 there, 65536 here"),
-    (STATE, settings(seed=torch.zeros(3)), "settings: words and numbers are expected"),
+    (STATE, settings(seed=torch.zeros(3)), "settings: strings and numbers are expected"),
     (STATE, settings(seed=None), "seed is None, expected an integer"),
     (STATE, settings(seed=10**30), f"--seed {10**30}: from 0 to"),
     (STATE, settings(lora_alpha=10**400), "lora_alpha is 1000"),
@@ -298,11 +298,11 @@ STRANGE = [  # what a file of a stranger holds, its checksum right
     (STATE, settings(model_name=3, dataset=3), "model_name is 3, expected a string"),
     (STATE, settings(dtype="zzz"), "dtype is 'zzz', expected one of auto, fp32, bf16"),
     (STATE, settings(dataset="../../etc"), "--dataset '../../etc': a name without folders"),
-    (STATE, part("settings", [["seed", 3]]), "settings: names with values are expected"),
-    (BEST_ADAPTER, part("settings", [["dim", 3]]), "settings: names with values are expected"),
-    (BEST_ADAPTER, settings(dim=torch.zeros(3)), "settings: words and numbers are expected"),
-    (BEST_ADAPTER, part("tensors", [torch.zeros(3)]), "tensors: names with values are expected"),
-    (BEST_ADAPTER, lambda content: content["tensors"].update({3: torch.zeros(3)}), "3: a whole tensor of"),
+    (STATE, part("settings", [["seed", 3]]), "settings: a dictionary is expected"),
+    (BEST_ADAPTER, part("settings", [["dim", 3]]), "settings: a dictionary is expected"),
+    (BEST_ADAPTER, settings(dim=torch.zeros(3)), "settings: strings and numbers are expected"),
+    (BEST_ADAPTER, part("tensors", [torch.zeros(3)]), "tensors: a dictionary is expected"),
+    (BEST_ADAPTER, lambda content: content["tensors"].update({3: torch.zeros(3)}), "3: a dense tensor of"),
     (BEST_ADAPTER, head(lambda t: "none"), WHOLE),
     (BEST_ADAPTER, head(lambda t: t.long()), WHOLE),
     (BEST_ADAPTER, head(lambda t: t * float("nan")), WHOLE),

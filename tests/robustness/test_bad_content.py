@@ -150,9 +150,9 @@ TABLES = [
     (GRAPH, tensor(lambda t: t.to_sparse()), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t.to("meta")), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t[:1, :1].clone().expand(10**12, 6)), "a matrix (rows, width) of numbers is expected"),
-    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are packed, or more than"),
-    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are packed, or more than"),
-    (SEQUENCE, tensor(lambda t: t.numpy()), "not a PyTorch file of tensors (it holds something else, which is never"),
+    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are compressed, or longer than"),
+    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are compressed, or longer than"),
+    (SEQUENCE, tensor(lambda t: t.numpy()), "not a PyTorch file of tensors (it holds other objects than tensors, which"),
 ]
 FEATURES = [
     ("image_feat.npy", array(lambda a: a[:-2]), "38 rows for 40 items; make it from the same interaction file"),
@@ -170,7 +170,7 @@ FEATURES = [
     ("text_feat.pt", tensor(lambda t: spoiled(t, 5, NAN)), "row 5 holds NaN"),
     ("text_feat.pt", tensor(lambda t: [t]), "a matrix (rows, width) of numbers is expected"),
     ("text_feat.pt", tensor(lambda t: t[0, 0].clone().expand(10**12, 3)), "a matrix (rows, width) of numbers"),
-    ("text_feat.pt", tensor(lambda t: t.numpy()), "it holds something else, which is never run"),
+    ("text_feat.pt", tensor(lambda t: t.numpy()), "it holds other objects than tensors, which are never loaded"),
 ]
 NO_ID, NO_TEXT = "is not an id from 0 to 39; make it from the same raw files", "no text in it; expected are lines"
 ITEM_FILES = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_HeLLM
-from llama.weight_files import open_checkpoint
+from llama.checkpoint import open_checkpoint
 from tests.support.bad_files import ANY_FILE, complaint, copied
 from tests.support.small_data import command, write_dataset
 from tests.support.small_gguf import write_gguf
@@ -126,7 +126,8 @@ def entry(**values):
 
 DEEP, LONG = "[" * 100_000, "9" * 5000
 PARAMS, CONFIG, SHARD = "meta/params.json", "hf/config.json", "meta/consolidated.01.pth"
-NORM, COUNT = "norm.weight", "(a whole number from 1 to"
+NORM, COUNT = "norm.weight", "(an integer from 1 to"
+BAD_ENTRY = "cut short or damaged (Error while deserializing header: invalid shape, data type, or offset for tensor"
 CONTENTS = [
     (PARAMS, text(DEEP), "params.json: not JSON (maximum recursion depth"),
     (PARAMS, text('{"dim": ' + LONG + "}"), "params.json: not JSON (Exceeds the limit"),
@@ -138,49 +139,75 @@ CONTENTS = [
     (PARAMS, changed(n_layers=-2), f"n_layers is -2 {COUNT}"),
     (PARAMS, changed(n_heads=0), f"n_heads is 0 {COUNT}"),
     (PARAMS, changed(n_heads=True), f"n_heads is True {COUNT}"),
-    (PARAMS, changed(n_heads=3), "32 columns do not divide into 3 heads of even width"),
+    (PARAMS, changed(n_heads=3), "32 columns do not divide into 3 heads of an even number of columns"),
     (PARAMS, changed(n_kv_heads=0), f"n_kv_heads is 0 {COUNT}"),
     (PARAMS, changed(multiple_of=0), f"multiple_of is 0 {COUNT}"),
-    (PARAMS, changed(ffn_dim_multiplier=-1.0), "ffn_dim_multiplier is -1.0 (a number between 0 and inf is read)"),
-    (PARAMS, changed(norm_eps=float("nan")), "norm_eps is nan (a number between 0 and 1.0 is read)"),
+    (PARAMS, changed(ffn_dim_multiplier=-1.0), "ffn_dim_multiplier is -1.0 (a number between 0 and inf is expected)"),
+    (PARAMS, changed(norm_eps=float("nan")), "norm_eps is nan (a number between 0 and 1.0 is expected)"),
     (PARAMS, changed(rope_theta="1e4"), "rope_theta is '1e4' (a number"),
     (PARAMS, changed(dim=64), "tok_embeddings.weight has 16 columns in each of 2 shards, dim is 64"),
     (SHARD, tensors(lambda t: t[NORM]), "tensors by name are expected, found Tensor"),
     (SHARD, tensors(lambda t: [*t.values()]), "tensors by name are expected, found list"),
     (SHARD, tensors(lambda t: t | {3: t[NORM]}), "tensors by name are expected, found dict"),
-    (SHARD, tensors(lambda t: t | {NORM: 3}), "'norm.weight' is not a whole tensor of numbers"),
-    (SHARD, tensors(lambda t: t | {NORM: t[NORM].to(torch.int8)}), "'norm.weight' is not a whole tensor of numbers"),
-    (SHARD, tensors(lambda t: t | {NORM: torch.zeros(1).expand(10**12)}), "'norm.weight' is not a whole tensor"),
-    (SHARD, tensors(lambda t: t | {NORM: t[NORM].numpy()}), "it holds something else, which is never run"),
+    (SHARD, tensors(lambda t: t | {NORM: 3}), "'norm.weight' is not a dense floating-point tensor"),
+    (
+        SHARD,
+        tensors(lambda t: t | {NORM: t[NORM].to(torch.int8)}),
+        "'norm.weight' is not a dense floating-point tensor",
+    ),
+    (
+        SHARD,
+        tensors(lambda t: t | {NORM: torch.zeros(1).expand(10**12)}),
+        "'norm.weight' is not a dense floating-point tensor",
+    ),
+    (
+        SHARD,
+        tensors(lambda t: t | {NORM: t[NORM].numpy()}),
+        "it holds other objects than tensors, which are never loaded",
+    ),
     (CONFIG, text(DEEP), "config.json: not JSON (maximum recursion depth"),
     (CONFIG, changed(hidden_size="32"), f"hidden_size is '32' {COUNT}"),
     (CONFIG, changed(hidden_size=2**40), f"hidden_size is 1099511627776 {COUNT}"),
     (CONFIG, changed(num_attention_heads=0), f"num_attention_heads is 0 {COUNT}"),
     (CONFIG, changed(num_attention_heads=8.0), f"num_attention_heads is 8.0 {COUNT}"),
-    (CONFIG, changed(num_key_value_heads=3), "8 heads of even width, shared by 3 keys"),
+    (CONFIG, changed(num_key_value_heads=3), "8 heads cannot share 3 key-value heads evenly"),
     (CONFIG, changed(num_hidden_layers=10**9), f"num_hidden_layers is 1000000000 {COUNT}"),
     (CONFIG, changed(vocab_size=None), f"vocab_size is None {COUNT}"),
-    (CONFIG, changed(rms_norm_eps="1e-5"), "rms_norm_eps is '1e-5' (a number between 0 and 1.0 is read)"),
-    (CONFIG, changed(rope_parameters="linear"), "the parameters of the rotations are 'linear' (an object is read)"),
+    (CONFIG, changed(rms_norm_eps="1e-5"), "rms_norm_eps is '1e-5' (a number between 0 and 1.0 is expected)"),
+    (CONFIG, changed(rope_parameters="linear"), "rope_parameters is 'linear' (an object is expected)"),
     (CONFIG, changed(rope_parameters={"rope_theta": [1]}), "rope_theta is [1] (a number"),
-    (f"hf/{SAFETENSORS}", header(length=2**62), "cut short: a header of 4611686018427387904 bytes in a file of"),
-    (f"hf/{SAFETENSORS}", lambda path: path.write_bytes((9).to_bytes(8, "little") + b"[" * 9), "header is not a table"),
-    (f"hf/{SAFETENSORS}", header(lambda entries: [*entries.items()]), "header is not a table of tensors"),
-    (f"hf/{SAFETENSORS}", header(lambda entries: entries | {"a": 3}), "header is not a table of tensors"),
+    (
+        f"hf/{SAFETENSORS}",
+        header(length=2**62),
+        "cut short or damaged (Error while deserializing header: header too large)",
+    ),
+    (
+        f"hf/{SAFETENSORS}",
+        lambda path: path.write_bytes((9).to_bytes(8, "little") + b"[" * 9),
+        "cut short or damaged (Error while deserializing header: invalid JSON in header",
+    ),
+    (f"hf/{SAFETENSORS}", header(lambda entries: [*entries.items()]), "invalid JSON in header: invalid type: sequence"),
+    (
+        f"hf/{SAFETENSORS}",
+        header(lambda entries: entries | {"a": 3}),
+        "invalid JSON in header: invalid type: integer `3`",
+    ),
     (
         f"hf/{SAFETENSORS}",
         header(lambda entries: entries | {"a": {"dtype": "F32"}}),
-        "header is not a table of tensors",
+        "invalid JSON in header: missing field `shape`",
     ),
-    (f"hf/{SAFETENSORS}", entry(data_offsets=[0, 9]), "cut short or damaged at model.layers.0"),
-    (f"hf/{SAFETENSORS}", entry(data_offsets=[-4096, 0]), "cut short or damaged at model.layers.0"),
-    (f"hf/{SAFETENSORS}", entry(dtype="F128"), "q_proj.weight has number format F128"),
-    (f"hf/{SAFETENSORS}", entry(shape=[10**12, 32]), "cut short or damaged at model.layers.0.self_attn.q_proj.weight"),
-    (f"hf/{SAFETENSORS}", entry(shape=[-32, -32]), "cut short or damaged at model.layers.0"),
-    (f"hf/{SAFETENSORS}", entry(shape=[0, 10**30], data_offsets=[0, 0]), "cut short or damaged at model.layers.0"),
-    (f"hf/{SAFETENSORS}", entry(shape=[32.0, 32]), "cut short or damaged at model.layers.0"),
+    (f"hf/{SAFETENSORS}", entry(data_offsets=[0, 9]), BAD_ENTRY),
+    (f"hf/{SAFETENSORS}", entry(data_offsets=[-4096, 0]), "invalid value: integer `-4096`"),
+    (f"hf/{SAFETENSORS}", entry(dtype="F128"), "unknown variant `F128`"),
+    (f"hf/{SAFETENSORS}", entry(dtype="I32"), "q_proj.weight' has dtype I32; take weights in F64, F32, F16 or BF16"),
+    (f"hf/{SAFETENSORS}", header(lambda entries: entries | {"\x1b[31m\n": {}}), "cut short or damaged"),
+    (f"hf/{SAFETENSORS}", entry(shape=[10**12, 32]), BAD_ENTRY),
+    (f"hf/{SAFETENSORS}", entry(shape=[-32, -32]), "invalid value: integer `-32`"),
+    (f"hf/{SAFETENSORS}", entry(shape=[0, 10**30], data_offsets=[0, 0]), "floating point `1e+30`"),
+    (f"hf/{SAFETENSORS}", entry(shape=[32.0, 32]), "floating point `32.0`"),
     (f"hf/{SAFETENSORS}", entry(shape=[1, 1024]), "q_proj.weight has shape (1, 1024) for 8 heads; fetch it again"),
-    (f"hf/{SAFETENSORS}", entry(data_offsets=[2**60, 2**60 + 4096]), "cut short or damaged at model.layers.0"),
+    (f"hf/{SAFETENSORS}", entry(data_offsets=[2**60, 2**60 + 4096]), "invalid offset for tensor"),
     (f"sharded/{INDEX}", text("{}"), "weight_map, from tensor to file, is missing; fetch it again"),
     (f"sharded/{INDEX}", text(DEEP), "index.json: not JSON"),
     (f"sharded/{INDEX}", text('{"weight_map": {"x": "../../elsewhere.safetensors"}}'), "sharded/elsewhere.safetensors"),

@@ -39,7 +39,7 @@ def run_program(
         path = str(args[1] if event == "os.rename" else args[0])
         if interrupt and path.endswith(interrupt):
             signal.raise_signal(signal.SIGINT)
-        if event == "open" and path.endswith("training_state.pt.tmp"):
+        if event == "open" and path.endswith("training_state.pt.tmp") and "w" in (args[1] or ""):
             n_states += 1
             if n_states == state:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

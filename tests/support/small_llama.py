@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from llama.checkpoint import load_base_weights
 from llama.model import ModelArgs, Transformer
-from llama.weight_files import open_checkpoint
+from llama.checkpoint import load_base_weights, open_checkpoint
 
 IDS = torch.randint(0, 90, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9) >= torch.tensor([[0], [4]])  # the second row is padded on the left

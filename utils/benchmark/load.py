@@ -1,7 +1,6 @@
 """Memory that loading base weights takes: the part `load` of utils.benchmark."""
 
 import json
-import math
 import multiprocessing
 import tempfile
 import time
@@ -9,76 +8,88 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
-from llama.checkpoint import load_base_weights
+from llama.checkpoint import load_base_weights, open_checkpoint
 from llama.model import ModelArgs, Transformer
-from llama.weight_files import HuggingFaceFolder, open_checkpoint
+from llama.weight_files import HuggingFaceFolder
 from utils.cli.flags import parse_settings
 from utils.runtime.memory import parse_bytes, rss_bytes
 
-LEAST_LAYERS, WIDTHS = 8, (4096, 2048, 1024, 512, 256)
+MIN_LAYERS = 8
+WIDTHS = (4096, 2048, 1024, 512, 256)
+HEAD_WIDTH = 64
 
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """Of the measurement; a comment a field, shown by --help."""
+    """Settings of the measurement, one comment per field, which --help shows."""
 
-    size: str = "2GB"  # of each checkpoint, about
-    folder: str = ""  # where the files are made and removed; empty: the system's temporary folder
+    size: str = "2GB"  # approximate size of each checkpoint
+    folder: str = ""  # where the checkpoints are made and removed; empty: the system's temporary folder
 
 
 def load(argv: list[str]) -> None:
-    """Make random checkpoints in Meta's and Hugging Face's layout, load each in a process of its own, print its peak.
+    """Write random checkpoints in Meta's and Hugging Face's layout, load each in a new process, print its peak memory.
 
     Raises:
-        ValueError: a size that is no amount of memory, or too small for a LLaMA.
+        ValueError: The size is no amount of memory, or too small for a LLaMA.
     """
-    what = "Measure the memory that loading base weights takes."
-    given = parse_settings(LoadSettings, argv, "python -m utils.benchmark load", what, lambda settings: [])
-    args = _shape(parse_bytes(given.size))
-    print(f"{args.n_layers} layers of width {args.dim}, bfloat16, whole processes")
+    description = "Measure the memory that loading base weights takes."
+    settings = parse_settings(LoadSettings, argv, "python -m utils.benchmark load", description, lambda settings: [])
+    args = _shape_of_size(parse_bytes(settings.size))
+    print(f"{args.n_layers} layers of width {args.dim}, bfloat16, one process per checkpoint")
     print("| layout | checkpoint, GB | peak resident, GB | ratio | s |")
     print("| --- | --- | --- | --- | --- |")
     for layout, write in (("Meta", _write_meta), ("Hugging Face", _write_hugging_face)):
-        with tempfile.TemporaryDirectory(dir=given.folder or None) as place:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                pool.apply(write, (Path(place), args))
-            size = sum(path.stat().st_size for path in Path(place).iterdir())
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peak, seconds = pool.apply(_load, (Path(place),))
+        with tempfile.TemporaryDirectory(dir=settings.folder or None) as name:
+            folder = Path(name)
+            _in_new_process(write, folder, args)
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            peak, seconds = _in_new_process(_load, folder)
         print(f"| {layout} | {size / 1e9:.3f} | {peak / 1e9:.3f} | {peak / size:.3f} | {seconds:.1f} |", flush=True)
 
 
-def _shape(size: int) -> ModelArgs:
-    """A LLaMA whose bfloat16 checkpoint, with its output head, has about `size` bytes, as wide as depth allows."""
+def _in_new_process(function, *args):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def _shape_of_size(size: int) -> ModelArgs:
+    """Return the widest LLaMA of at least MIN_LAYERS layers whose bfloat16 checkpoint has about `size` bytes."""
     for width in WIDTHS:
-        args = ModelArgs(dim=width, n_heads=width // 64)
-        outside = 2 * 2 * args.vocab_size * width
-        layer = 2 * (4 * width**2 + 3 * width * args.ffn_width)
-        n_layers = round((size - outside) / layer)
-        if n_layers >= LEAST_LAYERS:
-            return ModelArgs(dim=width, n_heads=width // 64, n_layers=n_layers)
-    raise ValueError(f"--size {size} bytes: too small for a LLaMA of {LEAST_LAYERS} layers; 50MB or more")
+        args = ModelArgs(dim=width, n_heads=width // HEAD_WIDTH)
+        embedding_bytes = 2 * 2 * args.vocab_size * width  # of tokens and of the output head
+        layer_bytes = 2 * (4 * width**2 + 3 * width * args.ffn_width)
+        n_layers = round((size - embedding_bytes) / layer_bytes)
+        if n_layers >= MIN_LAYERS:
+            return ModelArgs(dim=width, n_heads=width // HEAD_WIDTH, n_layers=n_layers)
+    raise ValueError(f"--size {size} bytes: too small for a LLaMA of {MIN_LAYERS} layers; give 50MB or more")
 
 
-def _tensors(args: ModelArgs) -> dict[str, torch.Size]:
-    """Meta's names of all tensors in a checkpoint, to their shapes."""
+def _random_tensors(args: ModelArgs) -> dict[str, Tensor]:
+    """Return Meta's names of all tensors in a checkpoint, with random bfloat16 values."""
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in Transformer(args).named_parameters()}
-    return shapes | {"output.weight": shapes["tok_embeddings.weight"]}
+    shapes["output.weight"] = shapes["tok_embeddings.weight"]
+    return {name: torch.randn(shape, dtype=torch.bfloat16) * 0.02 for name, shape in shapes.items()}
 
 
-def _random(shape: torch.Size) -> torch.Tensor:
-    return torch.randn(shape, dtype=torch.bfloat16) * 0.02
+def _write_meta(folder: Path, args: ModelArgs) -> None:
+    params = {
+        "dim": args.dim,
+        "n_layers": args.n_layers,
+        "n_heads": args.n_heads,
+        "multiple_of": args.multiple_of,
+        "norm_eps": args.norm_eps,
+        "vocab_size": -1,
+    }
+    (folder / "params.json").write_text(json.dumps(params))
+    torch.save(_random_tensors(args), folder / "consolidated.00.pth")
 
 
-def _write_meta(place: Path, args: ModelArgs) -> None:
-    params = {"dim": args.dim, "n_layers": args.n_layers, "n_heads": args.n_heads, "multiple_of": args.multiple_of}
-    (place / "params.json").write_text(json.dumps(params | {"norm_eps": args.norm_eps, "vocab_size": -1}))
-    torch.save({name: _random(shape) for name, shape in _tensors(args).items()}, place / "consolidated.00.pth")
-
-
-def _write_hugging_face(place: Path, args: ModelArgs) -> None:
+def _write_hugging_face(folder: Path, args: ModelArgs) -> None:
     config = {
         "model_type": "llama",
         "hidden_size": args.dim,
@@ -88,17 +99,9 @@ def _write_hugging_face(place: Path, args: ModelArgs) -> None:
         "intermediate_size": args.ffn_width,
         "rms_norm_eps": args.norm_eps,
     }
-    (place / "config.json").write_text(json.dumps(config))
-    header, end, shapes = {}, 0, _tensors(args)
-    for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[_hugging_face_name(name)] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with (place / "model.safetensors").open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for shape in shapes.values():
-            file.write(_random(shape).view(torch.uint8).numpy().data)
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {_hugging_face_name(name): tensor for name, tensor in _random_tensors(args).items()}
+    save_file(tensors, folder / "model.safetensors")
 
 
 def _hugging_face_name(name: str) -> str:
@@ -112,12 +115,12 @@ def _hugging_face_name(name: str) -> str:
 
 
 def _load(folder: Path) -> tuple[int, float]:
-    """Most resident bytes of this process while all weights are loaded, and once each has been read; seconds."""
+    """Load all weights and read each once; return the process's peak resident bytes and the seconds it took."""
     started = time.perf_counter()
     args = ModelArgs(**open_checkpoint(folder).shape)
     with torch.device("meta"):
         transformer = Transformer(args)
     load_base_weights(transformer, folder, torch.bfloat16)
-    total = sum(p.sum(dtype=torch.float32) for p in transformer.parameters())  # what stays in the files is read now
+    total = sum(p.sum(dtype=torch.float32) for p in transformer.parameters())  # reads what is mapped to the files
     assert total.isfinite()
     return rss_bytes("VmHWM"), time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Files that no reader sees half written."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,40 +14,57 @@ from utils.io.disk_full import explain_disk_full
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; it takes the path's place once the block ends without an exception.
+def atomic_write(path: Path, n_bytes: int = 0, previous: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces `path` when the block ends without an exception.
 
-    What a killed process left there is written over; while another process is at it, this one waits.
+    The temporary file of a path always has the same name: what a killed process leaves is overwritten by the next
+    write and never piles up, as unique names would let it. Processes that write the same path take turns.
+
+    Args:
+        path: The file to write.
+        n_bytes: Expected size, for the message about a full disk; 0 if unknown.
+        previous: Where to keep the file that is replaced, if any.
 
     Raises:
-        DiskFullError: the disk is full.
+        DiskFullError: The disk is full; what was at `path` is still there.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with explain_disk_full(path, temporary), _exclusive(temporary):
-        yield temporary
-        temporary.replace(path)
+    with explain_disk_full(path, n_bytes), _locked(temporary):
+        try:
+            yield temporary
+            if previous and path.exists():
+                path.replace(previous)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
-def _exclusive(temporary: Path) -> Iterator[None]:
-    """Make a file and keep others that ask for it waiting; the lock is the system's and ends with the process."""
-    held = False
-    while not held:  # what was waited for may have become another file since
-        with contextlib.ExitStack() as leaving:
-            file = leaving.enter_context(temporary.open("ab"))
+def _locked(path: Path) -> Iterator[None]:
+    """Create a file and lock it, after waiting for other processes; the lock ends with the block or the process."""
+    while True:
+        with path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                held = os.path.samestat(os.fstat(file.fileno()), temporary.stat())
-            if held:
+            if _is_at(path, file):
                 yield
+                return
+        # The process before has moved or removed the file that this one waited for.
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file, whole or not at all.
+    """Write a .npy file atomically.
 
     Raises:
-        DiskFullError: the disk is full.
+        DiskFullError: The disk is full.
     """
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        # Into a file proper NumPy writes by itself, and does not see that the disk has no room for the last bytes.
+    with atomic_write(path, array.nbytes) as temporary, temporary.open("wb") as file:
+        # NumPy writes to a real file by itself, and overlooks that the disk has no room for the last bytes.
         np.save(SimpleNamespace(write=file.write), array)

@@ -1,4 +1,4 @@
-"""What files on disk need besides their content: a checksum at the end, and words for a disk that is full."""
+"""A readable error for a full disk."""
 
 import contextlib
 import errno
@@ -10,32 +10,29 @@ DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFullError(OSError):
-    """A file that the disk has no room for."""
+    """A file for which the disk has no room."""
 
 
 @contextlib.contextmanager
-def explain_disk_full(path: Path, temporary: Path, needed: int = 0) -> Iterator[None]:
-    """Where the disk has no room for what the block writes, remove it and say which disk, and how much it takes.
+def explain_disk_full(path: Path, n_bytes: int = 0) -> Iterator[None]:
+    """Turn the error of a full disk, raised in the block, into one that names the disk and the room on it.
 
     Args:
-        path: what is to be written; temporary: where it is written until it is whole, or `path` itself, which stays.
-        needed: bytes; 0 where nobody knows.
+        path: The file that the block writes.
+        n_bytes: Size that the file would have; 0 if unknown.
 
     Raises:
-        DiskFullError: naming path, disk and bytes.
+        DiskFullError: The disk is full.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save puts an error of its own before the disk's
+    except (OSError, RuntimeError) as error:
+        # torch.save raises a RuntimeError of its own while it handles the disk's error.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError) or cause.errno not in DISK_FULL_ERRNOS:
             raise
-        written = temporary.stat().st_size if temporary.exists() else 0
-        if temporary != path:
-            temporary.unlink(missing_ok=True)
-        disk = next(p for p in path.absolute().parents if p.is_mount())
-        takes = f"{needed:,} bytes" if needed else f"more than {written:,} bytes"
-        raise DiskFullError(
-            f"{path}: no room on the disk at {disk} ({cause.strerror}): the file takes {takes}, "
-            f"{shutil.disk_usage(disk).free:,} are free"
-        ) from error
+        disk = next(parent for parent in path.absolute().parents if parent.is_mount())
+        room = f"{shutil.disk_usage(disk).free:,} bytes are free"
+        if n_bytes:
+            room = f"the file takes {n_bytes:,} bytes, {room}"
+        raise DiskFullError(f"{path}: no room on the disk at {disk} ({cause.strerror}): {room}") from error

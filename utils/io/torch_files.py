@@ -1,4 +1,4 @@
-"""Base weights into the model, adapters to and from disk, and files of the released program."""
+"""PyTorch files that end with a checksum, and dictionaries of a named format and version in them."""
 
 import json
 from collections.abc import Iterable
@@ -9,66 +9,81 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from llama.torch_file import load_torch_file
+from utils.io.atomic import atomic_write
 from utils.io.checksums import ChecksumWriter, verify_checksum
-from utils.io.disk_full import explain_disk_full
+
+RESTORE_HINT = "put back a copy, or make it again"
 
 
-def save_with_checksum(content: dict | Tensor, path: str | Path, before: Path | None = None) -> None:
-    """Write a PyTorch file, sealed with a checksum, beside its place and move it there: no reader sees half of it.
+def save_with_checksum(content: dict | Tensor, path: str | Path, previous: Path | None = None) -> None:
+    """Write a PyTorch file atomically, with a checksum at its end.
 
     Args:
-        before: where the file that it replaces goes, if that is to be kept.
+        content: What torch.save writes.
+        path: The file; its folder is made if needed.
+        previous: Where to keep the file that is replaced, if any.
 
     Raises:
-        DiskFullError: the disk is full; what was there is untouched.
+        DiskFullError: The disk is full; what was at `path` is still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with explain_disk_full(path, temporary, sum(t.nbytes for t in tree_leaves(content) if isinstance(t, Tensor))):
-        with temporary.open("wb") as file:
-            sealing = ChecksumWriter(file)
-            torch.save(content, sealing)
-            sealing.seal()
-        if before and path.exists():
-            path.replace(before)
-        temporary.replace(path)
+    n_bytes = sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
+    with atomic_write(path, n_bytes, previous) as temporary, temporary.open("wb") as file:
+        writer = ChecksumWriter(file)
+        torch.save(content, writer)
+        writer.write_trailer()
 
 
 def load_with_checksum(path: Path):
-    """Read back what `save_atomically` wrote, its checksum tried first.
+    """Verify the checksum of a file that `save_with_checksum` wrote, then load its content to the CPU.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged (CorruptFileError).
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged (CorruptFileError).
     """
     verify_checksum(path)
     return load_torch_file(path)
 
 
-def load_versioned(path: Path, form: str, version: int, parts: dict[str, Iterable[str]] | None = None) -> dict:
-    """Read back a dictionary that `save_atomically` wrote.
+def load_versioned(path: Path, name: str, version: int, parts: dict[str, Iterable[str]] | None = None) -> dict:
+    """Load a dictionary that `save_with_checksum` wrote.
 
     Args:
-        parts: keys that it must have, to the keys of what is there, if that is a dictionary with some of its own.
+        path: The file.
+        name: The format's name, which must be the dictionary's "format".
+        version: What must be its "version".
+        parts: Keys whose values must be dictionaries, each with the keys that this one must have.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged (CorruptFileError), of another format or version, without some of the parts, or other ones.
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged (CorruptFileError), of another format or version, or lacks a part.
     """
-    content, parts = load_with_checksum(path), parts or {}
-    kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if kind != (form, version):
-        raise ValueError(f"{path}: not a {form} of version {version}, found {kind}")
-    lost = [name for name in parts if name not in content]
-    if not lost and (odd := [name for name in parts if not isinstance(content[name], dict)]):
-        raise ValueError(f"{path}: {', '.join(odd)}: names with values are expected; put back a copy, or make it again")
-    lost = lost or [f"{name}.{key}" for name, keys in parts.items() for key in keys if key not in content[name]]
-    if lost:
-        raise ValueError(f"{path}: without {', '.join(lost)}; put back a copy, or make it again")
+    content = load_with_checksum(path)
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if found != (name, version):
+        raise ValueError(f"{path}: not a {name} of version {version}, found {found}")
+    if problem := _parts_problem(content, parts or {}) or _settings_problem(content):
+        raise ValueError(f"{path}: {problem}; {RESTORE_HINT}")
+    return content
+
+
+def _parts_problem(content: dict, parts: dict[str, Iterable[str]]) -> str:
+    """Describe which parts are missing or no dictionaries; return "" if there is none."""
+    missing = [part for part in parts if part not in content]
+    if missing:
+        return f"without {', '.join(missing)}"
+    wrong = [part for part in parts if not isinstance(content[part], dict)]
+    if wrong:
+        return f"{', '.join(wrong)}: a dictionary is expected"
+    missing = [f"{part}.{key}" for part, keys in parts.items() for key in keys if key not in content[part]]
+    return f"without {', '.join(missing)}" if missing else ""
+
+
+def _settings_problem(content: dict) -> str:
+    """Describe why the settings, if any, are not strings, numbers and containers of them; return "" if they are."""
     try:
         json.dumps(content.get("settings"))
     except (ValueError, TypeError, RecursionError) as error:
-        what = f"settings: words and numbers are expected ({error})"
-        raise ValueError(f"{path}: {what}; put back a copy, or make it again") from error
-    return content
+        return f"settings: strings and numbers are expected ({error})"
+    return ""

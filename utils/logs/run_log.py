@@ -157,7 +157,7 @@ class RunLog:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path("log.txt")
-        with explain_disk_full(path, path):
+        with explain_disk_full(path):
             self._logger.info(text)
 
     def log_test(self, final: FinalRecord) -> None:

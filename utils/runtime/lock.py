@@ -53,6 +53,6 @@ def run_lock(what: Path, separator: str = "/", flag: str = "--target") -> Iterat
             leaving.callback(file.truncate, 0)
             file.truncate(0)
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            with explain_disk_full(path, path):
+            with explain_disk_full(path):
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
         yield f"{gone} was in {what} and is gone" if gone else ""

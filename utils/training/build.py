@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from config_HeLLM import Settings
-from llama.checkpoint import assign_parameter, load_base_weights
+from llama.checkpoint import assign_parameter, load_base_weights, open_checkpoint
 from llama.HeLLM import HeLLM, HeLLMArgs, base_parameters, materialize
 from llama.model import MODEL_SIZES
-from llama.weight_files import DOWNLOAD_HINT, open_checkpoint
+from llama.weight_files import DOWNLOAD_HINT
 from utils.data.embeddings import load_item_embeddings
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import require_files, required_files
