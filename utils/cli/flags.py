@@ -83,12 +83,13 @@ class SettingsParser(Parser, Generic[S]):
         """
         options, unknown = self.parse_known_args(argv)
         if unknown:
-            self.error(f"unknown argument {' '.join(unknown)}: {self._hint(unknown[0])}")
-        given = {}
-        for field in fields(self.kind):
-            value = vars(options).pop(field.name)
-            if value is not None:
-                given[field.name] = value
+            hint = f"{self.prog} --help lists the flags"
+            if not unknown[0].startswith("-"):
+                switches = sorted(field.name for field in fields(self.kind) if field.type is bool)
+                hint = f"switches take no value: --NAME or --no-NAME ({', '.join(switches)})"
+            self.error(f"unknown argument {' '.join(unknown)}: {hint}")
+        values = {field.name: vars(options).pop(field.name) for field in fields(self.kind)}
+        given = {name: value for name, value in values.items() if value is not None}
         if self.presets:
             given = self.presets[options.preset or self.choose_preset(given)] | given
         try:  # flags have the right types already, but presets are edited by hand
@@ -99,12 +100,6 @@ class SettingsParser(Parser, Generic[S]):
         if problems:
             self.error("; ".join(problems))
         return settings, options
-
-    def _hint(self, unknown: str) -> str:
-        if unknown.startswith("-"):
-            return f"{self.prog} --help lists the flags"
-        switches = sorted(field.name for field in fields(self.kind) if field.type is bool)
-        return f"switches take no value: --NAME or --no-NAME ({', '.join(switches)})"
 
 
 def parse_settings(

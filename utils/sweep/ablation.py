@@ -1,4 +1,4 @@
-"""The paper's ablations: a run with everything, and one without each part."""
+"""The paper's ablations: the full model, and one run without each part."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -16,134 +16,182 @@ from utils.logs.run_log import log_folder, read_settings
 from utils.sweep.grid import SweepRun
 from utils.training.build import model_args
 
-# In the table's order: part to the setting without it, or to what is done to the pre-training of the graph table
-ABLATIONS = {
-    "U2U": {"user_loss_ratio": 0.0},
-    "I2I": {"item_loss_ratio": 0.0, "features": ()},
-    "graph adapter": "graph_adapter",
-    "prefix": "prefix_adapter",
-    "LoRA": "w_lora",
-    "sequence input": "seq_input",
-    "text": ("text", "words"),  # how names of its modalities begin
-    "pictures": ("image",),
-}
+CHECKSUM = "CRC-32 of "  # precedes the name of an input file in a log
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A part of the model, and one way to leave it out: by fine-tuning or by the pre-training of the graph tables."""
+
+    part: str
+    switch: str = ""  # the fine-tuning setting to turn off
+    pretraining: dict | None = None  # pre-training settings to change; the first is 0 if the part is not there
+    modalities: tuple[str, ...] = ()  # prefixes of the item features to leave out of pre-training
+
+
+ABLATIONS = (
+    Ablation("U2U", pretraining={"user_loss_ratio": 0.0}),
+    Ablation("I2I", pretraining={"item_loss_ratio": 0.0, "features": ()}),
+    Ablation("graph adapter", switch="graph_adapter"),
+    Ablation("prefix", switch="prefix_adapter"),
+    Ablation("LoRA", switch="w_lora"),
+    Ablation("sequence input", switch="seq_input"),
+    Ablation("text", modalities=("text", "words")),
+    Ablation("pictures", modalities=("image",)),
+)
+
+
+class LeftOutError(Exception):
+    """A part that can't be ablated, and how it could be."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+def ablation_runs(settings: Settings) -> list[SweepRun]:
+    """Return the full run and one without each part, or the reason why it is left out.
+
+    A run without a part of the hypergraphs reads its own tables, `{GNNModel}-no-{part}_item_embeddings.pt`. If they
+    are missing, or differ from the full ones in more than the part, the remedy is the command that makes them.
+
+    Raises:
+        FileNotFoundError, ValueError: unreadable base weights, features or logs.
+    """
+    full_pretraining = recorded_pretraining(settings)
+    full = replace(settings, target=f"{settings.target}-ablation", resume=True)
+    runs = [SweepRun("HeLLM", full)]
+    for ablation in ABLATIONS:
+        name = f"no-{ablation.part.replace(' ', '-')}"
+        title = f"w/o {ablation.part}"
+        ablated = replace(full, target=f"{full.target}-{name}")
+        try:
+            if ablation.switch:
+                ablated = disable_switch(ablated, ablation.switch)
+            else:
+                ablated = replace(ablated, GNNModel=f"{full.GNNModel}-{name}")
+                require_tables(ablated, full_pretraining.without(ablation))
+            runs.append(SweepRun(title, ablated))
+        except LeftOutError as error:
+            runs.append(SweepRun(title, None, error.reason, error.remedy))
+    return runs
+
+
+# ---------------------------------------------------------------- parts of fine-tuning
+
+
+def disable_switch(settings: Settings, switch: str) -> Settings:
+    """Return the settings with a switch turned off.
+
+    Raises:
+        LeftOutError: it is off already, or no model would be left.
+    """
+    is_adapter_input = switch in ("graph_adapter", "prefix_adapter")
+    if not getattr(settings, switch) or (is_adapter_input and not settings.w_adapter):
+        raise LeftOutError("not part of this preset")
+    ablated = replace(settings, **{switch: False})
+    try:
+        model_args(ablated)
+    except ValueError as error:
+        raise LeftOutError(f"nothing would be left: {error}") from error
+    return ablated
+
+
+# ---------------------------------------------------------------- parts of the graph tables
 
 
 @dataclass(frozen=True)
 class PretrainingRecord:
-    """What graph tables were made by."""
+    """The pre-training that made graph tables."""
 
-    settings: GraphSettings  # `features` are the modalities read
-    files: dict[str, str]  # read, as in `files_read`; none where nobody knows
-    known: bool  # by a log, not guessed
+    settings: GraphSettings  # `features` are the modalities that were read
+    checksums: dict[str, str]  # of the files that were read, as in the log; empty if unknown
+    is_logged: bool  # False if the settings are only the published ones
 
-    def changed(self, change: dict) -> "PretrainingRecord":
-        """With some settings changed, and the files of the modalities that are left."""
-        settings = replace(self.settings, **change)
-        left = {f"CRC-32 of {name}_feat" for name in settings.features}
-        files = {what: crc for what, crc in self.files.items() if "_feat." not in what or Path(what).stem in left}
-        return PretrainingRecord(settings, files, self.known)
+    def without(self, ablation: Ablation) -> "PretrainingRecord":
+        """Return the pre-training that leaves a part out.
 
-    def diff_settings(self, wanted: "PretrainingRecord") -> list[str]:
-        """What would have to be otherwise, a phrase each, as far as both are known."""
-        if not (self.known and wanted.known):
+        Raises:
+            LeftOutError: the tables do not have the part, or nothing else.
+        """
+        absent = LeftOutError("not part of these graph tables")
+        made = self.settings
+        if made.GNNModel != "MMHCL":  # without hypergraphs
+            raise absent
+        if ablation.modalities:
+            features = tuple(name for name in made.features if not name.startswith(ablation.modalities))
+            if features == made.features or not made.item_loss_ratio:
+                raise absent
+            if not features:
+                raise LeftOutError("nothing would be left of the item hypergraph: the same as w/o I2I")
+            changes = {"features": features}
+        else:
+            changes = ablation.pretraining
+            loss_ratio = next(iter(changes))
+            if not getattr(made, loss_ratio):
+                raise absent
+        ablated = replace(made, **changes)
+        kept = {f"{CHECKSUM}{name}_feat" for name in ablated.features}
+        checksums = {
+            name: crc for name, crc in self.checksums.items() if "_feat." not in name or Path(name).stem in kept
+        }
+        return PretrainingRecord(ablated, checksums, self.is_logged)
+
+    def differences(self, wanted: "PretrainingRecord") -> list[str]:
+        """Return how this pre-training differs from the wanted one, as far as logs tell, one phrase each."""
+        if not (self.is_logged and wanted.is_logged):
             return []
-        here, there = (fingerprint(one.settings, PRETRAIN_IGNORED_ON_RESUME | {"features"}) for one in (self, wanted))
-        if self.files and wanted.files:
-            here, there = here | self.files, there | wanted.files
-        return diff_settings(here, there)
+        ignored = PRETRAIN_IGNORED_ON_RESUME | {"features"}  # checksums tell which features were read
+        found = fingerprint(self.settings, ignored)
+        expected = fingerprint(wanted.settings, ignored)
+        if self.checksums and wanted.checksums:
+            found |= self.checksums
+            expected |= wanted.checksums
+        return diff_settings(found, expected)
 
 
-def ablation_runs(settings: Settings) -> list[SweepRun]:
-    """The full run and one without each of PARTS, where the settings and the tables have it.
-
-    A run without a part of the hypergraphs reads tables of its own, `{GNNModel}-no-{part}_item_embeddings.pt`; where
-    they are missing, or made otherwise than the full ones, its row says which command makes them.
+def require_tables(settings: Settings, wanted: PretrainingRecord) -> None:
+    """Check that the graph tables which the settings name exist and come from the wanted pre-training.
 
     Raises:
-        FileNotFoundError, ValueError: base weights or features that can't be read.
+        LeftOutError: they do not; the remedy is the command that makes them.
     """
-    full = recorded_pretraining(settings)
-    rows = [SweepRun("HeLLM", replace(settings, target=f"{settings.target}-ablation", resume=True))]
-    for part, change in ABLATIONS.items():
-        without = f"no-{part.replace(' ', '-')}"
-        start = replace(rows[0].settings, target=f"{rows[0].settings.target}-{without}")
-        if isinstance(change, str):
-            rows.append(disable_switch(f"w/o {part}", start, change))
-        else:
-            start = replace(start, GNNModel=f"{settings.GNNModel}-{without}")
-            rows.append(use_other_tables(f"w/o {part}", start, full, change))
-    return rows
-
-
-def disable_switch(title: str, settings: Settings, switch: str) -> SweepRun:
-    """The settings with a part switched off, where it is on and something is left."""
-    if not getattr(settings, switch) or (switch in ("graph_adapter", "prefix_adapter") and not settings.w_adapter):
-        return SweepRun(title, None, "not part of this preset")
-    changed = replace(settings, **{switch: False})
-    try:
-        model_args(changed)
-    except ValueError as mistake:
-        return SweepRun(title, None, f"nothing would be left: {mistake}")
-    return SweepRun(title, changed)
-
-
-def use_other_tables(
-    title: str, settings: Settings, full: PretrainingRecord, change: dict | tuple[str, ...]
-) -> SweepRun:
-    """The settings, which name tables of their own, where the full tables have the part and these are there.
-
-    Args:
-        full: the pre-training of the full tables.
-        change: what is changed of it, or how names of the modalities begin that are left out.
-    """
-    made, absent = full.settings, SweepRun(title, None, "not part of these graph tables")
-    both = made.GNNModel == "MMHCL"
-    if isinstance(change, tuple):
-        left = tuple(name for name in made.features if not name.startswith(change))
-        if left == made.features or not (both and made.item_loss_ratio):
-            return absent
-        if not left:
-            return SweepRun(title, None, "nothing would be left of the item hypergraph: the same as w/o I2I")
-        change = {"features": left}
-    elif not both or not getattr(made, next(iter(change))):
-        return absent
-    wanted = full.changed(change)
     path = dataset_folder(settings.data_dir, settings.dataset) / table_names(settings.GNNModel)[1]
     if not path.is_file():
         command = graph_command(settings, wanted.settings)
-        return SweepRun(title, None, "no such graph tables", f"{path} is missing; make it: {command}")
-    differ = recorded_pretraining(settings).diff_settings(wanted)
-    if differ:
+        raise LeftOutError("no such graph tables", f"{path} is missing; make it: {command}")
+    differences = recorded_pretraining(settings).differences(wanted)
+    if differences:
         command = graph_command(settings, replace(wanted.settings, overwrite=True))
-        what = f"{path}: made otherwise than the full tables: {'; '.join(differ)}; make it anew: {command}"
-        return SweepRun(title, None, "graph tables of another pre-training", what)
-    return SweepRun(title, settings)
+        found = f"{path}: made otherwise than the full tables: {'; '.join(differences)}"
+        raise LeftOutError("graph tables of another pre-training", f"{found}; make it anew: {command}")
 
 
 def recorded_pretraining(settings: Settings) -> PretrainingRecord:
-    """The pre-training behind a run's graph tables as its log tells it; the published one where there is no log.
+    """Return the pre-training of a run's graph tables from its log, or the published one if there is no log.
 
-    Where no log says which modalities it read, they are those asked for, or else all whose files are there.
+    If no log lists the features that were read, they are those of --features, or else all that exist.
     """
-    argv = ["--dataset", settings.dataset] + ["--GNNModel", "LightGCN"] * (settings.GNNModel == "LightGCN")
+    argv = ["--dataset", settings.dataset]
+    if settings.GNNModel == "LightGCN":
+        argv += ["--GNNModel", "LightGCN"]
     published = parse_graph_args(argv)
-    logs = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
-    log = logs / f"{published.target}_log.txt"
-    told = read_settings(log)[1] if log.is_file() else {}
-    made = restore_settings(GraphSettings, vars(published) | told, log)
-    files = {what: crc for what, crc in told.items() if what.startswith("CRC-32 of ")}
-    read = [Path(what.removeprefix("CRC-32 of ")) for what in files]
-    if not files and not made.features:
-        read = find_features(dataset_folder(settings.data_dir, settings.dataset))
-    names = tuple(path.stem.removesuffix("_feat") for path in read if path.stem.endswith("_feat"))
-    return PretrainingRecord(replace(made, features=names or made.features), files, bool(told))
+    log = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel) / f"{published.target}_log.txt"
+    recorded = read_settings(log)[1] if log.is_file() else {}
+    made = restore_settings(GraphSettings, vars(published) | recorded, log)
+    checksums = {name: crc for name, crc in recorded.items() if name.startswith(CHECKSUM)}
+    files = [Path(name.removeprefix(CHECKSUM)) for name in checksums]
+    if not checksums and not made.features:
+        files = find_features(dataset_folder(settings.data_dir, settings.dataset))
+    features = tuple(path.stem.removesuffix("_feat") for path in files if path.stem.endswith("_feat"))
+    return PretrainingRecord(replace(made, features=features or made.features), checksums, bool(recorded))
 
 
 def graph_command(settings: Settings, wanted: GraphSettings) -> str:
-    """The command line that makes the tables which `settings` name."""
-    places = {name: getattr(settings, name) for name in ("data_dir", "output_dir", "logging_dir")}
-    wanted = replace(wanted, tables=settings.GNNModel, **places)
+    """Return the command line that makes the graph tables which the settings name."""
+    folders = {name: getattr(settings, name) for name in ("data_dir", "output_dir", "logging_dir")}
+    wanted = replace(wanted, tables=settings.GNNModel, **folders)
     published = vars(parse_graph_args(["--dataset", settings.dataset]))
     flags = [format_flag(name, value) for name, value in vars(wanted).items() if value != published[name]]
     return shlex.join(["python", "-m", "preprocess.pretrain_graph", "--dataset", settings.dataset, *flags])

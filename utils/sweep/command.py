@@ -1,5 +1,6 @@
 """The command line of train_HeLLM.py: the settings of a run, or of a sweep of several runs."""
 
+import sys
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, fields
 
@@ -16,14 +17,15 @@ FIXED_FIELDS |= {"deterministic", "resume", "plan"}
 class Command:
     """A parsed command line."""
 
-    argv: list[str] | None  # its words; None: the program's own
+    argv: list[str]
     settings: Settings  # of the one run, or shared by all runs of a sweep
     sweep: dict[str, list] | str | None  # values by setting, as text or as in SWEEP; ABLATION; None for one run
     shard: tuple[int, int]  # number (from 1) of this machine and count of those that divide a sweep
 
 
 def parse_command(argv: list[str] | None = None) -> Command:
-    """Parse a command line; an invalid one ends the program with one line and exit status 2."""
+    """Parse a command line (None: the program's own); an invalid one ends the program with exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = settings_parser()
     group = parser.add_argument_group("several runs")
     group.add_argument(

@@ -1,7 +1,6 @@
 """The runs of a grid: every combination of some settings' values, and their names."""
 
 import itertools
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -28,11 +27,10 @@ def grid_runs(command: Command) -> list[SweepRun]:
     Raises:
         ValueError: the same run twice, or a value that is not one.
     """
-    argv = sys.argv[1:] if command.argv is None else command.argv
     grid = command.sweep
     runs = []
     for values in itertools.product(*grid.values()):
-        settings = parse_command([*argv, *map(_value_flag, grid, values)]).settings
+        settings = parse_command([*command.argv, *map(_value_flag, grid, values)]).settings
         suffixes = [run_suffix(name, getattr(settings, name)) for name in grid]
         target = "-".join([settings.target, *suffixes])
         runs.append(SweepRun(target, replace(settings, target=target, resume=True)))
