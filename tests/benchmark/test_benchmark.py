@@ -1,4 +1,4 @@
-"""What utils.benchmark prints, on the small data."""
+"""Benchmarks on the small dataset: what they print and count."""
 
 import re
 
@@ -10,7 +10,8 @@ from utils.benchmark import command as benchmark
 from utils.planning.flops import REST, FlopsByPart
 
 
-def test_training_cost_of_two_settings(place, capsys):
+@pytest.mark.slow
+def test_train_compares_two_settings(place, capsys):
     prefix, causal = command(place), command(place, "--objective", "causal", "--prompt", "none")
     assert benchmark.main(["train", *prefix, "--vs", *causal]) == 0
     shown = capsys.readouterr().out
@@ -19,22 +20,25 @@ def test_training_cost_of_two_settings(place, capsys):
     epochs = [int(value) for value in re.findall(r"s per epoch of (\d+) samples", shown)]
     ratio = float(re.search(r"second to first: ([\d.]+)", shown)[1])
     assert flops[0] > 2 * flops[1] > 0  # a history has five items
-    assert len(speeds) == 2 and epochs[0] == epochs[1] > 0
+    assert len(speeds) == 2
+    assert epochs[0] == epochs[1] > 0
     assert ratio > 0
 
 
-def test_one_command_for_a_gpu_here_on_the_cpu(place, capsys, monkeypatch):
+@pytest.mark.slow
+def test_gpu_fits_the_batch_and_compares_compilation_here_on_the_cpu(place, capsys, monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "disable", True)  # compiling takes longer than all the rest
     assert benchmark.main(["gpu", *command(place), "--max_memory", "15MB", "--batch_size", "64", "--compile"]) == 0
     shown = capsys.readouterr().out
-    assert "--max_memory 15MB: --batch_size" in shown and "--batch_size 64" not in shown
+    assert "--max_memory 15MB: --batch_size" in shown
+    assert "--batch_size 64" not in shown
     steps = re.findall(r"(--no-compile|--compile): ([\d.]+) s per step, ([\d,.]+) samples/s, ([\d,.]+) users/s", shown)
     assert [name for name, *_ in steps] == ["--no-compile", "--compile"]
     assert all(float(value.replace(",", "")) > 0 for _, *values in steps for value in values)
 
 
-def test_operations_by_part():
-    """By hand: all linear maps of all positions, but in the last layer only keys and values of all."""
+def test_flops_by_part_match_a_count_by_hand():
+    """By hand: every linear map at every position, except that the last layer needs only keys and values of all."""
     model = small_hellm()
     (dim, layers, rank), items = (32, 2, 2), histories(3, 5)
     with FlopsByPart(model) as scoring, torch.no_grad():
@@ -57,7 +61,8 @@ def test_operations_by_part():
     assert 0 < training.parts()[REST] < training.get_total_flops() / 2
 
 
-def test_scoring_computes_the_last_layer_where_it_is_read(place, capsys):
+@pytest.mark.slow
+def test_scoring_computes_only_the_last_position_of_the_last_layer(place, capsys):
     assert benchmark.main(["train", *command(place), "--n_layers", "1"]) == 0
     share = re.search(r"GFLOP per scored user, ([\d.]+) of all positions through all layers", capsys.readouterr().out)
     assert float(share[1]) < 0.9

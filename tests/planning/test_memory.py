@@ -1,4 +1,4 @@
-"""Memory: predicted against measured, batches that fit, the end of a run when there is none left."""
+"""Memory: prediction against measurement, batch sizes that fit, and a run that runs out of memory."""
 
 import os
 import re
@@ -33,22 +33,22 @@ def simulation(place, *more):
 @pytest.mark.parametrize(
     ("text", "value"), [("24GiB", 24 * 2**30), ("20GB", 20 * 10**9), ("1.5 MiB", 3 * 2**19), ("4096", 4096), ("7B", 7)]
 )
-def test_amounts_of_memory(text, value):
+def test_parse_bytes_reads_units(text, value):
     assert parse_bytes(text) == value
 
 
 @pytest.mark.parametrize("text", ["24gigs", "GiB", "-3GB", "0", "0.1", "1e9", "24 GiB or so"])
-def test_what_is_no_amount_of_memory(text):
+def test_parse_bytes_rejects_other_text(text):
     with pytest.raises(ValueError, match="is no amount of memory"):
         parse_bytes(text)
 
 
-def test_live_bytes_follow_views_releases_and_what_backward_keeps():
+def test_live_bytes_follow_views_releases_and_saved_tensors():
     with LiveBytes() as memory:
         a = torch.ones(256, requires_grad=True)  # 1 KiB
         b = a.view(2, 128)[0]
         assert memory.live == 1024
-        c = (a * 2).exp()  # exp keeps its result, and the product is gone
+        c = (a * 2).exp()  # exp saves its result; the product is freed
         assert (memory.live, memory.peak) == (2048, 3072)
         c.sum().backward()
         del b, c
@@ -58,7 +58,7 @@ def test_live_bytes_follow_views_releases_and_what_backward_keeps():
         assert memory.live == 1024
 
 
-def test_the_largest_size_that_fits():
+def test_largest_within_finds_the_largest_size_that_fits():
     sizes = range(20, 0, -1)
     assert [largest_within(sizes, lambda size: size * 10, limit) for limit in (9, 10, 55, 199, 200)] == [
         0,
@@ -70,8 +70,8 @@ def test_the_largest_size_that_fits():
     assert largest_within([], lambda size: size, 5) == 0
 
 
-def test_predicted_is_measured_within_a_tenth(place):
-    """At a size where the process's own comings and goings do not count, 170 MB of weights and what belongs to them."""
+def test_predicted_memory_is_within_a_tenth_of_measured(place):
+    """170 MB of weights, so that the process's other allocations do not matter."""
     flags = ("--graph_rank", "48", "--batch_size", "120", "--eval_batch_size", "120", "--max_grad_norm", "1")
     found, training, scoring = predicted_and_measured(parse_args(command(place, *flags)))
     assert found.training == pytest.approx(training, rel=0.1)
@@ -79,8 +79,8 @@ def test_predicted_is_measured_within_a_tenth(place):
 
 
 @pytest.mark.parametrize("more", [(), ("--objective", "causal", "--prompt", "none")])
-def test_a_simulated_step_is_a_real_ones_allocations(place, more):
-    """The same operations on real tensors, followed the same way, allocate the same."""
+def test_a_simulated_step_allocates_as_a_real_one(place, more):
+    """The same operations on real tensors, counted the same way, need the same peak."""
     settings, simulated = simulation(place, *more, "--max_grad_norm", "1")
     expected = simulated.training_peak(8, 2), simulated.scoring_peak(5)
     real = MemorySimulator.__new__(MemorySimulator)
@@ -92,21 +92,22 @@ def test_a_simulated_step_is_a_real_ones_allocations(place, more):
     assert (real.training_peak(8, 2), real.scoring_peak(5)) == expected
 
 
-def test_max_memory_takes_the_largest_batches_that_fit_and_keeps_the_step(place):
+def test_max_memory_chooses_the_largest_batches_that_fit_and_keeps_the_step(place):
     settings, simulated = simulation(place, "--batch_size", "60", "--grad_steps", "2", "--eval_batch_size", "300", *ONE)
     limit = simulated.training_peak(40, 3)
     assert simulated.training_peak(60, 2) > limit > simulated.training_peak(30, 4)
     chosen = fit_batch_sizes(replace(settings, max_memory=str(limit)), simulated)
     assert (chosen.batch_size, chosen.grad_steps) == (40, 3)
     users = chosen.eval_batch_size
-    assert users < 300 and simulated.scoring_peak(users) <= limit < simulated.scoring_peak(users + 1)
+    assert users < 300
+    assert simulated.scoring_peak(users) <= limit < simulated.scoring_peak(users + 1)
     chosen = fit_batch_sizes(replace(settings, max_memory="1GB"), simulated)
     assert (chosen.batch_size, chosen.grad_steps, chosen.eval_batch_size) == (120, 1, 300)
     with pytest.raises(ValueError, match=r"--max_memory 99999: training one sample at a time needs 0\.\d+ GiB"):
         fit_batch_sizes(replace(settings, max_memory="99999"), simulated)
 
 
-def test_max_memory_is_announced_and_a_plan_respects_it(place, capsys):
+def test_max_memory_is_logged_and_applies_to_a_plan(place, capsys):
     sizes = ("--batch_size", "60", "--num_epochs", "1", *ONE)
     _, simulated = simulation(place, *sizes)
     limit = str(simulated.training_peak(20, 3))
@@ -119,7 +120,7 @@ def test_max_memory_is_announced_and_a_plan_respects_it(place, capsys):
     assert re.fullmatch(r"error: --max_memory 1000: training one sample at a time needs .*\n", capsys.readouterr().err)
 
 
-def test_a_run_goes_on_in_other_portions_of_the_same_step(place, capsys):
+def test_a_run_resumes_with_other_micro_batches_of_the_same_step(place, capsys):
     argv = command(place, "--num_epochs", "1")
     assert train_HeLLM.main(argv) == 0
     assert (
@@ -150,8 +151,8 @@ sys.exit(train_HeLLM.main(sys.argv[3:]))
 
 
 @pytest.mark.parametrize("phase", ["training", "scoring"])
-def test_a_run_that_memory_runs_out_for_ends_with_a_state_and_advice(place, phase):
-    """The allocator refuses: in the second epoch the process may hardly grow any more."""
+def test_a_run_out_of_memory_saves_its_state_and_suggests_a_batch_size(place, phase):
+    """From the second epoch on, the process may grow by 2 MiB only, so that the allocator fails."""
     sizes = ("--batch_size", "120", "--eval_batch_size", "120", "--graph_dropout", "0.2")
     assert train_HeLLM.main(command(place, *sizes, "--target", "whole")) == 0
     environment = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -165,6 +166,7 @@ def test_a_run_that_memory_runs_out_for_ends_with_a_state_and_advice(place, phas
     assert line in done.stdout.splitlines()[-1]
     assert line in (place / "log" / "Small" / "MMHCL" / "short_log.txt").read_text()
     progress = torch.load(folder / "training_state.pt", weights_only=True)["progress"]
-    assert progress["epoch"] == 1 and (progress["step"] == 2) == (phase == "training")
+    assert progress["epoch"] == 1
+    assert (progress["step"] == 2) == (phase == "training")
     assert train_HeLLM.main(command(place, *sizes, "--target", "short", "--resume")) == 0
     assert_same_run(place, "whole", "short")
