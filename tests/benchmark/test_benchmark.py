@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 
 from tests.support.small_data import command
