@@ -1,4 +1,4 @@
-"""Raw files of three Amazon releases to interaction file, id maps, texts and splits."""
+"""Conversion of the three Amazon releases to a dataset."""
 
 import gzip
 import json
@@ -16,20 +16,20 @@ from tests.support.small_raw import DAY, PURCHASES, raw, write
 REAL = Path(__file__).parents[3] / "shared" / "data" / "sequential" / "Beauty"
 
 
-def run(place, *more):
-    return amazon.main(["--dataset", "Small", "--data_dir", str(place), "--k_core", "2", *more])
+def run(root, *more):
+    return amazon.main(["--dataset", "Small", "--data_dir", str(root), "--k_core", "2", *more])
 
 
-def written(place):
-    folder = place / "sequential" / "Small"
+def written(root):
+    folder = root / "sequential" / "Small"
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_every_file_by_hand(tmp_path):
+def test_files_equal_those_made_by_hand(tmp_path):
     raw(tmp_path)
     assert run(tmp_path) == 0
     files = {name: content.decode() for name, content in written(tmp_path).items()}
-    # u2's A and C share a time, so the ASIN decides; u2 bought C again on day 9; u1's second B at day 1 is a repeat.
+    # u2's A and C have one time and are ordered by ASIN; u2 buys C again on day 9; u1's second B on day 1 is a repeat
     assert files["Small.txt"] == "0 1 0 2\n1 1 0 2 2\n2 0 1 2\n3 0 1\n"
     assert files["u_id_mapping.csv"] == "user_id,reviewer_id\n0,u1\n1,u2\n2,u3\n3,u4\n"
     assert files["i_id_mapping.csv"] == "item_id,asin\n0,A\n1,B\n2,C\n"
@@ -48,7 +48,7 @@ def test_every_file_by_hand(tmp_path):
     assert statistics["density"] == 1.0
 
 
-def test_the_releases_give_the_same_bytes(tmp_path):
+def test_all_releases_give_identical_files(tmp_path):
     results = []
     for release in (2014, 2018, 2023):
         raw(tmp_path / str(release), release)
@@ -65,15 +65,16 @@ def test_the_order_of_lines_does_not_matter(tmp_path):
     assert written(tmp_path / "one") == written(tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real Beauty sequences in ../shared/data")
-def test_real_beauty_comes_out_as_it_is(tmp_path):
+def test_real_beauty_is_reproduced_exactly(tmp_path):
     sequences = [line.split()[1:] for line in (REAL / "Beauty.txt").read_text().splitlines()]
     asins = [line.split("\t")[1] for line in (REAL / "item_text.tsv").read_text().splitlines()[1:]]
     rng = np.random.default_rng(0)
     lines = [
-        repr({"reviewerID": f"A{user:08}", "asin": asins[int(item)], "unixReviewTime": 1_300_000_000 + DAY * place})
+        repr({"reviewerID": f"A{user:08}", "asin": asins[int(item)], "unixReviewTime": 1_300_000_000 + DAY * day})
         for user, sequence in enumerate(sequences)
-        for place, item in enumerate(sequence)
+        for day, item in enumerate(sequence)
     ]
     rng.shuffle(lines)
     (tmp_path / "reviews.json").write_text("\n".join(lines) + "\n")
@@ -88,25 +89,25 @@ def test_real_beauty_comes_out_as_it_is(tmp_path):
 
 
 def test_k_core_reaches_its_fixed_point():
-    """Against taking out one user or item at a time."""
+    """Equals removing one user or item at a time."""
     rng = np.random.default_rng(0)
     for k in (2, 3, 4):
         user, item = rng.integers(0, 30, 90), rng.integers(0, 25, 90)
         rows = list(range(90))
         while True:
-            short = [r for r in rows if min((user[rows] == user[r]).sum(), (item[rows] == item[r]).sum()) < k]
-            if not short:
+            rare = [r for r in rows if min((user[rows] == user[r]).sum(), (item[rows] == item[r]).sum()) < k]
+            if not rare:
                 break
             rows = [
                 r
                 for r in rows
-                if (user[r] != user[short[0]] or (user[rows] == user[r]).sum() >= k)
-                and (item[r] != item[short[0]] or (item[rows] == item[r]).sum() >= k)
+                if (user[r] != user[rare[0]] or (user[rows] == user[r]).sum() >= k)
+                and (item[r] != item[rare[0]] or (item[rows] == item[r]).sum() >= k)
             ]
         assert k_core(user, item, k).tolist() == rows
 
 
-def test_texts_become_features(tmp_path):
+def test_item_texts_are_read_back(tmp_path):
     raw(tmp_path)
     assert run(tmp_path) == 0
     texts = features.read_texts(tmp_path / "sequential" / "Small" / "item_text.tsv", 3)
@@ -126,19 +127,20 @@ def test_texts_become_features(tmp_path):
         ("", ""),
     ],
 )
-def test_plain_text(text, expected):
+def test_strip_html(text, expected):
     assert strip_html(text) == expected
 
 
-def test_texts_are_found_however_deep():
+def test_strings_are_flattened_at_any_depth():
     deep = ["a", ["b", 3, {"c": "d"}], "e"]
     for _ in range(5000):
         deep = [deep]
     assert flatten_strings(deep) == ["a", "b", "e"]
 
 
-def test_a_call_is_not_run(tmp_path, capsys):
-    folder, trace = raw(tmp_path), tmp_path / "trace"
+def test_code_in_a_literal_is_never_executed(tmp_path, capsys):
+    folder = raw(tmp_path)
+    trace = tmp_path / "trace"
     with gzip.open(folder / "meta_Small.json.gz", "at") as file:
         file.write("{'asin': 'C', 'title': __import__('os').mkdir(" + repr(str(trace)) + ")}\n")
     assert run(tmp_path) == 2
@@ -156,7 +158,7 @@ def test_a_call_is_not_run(tmp_path, capsys):
         (("--reviews", "nowhere.json"), "nowhere.json missing"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, flags, message, capsys):
+def test_errors_are_one_line_and_nothing_is_written(tmp_path, flags, message, capsys):
     raw(tmp_path)
     assert run(tmp_path, *flags) == 2
     captured = capsys.readouterr()
@@ -165,7 +167,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, flags, message, 
     assert not (tmp_path / "sequential").exists()
 
 
-def test_a_second_line_for_an_item_is_counted_and_listed(tmp_path):
+def test_second_line_of_an_item_is_counted_and_listed(tmp_path):
     folder = raw(tmp_path)
     with gzip.open(folder / "meta_Small.json.gz", "ab") as file:
         file.write(b"{'asin': 'A', 'title': 'other'}\n")
@@ -178,7 +180,7 @@ def test_a_second_line_for_an_item_is_counted_and_listed(tmp_path):
     assert b"other" not in files["item_text.tsv"]
 
 
-def test_files_are_replaced_on_demand_only(tmp_path, capsys):
+def test_files_are_replaced_only_with_overwrite(tmp_path, capsys):
     raw(tmp_path)
     assert run(tmp_path) == 0
     before = written(tmp_path)
@@ -189,7 +191,7 @@ def test_files_are_replaced_on_demand_only(tmp_path, capsys):
     assert written(tmp_path)["Small.txt"].decode() == "0 1 0 2\n1 1 0 2 2\n2 0 1 2\n"
 
 
-def test_a_literal_may_look_like_json_further_on(tmp_path):
+def test_later_literals_may_look_like_json(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{\'a\': 1}\n\n{"b": None}\n{"c": 2}\n')
     assert list(read_objects(path)) == [(1, {"a": 1}), (3, {"b": None}), (4, {"c": 2})]

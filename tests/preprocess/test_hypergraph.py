@@ -1,4 +1,4 @@
-"""Hypergraph operators and the contrastive loss against dense formulas written out here."""
+"""Hypergraph operators, losses and sampler of MMHCL, compared with dense formulas."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ N_USERS, N_ITEMS, D = 9, 7, 4
 def R():
     rng = np.random.default_rng(0)
     dense = rng.random((N_USERS, N_ITEMS)) < 0.4
-    dense[3] = False  # a user with nothing
+    dense[3] = False  # a user without purchases
     dense[5], dense[:, 6] = False, False
-    dense[5, 6] = True  # a user who shares nothing with anybody
+    dense[5, 6] = True  # a user who shares no purchase with anybody
     return sp.csr_matrix(dense.astype(np.float32))
 
 
@@ -39,7 +39,7 @@ def inverse(values, power):
 
 
 def assert_same_operator(operator, dense, width=D):
-    """The operator and its gradient equal those of the dense matrix."""
+    """Compare an operator and its gradient with those of a dense matrix."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(dense.shape[1], width, generator=generator).requires_grad_()
     weight = torch.randn(dense.shape[0], width, generator=generator)
@@ -80,7 +80,7 @@ def test_item_hypergraph_is_symmetric_normalised_with_its_diagonal():
     assert not shared[2].any()
 
 
-def test_neighbours_by_hand():
+def test_nearest_neighbours_by_hand():
     angles = torch.tensor([0.0, 10.0, 20.0, 100.0, 115.0, 250.0]).deg2rad()
     features = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([[1.0], [5], [2], [1], [3], [1]])
     features = torch.cat([features, torch.zeros(1, 2)])
@@ -89,11 +89,11 @@ def test_neighbours_by_hand():
     assert {edge: np.flatnonzero(H[:, edge]).tolist() for edge in range(7)} == expected
 
 
-def test_neighbours_in_blocks_equal_all_at_once(monkeypatch):
+def test_nearest_neighbours_do_not_depend_on_the_block_size(monkeypatch):
     features = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-    whole = neighbour_incidence(features, 4)
+    unblocked = neighbour_incidence(features, 4)
     monkeypatch.setattr("preprocess.pretraining.hypergraph.BLOCK_ROWS", 7)
-    assert (whole != neighbour_incidence(features, 4)).nnz == 0
+    assert (unblocked != neighbour_incidence(features, 4)).nnz == 0
 
 
 def test_repeated_purchases_count_once():
@@ -103,8 +103,9 @@ def test_repeated_purchases_count_once():
 
 def dense_contrastive(z, view, tau):
     z, view = (x / x.norm(dim=1, keepdim=True) for x in (z, view))
-    to_view, to_own = torch.exp(z @ view.T / tau), torch.exp(z @ z.T / tau)
-    denominator = to_view.sum(1) + to_own.sum(1) - to_own.diagonal()
+    to_view = torch.exp(z @ view.T / tau)
+    to_z = torch.exp(z @ z.T / tau)
+    denominator = to_view.sum(1) + to_z.sum(1) - to_z.diagonal()
     return -torch.log(to_view.diagonal() / denominator)
 
 
@@ -133,8 +134,8 @@ def test_contrastive_loss_and_gradient(anchors, block, monkeypatch):
 
 def test_all_anchors_equal_the_exact_loss():
     z, view = pair()
-    everyone = torch.randperm(N_NODES, generator=torch.Generator().manual_seed(0))
-    exact, sampled = contrastive_loss(z, view, 0.3), contrastive_loss(z, view, 0.3, everyone)
+    permutation = torch.randperm(N_NODES, generator=torch.Generator().manual_seed(0))
+    exact, sampled = contrastive_loss(z, view, 0.3), contrastive_loss(z, view, 0.3, permutation)
     torch.testing.assert_close(sampled, exact, rtol=1e-6, atol=0)
 
 
@@ -174,7 +175,7 @@ def test_model_is_the_published_sum(R):
 
 
 @pytest.mark.parametrize(("kind", "trained"), [("MF", 2), ("LightGCN", 2), ("NGCF", 2 + 4 * 2)])
-def test_collaborative_parts(R, kind, trained):
+def test_collaborative_encoders_train_all_their_parameters(R, kind, trained):
     torch.manual_seed(0)
     cf = CollaborativeEncoder(kind, R, D, 2)
     assert len(list(cf.parameters())) == trained
@@ -185,7 +186,7 @@ def test_collaborative_parts(R, kind, trained):
     assert all(p.grad is not None for p in cf.parameters())
 
 
-def test_without_hypergraphs_it_is_the_collaborative_part(R):
+def test_model_without_hypergraphs_equals_its_collaborative_part(R):
     torch.manual_seed(0)
     cf = CollaborativeEncoder("LightGCN", R, D, 2)
     model = MMHCL(cf, R, None, user_layers=0, item_layers=1)
@@ -195,8 +196,9 @@ def test_without_hypergraphs_it_is_the_collaborative_part(R):
     torch.testing.assert_close((out.users, out.items), cf())
 
 
-def test_sampler_draws_distinct_users_bought_and_not_bought_items(R):
-    sampler, dense = BatchSampler(R), R.toarray()
+def test_sampler_returns_distinct_users_with_bought_and_other_items(R):
+    sampler = BatchSampler(R)
+    dense = R.toarray()
     seen = set()
     for seed in range(200):
         users, bought, other = sampler.sample(np.random.default_rng(seed), 6)
@@ -208,7 +210,7 @@ def test_sampler_draws_distinct_users_bought_and_not_bought_items(R):
     assert len(seen) == R.nnz
 
 
-def test_feature_files(tmp_path):
+def test_feature_files_are_found_and_validated(tmp_path):
     np.save(tmp_path / "text_feat.npy", np.eye(5, 3))
     torch.save(torch.ones(5, 2, dtype=torch.float16), tmp_path / "image_feat.pt")
     (tmp_path / "other.npy").write_text("")

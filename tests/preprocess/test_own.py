@@ -1,4 +1,4 @@
-"""Anybody's tables to a dataset's files, and the four commands that end in recommendations."""
+"""Conversion of a user's own table to a dataset, and the four commands from it to recommendations."""
 
 import importlib
 import importlib.util
@@ -20,7 +20,7 @@ from tests.training.test_states import holding, refused_as_held
 from utils.data.interactions import Interactions
 
 README = Path(__file__).parents[2] / "datasets" / "README.md"
-# Equal times stay in the order of lines; ü buys b twice, once as a repeat; "x" is taken by one user alone
+# Equal times keep the order of lines; ü buys b at two times, and repeats one of them; x has one user only
 LINES = [
     *("ü,a b,3", "ü,b,3", "ü,b,1", "ü,c,2", "ü,b,3"),
     *("v;1,c,5", "v;1,b,5", "v;1,a b,5", "w,x,1", "w,c,2.5", "w,b,-1", "w,a b,2"),
@@ -32,22 +32,22 @@ def csv_of(lines, separator=",", header="user,item,time"):
     return "\n".join(line.replace(",", separator) for line in [header, *quoted]) + "\n"
 
 
-def run(place, text, *more, name="table.csv"):
-    place.mkdir(exist_ok=True)
-    (place / name).write_text(text, encoding="utf-8")
-    places = ["--dataset", "Small", "--data_dir", str(place / "data"), "--k_core", "3"]
-    return own.main([str(place / name), *places, *more])
+def run(root, text, *more, name="table.csv"):
+    root.mkdir(exist_ok=True)
+    (root / name).write_text(text, encoding="utf-8")
+    flags = ["--dataset", "Small", "--data_dir", str(root / "data"), "--k_core", "3"]
+    return own.main([str(root / name), *flags, *more])
 
 
-def written(place):
-    folder = place / "data" / "sequential" / "Small"
+def written(root):
+    folder = root / "data" / "sequential" / "Small"
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_every_file_by_hand(tmp_path):
+def test_files_equal_those_made_by_hand(tmp_path):
     assert run(tmp_path, csv_of(LINES)) == 0
     files = {name: content.decode() for name, content in written(tmp_path).items()}
-    # by encoded id: %C3%BC, v%3B1, w; a%20b, b, c
+    # sorted by encoded id: %C3%BC, v%3B1, w; a%20b, b, c
     assert files["Small.txt"] == "0 1 2 0 1\n1 2 1 0\n2 1 0 2\n"
     assert files["u_id_mapping.csv"] == "user_id,reviewer_id\n0,%C3%BC\n1,v%3B1\n2,w\n"
     assert files["i_id_mapping.csv"] == "item_id,asin\n0,a%20b\n1,b\n2,c\n"
@@ -67,35 +67,35 @@ def test_every_file_by_hand(tmp_path):
         (",", "who,item,time", ("--user", "who:token")),
     ],
 )
-def test_separators_and_headers(tmp_path, separator, header, flags):
+def test_separators_and_column_names_are_recognised(tmp_path, separator, header, flags):
     assert run(tmp_path / "one", csv_of(LINES)) == 0
     assert run(tmp_path / "other", csv_of(LINES, separator, header).replace("\n", "\r\n"), *flags) == 0
     assert written(tmp_path / "one") == written(tmp_path / "other")
 
 
-def test_the_file_stands_anywhere(tmp_path):
-    places = ["--dataset", "Small", "--k_core", "3", "--data_dir"]
+def test_file_argument_may_come_anywhere(tmp_path):
+    flags = ["--dataset", "Small", "--k_core", "3", "--data_dir"]
     (tmp_path / "table.csv").write_text(csv_of(LINES), encoding="utf-8")
-    for n, where in enumerate((0, 2, 6)):
-        argv = [*places, str(tmp_path / str(n) / "data")]
-        assert own.main([*argv[:where], str(tmp_path / "table.csv"), *argv[where:], "--no-overwrite"]) == 0
+    for n, position in enumerate((0, 2, 6)):
+        argv = [*flags, str(tmp_path / str(n) / "data")]
+        assert own.main([*argv[:position], str(tmp_path / "table.csv"), *argv[position:], "--no-overwrite"]) == 0
     assert written(tmp_path / "0") == written(tmp_path / "1") == written(tmp_path / "2") != {}
 
 
-def test_dates_are_times(tmp_path):
+def test_dates_are_ordered_by_time(tmp_path):
     dates = ["2024-01-02", "2024-01-01 10:00:00", "2024-01-01T09:30:00+00:00", "2023-12-31T23:59:59.5-05:00"]
     lines = [f"{user},{item},{date}" for user in "pq" for item, date in zip("abcd", dates, strict=True)]
     assert run(tmp_path, csv_of(lines), "--k_core", "2") == 0
     assert written(tmp_path)["Small.txt"] == b"0 3 2 1 0\n1 3 2 1 0\n"
 
 
-def test_texts_and_pictures(tmp_path):
+def test_texts_and_pictures_are_written(tmp_path):
     for name in ("a.png", "x.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    about = (
+    item_table = (
         'item,movie_title,kind,image\na b,"Lamp, <b>red</b>",old,a.png\nb,,,\nb,Cup,,https://x/b.jpg\nx,Unsold,,x.png\n'
     )
-    (tmp_path / "items.csv").write_text(about)
+    (tmp_path / "items.csv").write_text(item_table)
     flags = ["--item_file", str(tmp_path / "items.csv"), "--text", "kind"]
     assert run(tmp_path, csv_of(LINES), *flags) == 0
     files = written(tmp_path)
@@ -110,10 +110,10 @@ def test_texts_and_pictures(tmp_path):
     assert "item_image.tsv" not in written(tmp_path)
 
 
-def test_names_that_a_file_of_items_writes_otherwise(tmp_path):
-    """Types are left out of --text, too, and --item is what the table's column is called."""
-    about = "item_id:token\ttitle:token_seq\tclass:token_seq\na b\tLamp\told\nc\tCup\tnew\n"
-    (tmp_path / "items.csv").write_text(about)
+def test_item_file_may_name_the_item_column_differently(tmp_path):
+    """RecBole's types are ignored in --text, too, and --item names the column of the first table."""
+    item_table = "item_id:token\ttitle:token_seq\tclass:token_seq\na b\tLamp\told\nc\tCup\tnew\n"
+    (tmp_path / "items.csv").write_text(item_table)
     flags = ["--item", "sku", "--item_file", str(tmp_path / "items.csv"), "--text", "class:token_seq"]
     assert run(tmp_path, csv_of(LINES, header="user,sku,time"), *flags) == 0
     lines = written(tmp_path)["item_text.tsv"].decode().splitlines()
@@ -123,36 +123,38 @@ def test_names_that_a_file_of_items_writes_otherwise(tmp_path):
     assert written(tmp_path)["item_text.tsv"].decode().splitlines()[1:] == ["0\ta%20b\tLamp\t\t\t"]
 
 
-def test_without_its_pictures_a_dataset_is_not_there(tmp_path, capsys):
+def test_dataset_is_incomplete_until_its_pictures_are_copied(tmp_path, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     text = csv_of([f"{line},a.png" for line in LINES], header="user,item,time,picture")
     pictures = tmp_path / "data" / "sequential" / "Small" / "pictures"
     pictures.parent.mkdir(parents=True)
     pictures.write_text("in the way")
     assert run(tmp_path, text) == 2
-    assert str(pictures) in capsys.readouterr().err and "Small.txt" not in written(tmp_path)
+    assert str(pictures) in capsys.readouterr().err
+    assert "Small.txt" not in written(tmp_path)
     pictures.unlink()
     assert run(tmp_path, text) == 0
     assert written(tmp_path)["pictures/c.png"] == (tmp_path / "a.png").read_bytes()
 
 
-def test_pictures_that_are_missing_are_told_at_once(tmp_path, capsys):
+def test_missing_pictures_are_reported_together(tmp_path, capsys):
     lines = [f"{user},{item},{time},{item}.png" for user in "pqr" for time, item in enumerate("abcdefg")]
     table = csv_of([*lines, "p,once,9,once.png"], header="user,item,time,picture")
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     assert run(tmp_path, table) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    told = [f"line {n}: '{item}.png'" for n, item in ((2, "a"), (4, "c"), (5, "d"), (6, "e"), (7, "f"))]
-    assert re.findall(r"line \d+: '.*?'", line) == told and " and 1 more are neither " in line
+    origins = [f"line {n}: '{item}.png'" for n, item in ((2, "a"), (4, "c"), (5, "d"), (6, "e"), (7, "f"))]
+    assert re.findall(r"line \d+: '.*?'", line) == origins
+    assert " and 1 more are neither " in line
     assert not (tmp_path / "data").exists()
     for item in "acdefg":
         Image.new("RGB", (4, 4)).save(tmp_path / f"{item}.png")
-    assert run(tmp_path, table) == 0  # an item that is taken out needs none
+    assert run(tmp_path, table) == 0  # an item that the k-core removes needs none
     assert sum(name.startswith("pictures/") for name in written(tmp_path)) == 7
 
 
 @pytest.mark.parametrize("picture", ["a.png", "https://x/a.png"])
-def test_an_id_too_long_for_the_name_of_its_picture(tmp_path, picture, capsys):
+def test_id_too_long_for_the_name_of_its_picture_is_refused(tmp_path, picture, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert run(tmp_path, csv_of(LINES)) == 0
     before = written(tmp_path)
@@ -160,16 +162,19 @@ def test_an_id_too_long_for_the_name_of_its_picture(tmp_path, picture, capsys):
         lines = [line.replace(",c,", f",{name},") for line in LINES]
         text = csv_of([f"{line},{picture}" for line in lines], header="user,item,time,picture")
         assert run(tmp_path, text, "--overwrite") == 2
-        told = capsys.readouterr().err
-        assert f"line 5: '{name[:20]}" in told and f"has {characters} characters" in told and told.count("\n") == 1
+        message = capsys.readouterr().err
+        assert f"line 5: '{name[:20]}" in message
+        assert f"has {characters} characters" in message
+        assert message.count("\n") == 1
         assert written(tmp_path) == before
     assert run(tmp_path, text.replace(name, name[1:]), "--overwrite") == 0
-    assert run(tmp_path, csv_of(lines), "--overwrite") == 0  # without a picture it names no file
+    assert run(tmp_path, csv_of(lines), "--overwrite") == 0  # without a picture it is no file name
 
 
-def test_any_id_becomes_one_that_files_take():
+def test_any_id_is_encoded_for_files():
     for text in ("a/b", "../x", "~", "%", "%25", "a\tb", "名", "a,b", "B000:1_2-3.4"):
-        assert ASIN.fullmatch(encode_id(text)) and "/" not in encode_id(text)
+        assert ASIN.fullmatch(encode_id(text))
+        assert "/" not in encode_id(text)
     assert encode_id("B000:1_2-3.4") == "B000:1_2-3.4"
     assert len({encode_id(text) for text in ("~", "%7E", "%257E")}) == 3
 
@@ -198,15 +203,17 @@ def test_any_id_becomes_one_that_files_take():
         (csv_of(LINES), ("--item_file", "nowhere.csv"), "nowhere.csv"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, text, flags, message, capsys):
+def test_errors_are_one_line_and_nothing_is_written(tmp_path, text, flags, message, capsys):
     assert run(tmp_path, text, *flags) == 2
     captured = capsys.readouterr()
-    assert message in captured.err and captured.err.count("\n") == 1
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
     assert not (tmp_path / "data").exists()
 
 
-def test_other_mistakes(tmp_path, capsys):
-    assert own.main([str(tmp_path / "none.csv")]) == 2 and "none.csv" in capsys.readouterr().err
+def test_missing_files_and_existing_datasets_are_refused(tmp_path, capsys):
+    assert own.main([str(tmp_path / "none.csv")]) == 2
+    assert "none.csv" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         own.main(["--dataset", "x"])
     assert stop.value.code == 2
@@ -217,12 +224,13 @@ def test_other_mistakes(tmp_path, capsys):
     assert run(tmp_path, csv_of(LINES)) == 0
     before = written(tmp_path)
     assert run(tmp_path, csv_of(LINES[::-1])) == 2
-    assert "--overwrite replaces it" in capsys.readouterr().err and written(tmp_path) == before
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert written(tmp_path) == before
     assert tables.main(["--dataset", "Small", "--data_dir", str(tmp_path)]) == 2
     assert "Small.txt" in capsys.readouterr().err
 
 
-def test_overwrite_leaves_no_picture_of_before(tmp_path):
+def test_overwrite_removes_earlier_pictures(tmp_path):
     header = "user,item,time,picture"
     for name, colour in (("old.jpg", "red"), ("new.png", "blue")):
         Image.new("RGB", (4, 4), colour).save(tmp_path / name)
@@ -233,26 +241,27 @@ def test_overwrite_leaves_no_picture_of_before(tmp_path):
     assert run(tmp_path, text, "--overwrite") == 0
     assert {path.name for path in folder.iterdir()} == {"a%20b.png", "b.png", "other.jpg"}
     (folder.parent / "table.csv").write_text(text.replace("new.png", "pictures/b.png"))
-    places = ["--dataset", "Small", "--data_dir", str(tmp_path / "data"), "--k_core", "3", "--overwrite"]
-    assert own.main([str(folder.parent / "table.csv"), *places]) == 0  # which reads what it would remove
+    flags = ["--dataset", "Small", "--data_dir", str(tmp_path / "data"), "--k_core", "3", "--overwrite"]
+    assert own.main([str(folder.parent / "table.csv"), *flags]) == 0  # which reads the pictures that it would remove
     assert (folder / "a%20b.png").read_bytes() == (folder / "b.png").read_bytes() == (tmp_path / "new.png").read_bytes()
 
 
 def purchases(folder):
-    """The README's table: 40 customers who buy at random (so training ends soon), titles, some pictures."""
+    """Write the README's table: 40 customers who buy at random (so training ends soon), titles, some pictures."""
     (folder / "pictures").mkdir()
     lines, rng = ["user,item,time,title,picture"], np.random.default_rng(0)
     for user in range(40):
         name = "Jane Doe" if user == 7 else f"customer {user}"
         for day, item in enumerate(rng.permutation(30)[:9].tolist()):
-            about = f"group{item // 4} thing{item % 4},{'' if item % 2 else f'pictures/{item}.jpg'}"
-            lines.append(f"{name},{4700 + item},2024-02-{1 + day:02} 10:00:00,{about}")
+            metadata = f"group{item // 4} thing{item % 4},{'' if item % 2 else f'pictures/{item}.jpg'}"
+            lines.append(f"{name},{4700 + item},2024-02-{1 + day:02} 10:00:00,{metadata}")
     for item in range(0, 30, 2):
         Image.new("RGB", (40, 40), (6 * item, 0, 0)).save(folder / "pictures" / f"{item}.jpg")
     (folder / "purchases.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_four_commands_of_the_readme(tmp_path, monkeypatch, capsys):
     block = re.search(r"in four commands:\n\n```bash\n(.*?)```", README.read_text(), re.DOTALL)[1]
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) == 4
@@ -277,13 +286,13 @@ def test_the_four_commands_as_written(tmp_path, monkeypatch, capsys):
     assert not {int(row[3]) for row in best} & set(history.tolist())
 
 
-def table_settings(place):
-    places = {"output_dir": str(place / "output"), "logging_dir": str(place / "log")}
-    return tables.TableSettings("Small", str(place / "data"), **places)
+def table_settings(root):
+    flags = {"output_dir": str(root / "output"), "logging_dir": str(root / "log")}
+    return tables.TableSettings("Small", str(root / "data"), **flags)
 
 
-def test_a_modality_that_tells_no_items_apart_is_left_out(tmp_path, capsys):
-    """Every title is a word of its own, and no picture can be read."""
+def test_uninformative_modality_is_left_out(tmp_path, capsys):
+    """Each title is another word, and no picture can be read."""
     (tmp_path / "none.png").write_bytes(b"none")
     orders = [np.random.default_rng(user).permutation(9) for user in range(30)]
     lines = [f"{user},{item},{day},w{item},none.png" for user, of in enumerate(orders) for day, item in enumerate(of)]
@@ -291,14 +300,15 @@ def test_a_modality_that_tells_no_items_apart_is_left_out(tmp_path, capsys):
     tables.make_tables(table_settings(tmp_path), "--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
     assert {"MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"} <= written(tmp_path).keys()
     assert not [name for name in written(tmp_path) if "_feat." in name]
-    told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
+    log = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
     shown = capsys.readouterr().out
     for reason in ("text left out: ", "no word occurs in two texts", "image left out: ", "no picture of any item"):
-        assert reason in told and reason in shown
-    assert "--item_loss_ratio 0\n" in told
+        assert reason in log
+        assert reason in shown
+    assert "--item_loss_ratio 0\n" in log
 
 
-def test_tables_of_another_interaction_file_are_not_kept(tmp_path, capsys):
+def test_tables_from_another_interaction_file_are_refused(tmp_path, capsys):
     folder = write_interactions(tmp_path / "data")
     write_texts(folder)
     flags = ("--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
@@ -312,7 +322,8 @@ def test_tables_of_another_interaction_file_are_not_kept(tmp_path, capsys):
     argv = ["--dataset", "Small", *(f"--{name}_dir={tmp_path / name}" for name in ("data", "output"))]
     assert tables.main([*argv, f"--logging_dir={tmp_path / 'log'}"]) == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1 and captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
     assert "made from another Small.txt; remove them, or give the new data another --dataset name" in captured.err
     assert all(str(path) in captured.err for path in [*runs, *(folder / name for name in made)])
     for path in [*runs, *(folder / name for name in made)]:
@@ -321,10 +332,10 @@ def test_tables_of_another_interaction_file_are_not_kept(tmp_path, capsys):
     shutil.rmtree(runs[0].parent)
     shutil.rmtree(runs[1].parent)
     (folder / "Small.txt").write_text("\n".join(lines) + "\n")
-    tables.make_tables(table_settings(tmp_path), *flags)  # nobody knows what they were made from
+    tables.make_tables(table_settings(tmp_path), *flags)  # without checkpoints their origin is unknown
 
 
-def test_a_second_process_is_told_who_makes_the_tables(tmp_path, capsys):
+def test_second_process_is_refused_with_the_owner_of_the_lock(tmp_path, capsys):
     folder = write_interactions(tmp_path / "data")
     argv = ["--dataset", "Small", *(f"--{name}_dir={tmp_path / name}" for name in ("data", "output"))]
     argv, stages = [*argv, f"--logging_dir={tmp_path / 'log'}"], tmp_path / "log" / "Small" / "stages"
@@ -334,20 +345,23 @@ def test_a_second_process_is_told_who_makes_the_tables(tmp_path, capsys):
         torch.save(torch.ones(1), folder / name)
     assert tables.main(argv) == 0
     left = stages.with_name("stages_held_by.txt")
-    assert left.read_text() == "" and f"process {holder.pid} on " in stages.with_name("stages_log.txt").read_text()
+    assert left.read_text() == ""
+    assert f"process {holder.pid} on " in stages.with_name("stages_log.txt").read_text()
 
 
-def test_tables_without_features_and_after_a_command_by_hand(tmp_path):
+def test_tables_without_features_and_with_existing_outputs(tmp_path):
     folder = write_interactions(tmp_path / "data")
     torch.save(torch.ones(1), folder / "SASRec_item_embedding.pt")
     settings = table_settings(tmp_path)
     tables.make_tables(settings, "--num_epochs 1 --embed_dim 4")
     assert torch.load(folder / "MMHCL_item_embeddings.pt", weights_only=True).shape == (40, 4)
     assert torch.load(folder / "SASRec_item_embedding.pt", weights_only=True).shape == (1,)
-    told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
-    assert "--item_loss_ratio 0\n" in told and "pretrain_sasrec" not in told
+    log = (tmp_path / "log" / "Small" / "stages_log.txt").read_text()
+    assert "--item_loss_ratio 0\n" in log
+    assert "pretrain_sasrec" not in log
     write_texts(folder)
     (folder / "MMHCL_item_embeddings.pt").unlink()
     tables.make_tables(settings, "--num_epochs 1 --embed_dim 4 --overwrite --target other")
-    told = (tmp_path / "log" / "Small" / "stages_log.txt").read_text().splitlines()[-4:]
-    assert "preprocess.features text" in told[0] and "item_loss_ratio" not in told[2]
+    log = (tmp_path / "log" / "Small" / "stages_log.txt").read_text().splitlines()[-4:]
+    assert "preprocess.features text" in log[0]
+    assert "item_loss_ratio" not in log[2]

@@ -1,4 +1,4 @@
-"""What a user may get wrong with features: one line, and nothing is written."""
+"""User errors in preprocess.features: one line, and nothing is written."""
 
 import json
 
@@ -14,7 +14,7 @@ from utils.runtime.lock import LOCK_FILE
 
 @pytest.fixture
 def folder(tmp_path):
-    """A dataset's folder with texts, addresses, and pictures of the first ten items."""
+    """Write a dataset with texts, picture URLs, and pictures of the first ten items."""
     folder = write_interactions(tmp_path / "data")
     write_texts(folder)
     write_pictures(folder / "pictures", 10)
@@ -28,74 +28,74 @@ def run(folder, kind, *more):
 
 
 TEXT, CLIP = ["text", "--encoder", "bert"], ["image", "--encoder", "clip"]
-COLOURS = ["image", "--encoder", "histogram"]
+HISTOGRAM = ["image", "--encoder", "histogram"]
 
 
-def remove(where):
-    return lambda folder, models: (models / where).unlink()
+def remove(path):
+    return lambda folder, models: (models / path).unlink()
 
 
-def other_config(folder, models):
+def change_model_type(folder, models):
     config = json.loads((models / "bert" / "config.json").read_text())
     (models / "bert" / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
 
 
-def cut_config(folder, models):
+def truncate_config(folder, models):
     path = models / "bert" / "config.json"
     path.write_text(path.read_text()[:60])
 
 
-def lose_weights(folder, models):
+def drop_weights(folder, models):
     model = BertModel.from_pretrained(models / "bert")
     kept = {name: w for name, w in model.state_dict().items() if "layer.1.output.dense" not in name}
     model.save_pretrained(models / "bert", state_dict=kept)
 
 
-def no_weights(folder, models):
+def replace_weights(folder, models):
     (models / "bert" / "model.safetensors").write_bytes(b"version https://git-lfs")
 
 
-def more_words(folder, models):
+def add_a_word(folder, models):
     with (models / "bert" / "vocab.txt").open("a") as file:
         file.write("surplus\n")
 
 
-def larger_crop(folder, models):
+def enlarge_crop(folder, models):
     path = models / "clip" / "preprocessor_config.json"
     path.write_text(path.read_text().replace('"height": 32', '"height": 40'))
 
 
-def only_broken(folder, models):
+def break_all_pictures(folder, models):
     for path in (folder / "pictures").iterdir():
         path.write_bytes(b"")
 
 
-def nothing(folder, models):
+def no_damage(folder, models):
     pass
 
 
 @pytest.mark.parametrize(
     ("damage", "argv", "message"),
     [
-        (nothing, [], "python -m preprocess.features text [flags], or"),
-        (nothing, ["audio"], "python -m preprocess.features text [flags], or"),
-        (lambda folder, models: np.save(folder / "image_feat.npy", [1]), COLOURS, "already exists; --overwrite"),
+        (no_damage, [], "python -m preprocess.features text [flags], or"),
+        (no_damage, ["audio"], "python -m preprocess.features text [flags], or"),
+        (lambda folder, models: np.save(folder / "image_feat.npy", [1]), HISTOGRAM, "already exists; --overwrite"),
         (remove("bert/config.json"), TEXT, "bert: no config.json; a local folder with a Hugging Face bert model"),
         (remove("bert/vocab.txt"), TEXT, "bert: no tokenizer.json or vocab.txt"),
         (remove("bert/model.safetensors"), TEXT, "bert: BertModel can't be read"),
         (remove("clip/preprocessor_config.json"), CLIP, "clip: no preprocessor_config.json"),
-        (other_config, TEXT, "config.json: model_type is 'roberta'; a local folder"),
-        (cut_config, TEXT, "config.json: not JSON"),
-        (no_weights, TEXT, "bert: BertModel can't be read"),
-        (lose_weights, TEXT, "bert: 2 weights of BertModel missing, encoder.layer.1.output.dense.bias among them"),
-        (more_words, TEXT, "bert: a tokenizer of 21 tokens, [CLS] and [PAD] among them, is expected for a model of 20"),
-        (larger_crop, CLIP, "clip: its image processor makes (3, 40, 32), its model reads (3, 32, 32)"),
-        (nothing, [*COLOURS, "--pictures", "elsewhere"], "elsewhere: no such folder; put pictures there"),
-        (only_broken, COLOURS, "pictures: no picture of any item that can be read; the first one: not a JPEG"),
-        (remove("data/sequential/Small/item_image.tsv"), COLOURS, "neither i_id_mapping.csv nor item_image.tsv"),
+        (change_model_type, TEXT, "config.json: model_type is 'roberta'; a local folder"),
+        (truncate_config, TEXT, "config.json: not JSON"),
+        (replace_weights, TEXT, "bert: BertModel can't be read"),
+        (drop_weights, TEXT, "bert: 2 weights of BertModel missing, encoder.layer.1.output.dense.bias among them"),
+        (add_a_word, TEXT, "bert: a tokenizer of 21 tokens, [CLS] and [PAD] among them, is expected for a model of 20"),
+        (enlarge_crop, CLIP, "clip: its image processor makes (3, 40, 32), its model reads (3, 32, 32)"),
+        (no_damage, [*HISTOGRAM, "--pictures", "elsewhere"], "elsewhere: no such folder; put pictures there"),
+        (break_all_pictures, HISTOGRAM, "pictures: no picture of any item that can be read; the first one: not a JPEG"),
+        (remove("data/sequential/Small/item_image.tsv"), HISTOGRAM, "neither i_id_mapping.csv nor item_image.tsv"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(folder, tmp_path, damage, argv, message, capfd):
+def test_errors_are_one_line_and_nothing_is_written(folder, tmp_path, damage, argv, message, capfd):
     write_bert(tmp_path / "bert")
     write_clip(tmp_path / "clip")
     damage(folder, tmp_path)
@@ -109,12 +109,12 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder, tmp_path, damage, 
     assert sorted(path for path in folder.iterdir() if not path.name.endswith(LOCK_FILE)) == before
 
 
-def test_two_lists_of_items_must_agree(folder, capsys):
+def test_contradicting_item_lists_are_refused(folder, capsys):
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n0,A0\n1,B1\n")
-    assert run(folder, *COLOURS) == 2
+    assert run(folder, *HISTOGRAM) == 2
     assert "item_image.tsv: line 3: item 1 is A1, but B1 in i_id_mapping.csv" in capsys.readouterr().err
     (folder / "item_image.tsv").unlink()
-    assert run(folder, *COLOURS, "--fetch") == 2
+    assert run(folder, *HISTOGRAM, "--fetch") == 2
     assert "item_image.tsv: missing; --fetch reads addresses from it" in capsys.readouterr().err
 
 
@@ -130,7 +130,7 @@ def test_two_lists_of_items_must_agree(folder, capsys):
         (["text", "--fetch"], "unknown argument --fetch"),
     ],
 )
-def test_mistaken_settings(folder, argv, message, capsys):
+def test_invalid_settings_are_refused(folder, argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
         run(folder, *argv)
     assert stop.value.code == 2

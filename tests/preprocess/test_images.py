@@ -1,4 +1,4 @@
-"""Pictures that may be anything, and fetching them."""
+"""Opening pictures that may hold anything, and downloading them."""
 
 import http.server
 import io
@@ -20,21 +20,21 @@ from tests.support.small_encoders import write_pictures
 
 @pytest.fixture
 def folder(tmp_path):
-    """A dataset's folder with pictures of the first ten items."""
+    """Write a dataset with pictures of the first ten items."""
     folder = write_interactions(tmp_path / "data")
     write_pictures(folder / "pictures", 10)
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
     return folder
 
 
-def write_addresses(folder, addresses):
-    lines = ["item_id\tasin\turl", *(f"{item}\tA{item}\t{address}" for item, address in addresses.items())]
+def write_urls(folder, urls):
+    lines = ["item_id\tasin\turl", *(f"{item}\tA{item}\t{url}" for item, url in urls.items())]
     (folder / "item_image.tsv").write_text("\n".join(lines) + "\n")
 
 
 def histogram(folder, *more):
-    place = ["--dataset", "Small", "--data_dir", str(folder.parents[1])]
-    return features.main(["image", "--encoder", "histogram", *place, *more])
+    data_flags = ["--dataset", "Small", "--data_dir", str(folder.parents[1])]
+    return features.main(["image", "--encoder", "histogram", *data_flags, *more])
 
 
 def reasons(folder):
@@ -49,7 +49,7 @@ def as_bytes(picture, kind):
 
 
 def png(width, height, content, *more):
-    """A PNG in RGB of a size that is only claimed."""
+    """Return a PNG whose header claims a size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), *more, (b"IDAT", content), (b"IEND", b""))
     parts = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
@@ -57,7 +57,7 @@ def png(width, height, content, *more):
 
 
 def webp(width, height):
-    """A WebP animation of PICTURE, of a size that is only claimed."""
+    """Return a WebP animation of PICTURE whose header claims a size."""
     size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     chunks = b"VP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + size + b"ANIM" + struct.pack("<I", 6) + bytes(6)
     frame = (
@@ -82,7 +82,7 @@ REFUSED = {
         png(60, 40, b"", (b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8)))),
         "broken: Decompressed data too large",
     ),
-    # within Pillow's own limit; were its content decoded, it would be broken
+    # within Pillow's limit; the content would be broken if it were decoded
     "large": (png(100, 51, b"no zlib stream"), "100 x 51 pixels: more than --max_pixels 5000"),
     "strip": (png(100, 4, b"no zlib stream"), "100 x 4 pixels: more than 20 times as long as wide"),
     "pixel": (as_bytes(PICTURE.resize((1, 1)), "GIF"), "1 x 1 pixels: a placeholder"),
@@ -112,7 +112,7 @@ def test_unusable_pictures_get_the_mean_of_the_others_and_are_listed(folder):
     for item in range(9):
         assert np.array_equal(table[item], encoders.histogram(Image.open(pictures / f"A{item}.png")))
     np.testing.assert_allclose(table[9:], np.tile(table[:9].mean(0), (N_ITEMS - 9, 1)), atol=1e-6)
-    # a picture that comes later is used, and no longer listed
+    # a picture that is added later is used, and no longer listed
     (pictures / "A35.png").write_bytes((pictures / "A0.png").read_bytes())
     assert histogram(folder, "--max_pixels", "5000", "--overwrite") == 0
     assert set(found) - set(reasons(folder)) == {35}
@@ -121,7 +121,7 @@ def test_unusable_pictures_get_the_mean_of_the_others_and_are_listed(folder):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_pictures_are_opened_in_rgb_whatever_their_name(tmp_path, kind):
+def test_pictures_are_opened_in_rgb_whatever_their_suffix(tmp_path, kind):
     path = tmp_path / "A0.jpg"
     path.write_bytes(as_bytes(Image.new("RGB", (8, 6), (255, 0, 0)), kind))
     picture = open_image(path, 100)
@@ -131,7 +131,7 @@ def test_pictures_are_opened_in_rgb_whatever_their_name(tmp_path, kind):
         open_image(path, 47)
 
 
-def test_transparency_is_white_and_an_animation_its_first_picture(tmp_path):
+def test_transparency_becomes_white_and_an_animation_its_first_frame(tmp_path):
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     clear.paste((0, 0, 255, 255), (0, 0, 4, 8))
     clear.save(tmp_path / "a.png")
@@ -147,16 +147,16 @@ def test_transparency_is_white_and_an_animation_its_first_picture(tmp_path):
         assert (pixels[:, 4:] == right).all()
 
 
-SILENCE = 0
+SILENCE = 0  # status of a response that never comes
 
 
-class Shop(http.server.BaseHTTPRequestHandler):
-    """Answers what `server.answers` has for a path, (status, headers, content), in turn, the last one for ever."""
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Respond with `server.responses` of a path, (status, headers, content), in turn, and then with the last one."""
 
     def do_GET(self):
-        self.server.asked.append(self.path)
-        answers = self.server.answers.get(self.path, [(404, {}, b"")])
-        status, headers, content = answers[min(self.server.asked.count(self.path), len(answers)) - 1]
+        self.server.requested.append(self.path)
+        responses = self.server.responses.get(self.path, [(404, {}, b"")])
+        status, headers, content = responses[min(self.server.requested.count(self.path), len(responses)) - 1]
         if status == SILENCE:
             self.server.closing.wait()
             return
@@ -171,25 +171,25 @@ class Shop(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def shop(monkeypatch):
+def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("preprocess.modalities.download.BACKOFF", 0.01)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shop)
-    server.answers, server.asked, server.closing = {}, [], threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.responses, server.requested, server.closing = {}, [], threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.closing.set()
     server.shutdown()
     server.server_close()
 
 
-def test_fetching(folder, shop, tmp_path):
+def test_downloads_retry_transient_errors_and_list_failures(folder, server, tmp_path):
     content = as_bytes(PICTURE, "PNG")
     other = as_bytes(PICTURE.resize((9, 9)), "JPEG")
     (tmp_path / "secret.png").write_bytes(content)
     secret = {"Location": (tmp_path / "secret.png").as_uri()}
-    shop.answers = {
+    server.responses = {
         "/good": [(200, {}, content)],
         "/busy": [(503, {"Retry-After": "0"}, b""), (429, {}, b""), (200, {}, other)],
         "/down": [(500, {}, b"")],
@@ -200,9 +200,9 @@ def test_fetching(folder, shop, tmp_path):
         "/page": [(200, {}, b"<html>")],
     }
     paths = ["/good", "/busy", "/down", "/moved", "/secret", "/large", "/cut", "/page", "/gone"]
-    addresses = {10 + i: shop.url + path for i, path in enumerate(paths)}
-    addresses |= {0: shop.url + "/there", 20: "ftp://127.0.0.1/x.png", 21: "x.png", 22: secret["Location"]}
-    write_addresses(folder, addresses)
+    urls = {10 + i: server.url + path for i, path in enumerate(paths)}
+    urls |= {0: server.url + "/there", 20: "ftp://127.0.0.1/x.png", 21: "x.png", 22: secret["Location"]}
+    write_urls(folder, urls)
     flags = ["--fetch", "--retries", "2", "--max_bytes", "5000"]
     assert len(content) < 5000
     assert histogram(folder, *flags) == 0
@@ -221,37 +221,37 @@ def test_fetching(folder, shop, tmp_path):
     assert list(found) == sorted(expected)
     for item, reason in expected.items():
         assert found[item].startswith(reason), found[item]
-    asked = {path: shop.asked.count(path) for path in [*paths, "/there"]}
+    n_requests = {path: server.requested.count(path) for path in [*paths, "/there"]}
     attempts = {"/busy": 3, "/down": 3, "/cut": 2, "/good": 2, "/there": 0}
-    assert asked == {path: attempts.get(path, 1) for path in asked}
+    assert n_requests == {path: attempts.get(path, 1) for path in n_requests}
     pictures = folder / "pictures"
     names = {"A10.png": content, "A11.jpg": other, "A13.png": content, "A16.png": content}
     assert {path.name for path in pictures.iterdir()} == names.keys() | {f"A{item}.png" for item in range(10)}
     assert all((pictures / name).read_bytes() == expected for name, expected in names.items())
-    # once more: what is there is not asked for, what may have come since is
-    shop.answers = {"/gone": [(200, {}, other)]}
-    shop.asked.clear()
+    # again: cached pictures are not requested, failed ones are
+    server.responses = {"/gone": [(200, {}, other)]}
+    server.requested.clear()
     assert histogram(folder, *flags, "--overwrite") == 0
-    assert sorted(shop.asked) == ["/down", "/gone", "/large", "/page", "/secret"]
+    assert sorted(server.requested) == ["/down", "/gone", "/large", "/page", "/secret"]
     assert 18 not in reasons(folder)
 
 
-def test_a_silent_server_is_given_up(folder, shop):
-    shop.answers = {"/silent": [(SILENCE, {}, b"")]}
-    write_addresses(folder, {10: shop.url + "/silent"})
+def test_silent_server_times_out(folder, server):
+    server.responses = {"/silent": [(SILENCE, {}, b"")]}
+    write_urls(folder, {10: server.url + "/silent"})
     assert histogram(folder, "--fetch", "--timeout", "0.3", "--retries", "1") == 0
     assert reasons(folder)[10] == "not fetched: timed out"
-    assert shop.asked == ["/silent"] * 2
+    assert server.requested == ["/silent"] * 2
 
 
-def test_without_a_connection_fetching_ends_with_one_line(folder, shop, monkeypatch, capsys):
+def test_downloading_ends_with_one_line_without_a_connection(folder, server, monkeypatch, capsys):
     monkeypatch.setattr("preprocess.modalities.download.MAX_CONSECUTIVE_FAILURES", 6)
-    with http.server.HTTPServer(("127.0.0.1", 0), Shop) as closed:
-        address = f"http://127.0.0.1:{closed.server_port}/x"
-    shop.answers = {"/good": [(200, {}, as_bytes(PICTURE, "PNG"))]}
-    # each success starts the count anew
-    addresses = {item: shop.url + "/good" if item in (10, 15, 18) else address for item in range(10, N_ITEMS)}
-    write_addresses(folder, addresses)
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
+        closed_url = f"http://127.0.0.1:{closed.server_port}/x"
+    server.responses = {"/good": [(200, {}, as_bytes(PICTURE, "PNG"))]}
+    # each success resets the count
+    urls = {item: server.url + "/good" if item in (10, 15, 18) else closed_url for item in range(10, N_ITEMS)}
+    write_urls(folder, urls)
     assert histogram(folder, "--fetch", "--retries", "1", "--connections", "1") == 2
     captured = capsys.readouterr()
     assert "6 pictures in a row could not be fetched" in captured.err
