@@ -6,7 +6,8 @@ Reads columns separated by commas, semicolons or tabs (in the last, quotation ma
 their names, with or without RecBole's types (`user_id:token`). Ids are any strings; files contain characters other
 than letters, digits and . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
 2024-01-31 10:00:00; equal times keep the order of lines. Each line counts as one interaction, unless user, item and
-time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`.
+time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`; `--overwrite`
+also removes earlier pictures of the items.
 """
 
 import sys
@@ -116,7 +117,8 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    parser = SettingsParser(OwnSettings, "python -m preprocess.own FILE", "Your own interactions.", validate_settings)
+    description = "Convert a table of users, items and times to a dataset."
+    parser = SettingsParser(OwnSettings, "python -m preprocess.own FILE", description, validate_settings)
     parser.add_argument("file", type=Path, metavar="FILE", help="the table of interactions")
     settings, options = parser.parse(argv)
     return run_program(preprocess, options.file, settings)

@@ -33,6 +33,7 @@ MAX_PICTURE_ID_BYTES = 255 - len(max(IMAGE_SUFFIXES, key=len) + ".tmp")  # of a 
 class ColumnSettings:
     """Names of the columns in the header."""
 
+    # columns
     user: str = ""  # column of users; empty: user, user_id or userid
     item: str = ""  # column of items; empty, or absent from ITEM_FILE: item, item_id or itemid
     time: str = ""  # column of times; empty: time, timestamp or date
