@@ -117,8 +117,10 @@ def test_what_is_not_there_is_left_out(place, capsys):
     (place / "data" / "sequential" / "Small" / "MMHCL_user_embeddings.pt").unlink()
     assert baselines.main(command(place)) == 0
     shown = capsys.readouterr().out
-    assert "left out: SASRec: " in shown and "python -m preprocess.pretrain_sasrec makes both" in shown
-    assert "left out: graph: " in shown and "MMHCL_user_embeddings.pt" in shown
+    assert "left out: SASRec: " in shown
+    assert "python -m preprocess.pretrain_sasrec makes both" in shown
+    assert "left out: graph: " in shown
+    assert "MMHCL_user_embeddings.pt" in shown
     written = {path.name for path in (place / "log" / "Small" / "baselines").iterdir()}
     assert written == {"held_by.txt"} | {
         f"{name}_{kind}" for name in ("popularity", "item-kNN") for kind in ("metrics.jsonl", "ranks.npz")
@@ -145,7 +147,8 @@ def refuse_damaged(place, capsys):
         capsys.readouterr()
         assert baselines.main(command(place)) == 2
         told = capsys.readouterr().err
-        assert told.startswith(f"error: {folder / name}: {message}") and told.count("\n") == 1
+        assert told.startswith(f"error: {folder / name}: {message}")
+        assert told.count("\n") == 1
         (folder / name).write_bytes(whole)
         assert tree(place) == before
 
@@ -159,7 +162,8 @@ def refuse_other_data(place, capsys):
     path.write_text(" ".join([*earlier, last, last_but_one]) + "\n" + rest)
     assert baselines.main(command(place)) == 2
     told = capsys.readouterr().err
-    assert "SASRec/pretrain was trained on: CRC-32 of Small.txt differs; " in told and told.count("\n") == 1
+    assert "SASRec/pretrain was trained on: CRC-32 of Small.txt differs; " in told
+    assert told.count("\n") == 1
     path.write_text(whole)
     assert tree(place) == before
 
@@ -170,7 +174,8 @@ def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
     own = last_record(place, "SASRec", "pretrain")
     assert baselines.main(command(place)) == 0
     again = last_record(place, "baselines", "SASRec")
-    assert again["test"] == own["test"] and again["test_unseen"] == own["test_unseen"]
+    assert again["test"] == own["test"]
+    assert again["test_unseen"] == own["test_unseen"]
     with np.load(place / "log" / "Small" / "SASRec" / "pretrain_ranks.npz") as found:
         assert ranking_metrics(found["seen_removed"]) == own["test_unseen"]
     assert baselines.main([*command(place), "--max_len", "50"]) == 2
@@ -215,7 +220,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, capsys):
     assert f"error: {table}: 41 rows" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         baselines.main(command(place, "--neighbours", "-1"))
-    assert stop.value.code == 2 and "--neighbours -1: 0 or above" in capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "--neighbours -1: 0 or above" in capsys.readouterr().err
     for number in (2, 10**20):
         with pytest.raises(SystemExit) as stop:
             baselines.main(command(place, f"--max_len={number}"))

@@ -18,7 +18,7 @@ from preprocess.raw.item_files import (
     USER_ID_HEADER,
     encode_id,
 )
-from tests.report.test_report import Page
+from tests.support.html_page import Page
 from tests.support.small_data import (
     N_ITEMS,
     N_USERS,
@@ -46,7 +46,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Finished runs; texts, pictures and id maps beside the data."""
+    """Write finished runs, and texts, pictures and id maps beside the data."""
     place = tmp_path_factory.mktemp("recommend")
     folder = write_dataset(place / "data")
     write_texts(folder)
@@ -75,25 +75,26 @@ def ask(place, target, *more):
 def found_of(place, target, **given):
     settings = RecommendSettings(str(folder_of(place, target)), str(place / "data"), device="cpu", **given)
     ran, data, model = recommend.load_run(settings)
-    bare, catalogue = ablate_graph_vector(model), recommend.read_catalogue(data)
-    models = [model] if bare is None else [model, bare]
-    asked = recommend.requested_histories(settings, data, catalogue)
-    return [recommend.recommend(models, one, ran.max_len - 1, settings) for one in asked]
+    ablated = ablate_graph_vector(model)
+    models = [model] if ablated is None else [model, ablated]
+    catalogue = recommend.read_catalogue(data)
+    requests = recommend.read_requests(settings, data, catalogue)
+    return [recommend.recommend(models, one, ran.max_len - 1, settings) for one in requests]
 
 
 @pytest.mark.parametrize("target", RUNS)
 @pytest.mark.parametrize("seen", [False, True])
-def test_ranks_are_those_of_the_runs_own_test(place, target, seen):
+def test_ranks_of_the_held_out_items_are_those_of_the_runs_test(place, target, seen):
     """The model is made again from its folder alone."""
     found = found_of(place, target, html="x", users=N_USERS, k=5, seen=seen)
     with np.load(place / "log" / "Small" / "MMHCL" / f"{target}_ranks.npz") as logged:
         assert [one.held_out.rank for one in found] == logged["seen_kept" if seen else "seen_removed"].tolist()
     assert [one.hit for one in found] == [one.held_out.rank <= 5 for one in found]
     assert 5 < sum(one.hit for one in found) < N_USERS
-    assert all((one.held_out.without is None) == (target == "bare") for one in found)
+    assert all((one.held_out.ablated_rank is None) == (target == "bare") for one in found)
 
 
-def test_the_best_items(place):
+def test_the_best_items_are_in_order_of_score_without_seen_ones(place):
     data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", 0)
     for one, all_of_it in zip(
         found_of(place, "causal", html="x", users=N_USERS),
@@ -102,33 +103,38 @@ def test_the_best_items(place):
     ):
         assert [p.rank for p in one.best] == list(range(1, 11))
         scores = [p.score for p in all_of_it.best]
-        assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+        assert scores == sorted(scores, reverse=True)
+        assert np.isfinite(scores).all()
         assert one.best == all_of_it.best[:10]
         unseen = set(range(N_ITEMS)) - set(one.history) | {one.held_out.item}
         assert {p.item for p in all_of_it.best} == unseen
-        assert {p.item for p in one.best if p.without > 10} == {p.item for p in one.best} - {
-            p.item for p in all_of_it.best if p.without <= 10
+        assert {p.item for p in one.best if p.ablated_rank > 10} == {p.item for p in one.best} - {
+            p.item for p in all_of_it.best if p.ablated_rank <= 10
         }
-        assert {p.item for p in one.dropped} == {p.item for p in all_of_it.best if p.without <= 10 < p.rank}
+        assert {p.item for p in one.only_without_graph} == {
+            p.item for p in all_of_it.best if p.ablated_rank <= 10 < p.rank
+        }
     (whole,) = found_of(place, "causal", user="7", whole=True)
-    assert whole.history == data.kept_items(7).tolist() and whole.held_out is None
+    assert whole.history == data.kept_items(7).tolist()
+    assert whole.held_out is None
 
 
-def test_a_long_history_is_read_in_part_and_left_out_as_a_whole(place):
+def test_the_newest_items_of_a_long_history_are_read_and_all_of_them_excluded(place):
     items = [n % 20 for n in range(60)] + list(range(20, 30)) * 5
     (one,) = found_of(place, "prefix", items=tuple(map(str, items)), k=N_ITEMS)
     assert one.history == items[-49:]
     assert sorted(p.item for p in one.best) == list(range(30, N_ITEMS))
     (same,) = found_of(place, "prefix", items=tuple(map(str, items[-49:])), k=N_ITEMS, seen=True)
-    assert [p for p in same.best if p.item >= 30] != [] and len(same.best) == N_ITEMS
+    assert [p for p in same.best if p.item >= 30] != []
+    assert len(same.best) == N_ITEMS
 
 
-def test_an_id_is_of_the_user_in_its_line(tmp_path):
+def test_an_id_names_the_user_of_its_line(tmp_path):
     folder = write_interactions(tmp_path)
     data = Interactions(folder / "Small.txt", 0)
 
     def asked(**given):
-        return list(recommend.requested_histories(RecommendSettings(**given), data, recommend.read_catalogue(data)))
+        return list(recommend.read_requests(RecommendSettings(**given), data, recommend.read_catalogue(data)))
 
     with pytest.raises(ValueError, match="u_id_mapping.csv: missing or without ids"):
         asked(user="u3", own_ids=True)
@@ -144,7 +150,7 @@ def test_an_id_is_of_the_user_in_its_line(tmp_path):
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
 @torch.no_grad()
-def test_without_is_the_model_whose_graph_vector_is_nothing(objective):
+def test_the_ablated_model_scores_as_one_whose_graph_vector_is_zero(objective):
     model = wake(small_hellm(objective=objective)).eval()
     items, mask = histories(3, 6), torch.arange(6) >= torch.tensor([[0], [2], [4]])
     bare = ablate_graph_vector(model)
@@ -157,7 +163,7 @@ def test_without_is_the_model_whose_graph_vector_is_nothing(objective):
 
 
 @torch.no_grad()
-def test_without_when_nothing_is_learned_for_all():
+def test_the_ablated_model_has_no_adapter_if_nothing_else_is_in_it():
     model = wake(small_hellm(prefix_adapter=False)).eval()
     bare, items = ablate_graph_vector(model), histories()
     assert bare.graph_adapter is None
@@ -165,10 +171,11 @@ def test_without_when_nothing_is_learned_for_all():
     alone.load_state_dict(model.state_dict(), strict=False)
     torch.testing.assert_close(bare(items), alone(items))
     assert bare(items).shape == (3, N_SMALL)
-    assert ablate_graph_vector(alone) is None and ablate_graph_vector(small_hellm(graph_adapter=False)) is None
+    assert ablate_graph_vector(alone) is None
+    assert ablate_graph_vector(small_hellm(graph_adapter=False)) is None
 
 
-def test_printed(place, capsys):
+def test_printed_recommendations(place, capsys):
     (one,) = found_of(place, "prefix", user="42")
     capsys.readouterr()
     assert ask(place, "prefix", "--user", "42") == 0
@@ -181,28 +188,28 @@ def test_printed(place, capsys):
         assert line.split() == [str(item), f"A{item}", f"group{item // 4}", f"thing{item % 4}", "nice"]
     start = len(one.history) + 3
     for line, p in zip(lines[start:], one.best, strict=False):
-        assert line.split()[:5] == [str(p.rank), f"{p.score:.3f}", str(p.without), str(p.item), f"A{p.item}"]
+        assert line.split()[:5] == [str(p.rank), f"{p.score:.3f}", str(p.ablated_rank), str(p.item), f"A{p.item}"]
     (held_out,) = [line for line in lines if "<- held out" in line]
     assert held_out.split()[0] == str(one.held_out.rank)
     assert ask(place, "bare", "--items", "3,2,1") == 0
     text = capsys.readouterr().out
-    assert text.startswith("history of items given, oldest first:\n") and "ithout" not in text
+    assert text.startswith("history of items given, oldest first:\n")
+    assert "ithout" not in text
     assert ask(place, "bare", "--items", "A3,A2,A1", "--own_ids") == 0
     assert capsys.readouterr().out == text
 
 
-def test_the_page_needs_nothing_but_itself(place, capsys):
+def test_the_page_loads_nothing_and_runs_no_script(place, capsys):
     path = place / "page.html"
     assert ask(place, "prefix", "--html", path, "--users", 20, "--k", 5) == 0
-    html, page = path.read_text(), Page()
-    page.feed(html)
-    assert page.open == [] and "url(" not in html and "@import" not in html
+    html = path.read_text()
+    page = Page(html)
     assert all(address.startswith("data:") for address in page.fetched)
     found = found_of(place, "prefix", html="x", users=20, k=5)
     assert html.count("<h2>") == 20 == len({one.title for one in found})
-    n_hits, bare_hits = sum(one.hit for one in found), sum(one.held_out.without <= 5 for one in found)
+    n_hits, bare_hits = sum(one.hit for one in found), sum(one.held_out.ablated_rank <= 5 for one in found)
     assert f"{n_hits} of 20 are among the 5 best, framed; {bare_hits} without the graph adapter." in html
-    cards = [p for one in found for p in {*one.best, one.held_out, *one.dropped}]
+    cards = [p for one in found for p in {*one.best, one.held_out, *one.only_without_graph}]
     items = [p.item for p in cards] + [item for one in found for item in one.history]
     pictures = [address for address in page.fetched if address.startswith("data:image")]
     assert len(pictures) == sum(item % 2 == 0 for item in items)
@@ -211,7 +218,7 @@ def test_the_page_needs_nothing_but_itself(place, capsys):
             assert picture.size == (120, 60)
 
 
-def test_titles_and_ids_are_text_in_the_page(place, tmp_path):
+def test_titles_and_ids_are_escaped_in_the_page(place, tmp_path):
     folder = shutil.copytree(place / "data", tmp_path / "data") / "sequential" / "Small"
     for name, plain, other in (
         (ITEM_TEXT_FILE, "group0 thing3 nice", "<script>alert(3)</script>"),
@@ -221,28 +228,31 @@ def test_titles_and_ids_are_text_in_the_page(place, tmp_path):
         lines = (folder / name).read_text()
         assert lines.count(plain) == 1
         (folder / name).write_text(lines.replace(plain, other))
-    path, page = tmp_path / "page.html", Page()
+    path = tmp_path / "page.html"
     flags = ["--user", 7, "--seen", "--k", N_ITEMS, "--html", path, "--data_dir", tmp_path / "data"]
     assert ask(place, "bare", *flags) == 0
     html = path.read_text()
-    page.feed(html)
-    assert page.open == []
-    assert "<h2>user 7 (&lt;/h2&gt;&#x27;7&#x27;&amp;)</h2>" in html
-    assert '<div title="&quot;onclick=&quot;3 item 3">&lt;script&gt;alert(3)&lt;/script&gt;</div>' in html
+    page = Page(html)
+    assert "<h2>user 7 (&lt;/h2&gt;" in html
+    assert ("h2", "user 7 (</h2>'7'&)") in page.texts
+    assert '"onclick="3 item 3' in page.titles
+    assert "&lt;script&gt;alert(3)&lt;/script&gt;</div>" in html
+    assert ("div", "<script>alert(3)</script>") in page.texts
 
 
-def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
-    def told(target, *more):
+def test_errors_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
+    def refused(target, *more):
         assert ask(place, target, "--html", tmp_path / "page.html", *more) == 2
         captured = capsys.readouterr()
-        assert captured.out == "" and captured.err.count("\n") == 1
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
         return captured.err
 
-    assert "--user 120: not in" in told("prefix", "--user", 120)
-    assert "numbers are 0 to 119" in told("prefix", "--user", "x")
-    assert "--items 40, -1: not in" in told("prefix", "--items", "1,40,-1")
-    assert "--user b: not in" in told("prefix", "--user", "b", "--own_ids")
-    assert f"{BEST_ADAPTER}: missing; --run takes the folder of a run" in told("nowhere", "--user", 1)
+    assert "--user 120: not in" in refused("prefix", "--user", 120)
+    assert "numbers are 0 to 119" in refused("prefix", "--user", "x")
+    assert "--items 40, -1: not in" in refused("prefix", "--items", "1,40,-1")
+    assert "--user b: not in" in refused("prefix", "--user", "b", "--own_ids")
+    assert f"{BEST_ADAPTER}: missing; --run takes the folder of a run" in refused("nowhere", "--user", 1)
     for name, damage, message in (
         (STATE, lambda path: path.unlink(), f"{STATE}: missing"),
         (STATE, lambda path: path.write_bytes(b"none"), f"{STATE}: cut short"),
@@ -253,17 +263,18 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
     ):
         copy = shutil.copytree(folder_of(place, "bare"), folder_of(place, "damaged"), dirs_exist_ok=True)
         damage(copy / name)
-        assert message in told("damaged", "--user", 1)
+        assert message in refused("damaged", "--user", 1)
     other = write_dataset(tmp_path / "data")
     (other / "Small.txt").write_text("0 1 2 3 4\n" + (other / "Small.txt").read_text().partition("\n")[2])
-    message = told("bare", "--user", 1, "--data_dir", tmp_path / "data")
+    message = refused("bare", "--user", 1, "--data_dir", tmp_path / "data")
     assert "was trained on: CRC-32 of Small.txt differs" in message
-    assert "no such folder" in told("bare", "--user", 1, "--data_dir", tmp_path / "nowhere")
+    assert "no such folder" in refused("bare", "--user", 1, "--data_dir", tmp_path / "nowhere")
     assert not (tmp_path / "page.html").exists()
     for argv in (["--user", "1"], ["--run", "x"], ["--run", "x", "--user", "1", "--items", "2"]):
         with pytest.raises(SystemExit) as stop:
             recommend.main(argv)
-        assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def settings(**values):
@@ -311,7 +322,7 @@ STRANGE = [  # what a file of a stranger holds, its checksum right
 
 
 @pytest.mark.parametrize(("name", "damage", "message"), STRANGE)
-def test_what_a_stranger_put_into_a_run(place, tmp_path, capsys, name, damage, message):
+def test_odd_content_of_a_runs_files_is_refused(place, tmp_path, capsys, name, damage, message):
     folder = shutil.copytree(folder_of(place, "prefix"), tmp_path / "run")
     content = torch.load(folder / name, weights_only=True)
     damage(content)
@@ -319,14 +330,19 @@ def test_what_a_stranger_put_into_a_run(place, tmp_path, capsys, name, damage, m
     argv = ["--run", str(folder), "--data_dir", str(place / "data"), "--device", "cpu", "--user", "1"]
     assert recommend.main(argv) == 2
     told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1 and len(told.err) < 1000
-    assert message in told.err and (str(folder / name) in told.err or "there" in message)
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert len(told.err) < 1000
+    assert message in told.err
+    assert str(folder / name) in told.err or "there" in message
 
 
 @pytest.mark.parametrize(("page", "message"), [(".", "is a folder"), ("none/page.html", "no folder ")])
-def test_a_page_that_has_no_place_is_refused_before_the_run_is_read(tmp_path, capsys, page, message):
+def test_a_page_that_can_not_be_written_is_refused_before_the_run_is_read(tmp_path, capsys, page, message):
     with pytest.raises(SystemExit) as stop:
         recommend.main(["--run", "x", "--html", str(tmp_path / page)])
     told = capsys.readouterr().err
-    assert stop.value.code == 2 and told.count("\n") == 1
-    assert told.startswith(f"error: --html {tmp_path / page}: ") and message in told
+    assert stop.value.code == 2
+    assert told.count("\n") == 1
+    assert told.startswith(f"error: --html {tmp_path / page}: ")
+    assert message in told

@@ -38,14 +38,18 @@ def log_folder(logging_dir: str | Path, dataset: str, name: str) -> Path:
     return folder
 
 
-def refuse_kept(folder: Path) -> None:
+def refuse_kept(folder: Path, remedy: str = "use another --logging_dir") -> None:
     """Keep every program from writing into log/kept, the runs behind the tables of the documentation.
+
+    Args:
+        folder: Where a program is about to write.
+        remedy: What the user can do instead.
 
     Raises:
         ValueError: The folder is log/kept or lies in it.
     """
     if folder.resolve().is_relative_to(KEPT):
-        raise ValueError(f"{folder}: log/kept is read-only, it holds the project's own runs; use another --logging_dir")
+        raise ValueError(f"{folder}: log/kept is read-only, it holds the project's own runs; {remedy}")
 
 
 def log_path(settings: Settings, ending: str) -> Path:

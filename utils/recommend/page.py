@@ -1,133 +1,108 @@
-"""Recommendations as one HTML file: cards with pictures, scaled down, within it; no script, no request."""
+"""Recommendations as one HTML file with item cards and their pictures, without scripts or requests."""
 
 import base64
 import io
 from dataclasses import dataclass
-from functools import partial
-from html import escape
 from pathlib import Path
 from urllib.parse import unquote
 
 from preprocess.modalities.images import open_image
 from preprocess.modalities.shards import UnusableInputError
-from utils.report.page import as_page
+from utils.report.page import render
 
-SIDE = 120  # pixels of a picture's longer side, at most
-MAX_PIXELS = 50_000_000  # of a picture that is opened
-NEWEST = 12  # items of a history that are shown
-STYLE = """
-h1, h2 { overflow-wrap: anywhere; }
-ol { display: flex; flex-wrap: wrap; gap: .5rem; margin: .5rem 0 1rem; padding: 0; list-style: none; }
-ol li { box-sizing: border-box; width: 9rem; padding: .45rem .55rem; font-size: .85rem; line-height: 1.35;
-  overflow-wrap: anywhere; background: var(--raised); border: 1px solid var(--line); border-radius: 6px; }
-ol.history li { width: 7.5rem; background: none; } ol.history img { height: 4rem; }
-ol li.hit { border: 2px solid var(--ours); } .hit b { color: var(--ours); }
-ol img { display: block; max-width: 100%; height: 6rem; margin-bottom: .35rem; object-fit: contain; }
-ol small { display: block; font-variant-numeric: tabular-nums; }
-"""
+TEMPLATE = Path(__file__).with_name("templates") / "recommend.html"
+THUMBNAIL_SIDE = 120  # pixels of a picture's longer side, at most
+MAX_PIXELS = 50_000_000  # larger pictures are not opened
+N_NEWEST = 12  # items of a history on the page
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is known of users and items beside their numbers, by number; ids and titles are empty where unknown."""
+    """Names of users and items by their numbers; "" where unknown."""
 
-    titles: list[str]
-    ids: list[str]  # of items
+    titles: list[str]  # of items
+    item_ids: list[str]
     user_ids: list[str]
-    pictures: dict[str, Path]  # by id
+    pictures: dict[str, Path]  # by item id
+
+    def item_name(self, item: int) -> str:
+        """Return the decoded id of an item."""
+        return unquote(self.item_ids[item])
+
+    def label(self, item: int) -> str:
+        """Return the title of an item; without one its id, without either its number."""
+        return self.titles[item] or self.item_name(item) or f"item {item}"
+
+    def thumbnail(self, item: int) -> str:
+        """Return an item's picture as a small JPEG in base64; "" without a usable one."""
+        path = self.pictures.get(self.item_ids[item])
+        if path is None:
+            return ""
+        try:
+            picture = open_image(path, MAX_PIXELS)
+        except UnusableInputError:
+            return ""
+        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        content = io.BytesIO()
+        picture.save(content, format="JPEG", quality=80)
+        return base64.b64encode(content.getvalue()).decode()
 
 
 @dataclass(frozen=True)
 class RankedItem:
-    """Where an item stands in a ranking of all items, 1 the best."""
+    """An item in the ranking of all items."""
 
     item: int
     score: float  # logit
-    rank: int
-    without: int | None  # its rank without the graph adapter, where the model has one
+    rank: int  # 1 is the best
+    ablated_rank: int | None  # rank without the graph vector; None if the model has no graph adapter
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """The best items after a history."""
 
-    title: str  # whose history
-    history: list[int]  # what the model has read, oldest first
+    title: str  # whose history it is
+    history: list[int]  # the items that the model has read, oldest first
     best: list[RankedItem]  # in order
-    held_out: RankedItem | None  # what came next
-    dropped: list[RankedItem]  # among the best without the graph adapter only
+    held_out: RankedItem | None  # the item that came next
+    only_without_graph: list[RankedItem]  # items among the best only without the graph vector
 
     @property
     def hit(self) -> bool:
+        """Whether the held-out item is among the best."""
         return self.held_out in self.best
 
 
-def to_page(title: str, note: str, all_found: list[Recommendation], catalogue: Catalogue) -> str:
-    """The whole page.
+def to_page(title: str, note: str, recommendations: list[Recommendation], catalogue: Catalogue) -> str:
+    """Format the page.
 
     Args:
-        note: what "without" says, empty where nothing is said of it; all_found: a section each.
+        title: Title of the page.
+        note: Explains the ranks without the graph vector; "" without them.
+        recommendations: One section each.
+        catalogue: Names and pictures of users and items.
     """
-    parts = [f"<h1>{escape(title)}</h1>", f"<p>{_hit_summary(all_found)}</p>"]
-    parts += [f'<p class="soft">{escape(note)}</p>'] * bool(note)
-    for found in all_found:
-        parts += _section(found, catalogue)
-    return as_page(title, parts, STYLE)
+    return render(
+        TEMPLATE,
+        title=title,
+        summary=_hit_summary(recommendations),
+        note=note,
+        recommendations=recommendations,
+        catalogue=catalogue,
+        n_newest=N_NEWEST,
+    )
 
 
-def _hit_summary(all_found: list[Recommendation]) -> str:
-    """How many of the held-out items are hits, with and without the graph adapter."""
-    held_out = [found for found in all_found if found.held_out]
+def _hit_summary(recommendations: list[Recommendation]) -> str:
+    """Say how many of the held-out items are among the best, with and without the graph adapter."""
+    held_out = [found for found in recommendations if found.held_out]
     if not held_out:
-        return "Nothing is held out: what may come next."
+        return "No item is held out: the best items are what may come next."
     k = max(len(found.best) for found in held_out)
-    text = f"Held out is each history's last item: {sum(found.hit for found in held_out)} of {len(held_out)} are among "
-    text += f"the {k} best, framed"
-    if held_out[0].held_out.without:
-        n = sum(found.held_out.without <= len(found.best) for found in held_out)
-        text += f"; {n} without the graph adapter"
+    n_hits = sum(found.hit for found in held_out)
+    text = f"The last item of each history is held out: {n_hits} of {len(held_out)} are among the {k} best, framed"
+    if held_out[0].held_out.ablated_rank:
+        n_ablated = sum(found.held_out.ablated_rank <= len(found.best) for found in held_out)
+        text += f"; {n_ablated} without the graph adapter"
     return text + "."
-
-
-def _section(found: Recommendation, catalogue: Catalogue) -> list[str]:
-    card, earlier = partial(_card, found, catalogue), max(len(found.history) - NEWEST, 0)
-    parts = [f"<h2>{escape(found.title)}</h2>"]
-    parts.append(f"<h3>History, newest last{f', after {earlier} earlier items' if earlier else ''}</h3>")
-    parts += ['<ol class="history">', *(_item(item, catalogue) for item in found.history[-NEWEST:]), "</ol>"]
-    parts += [f"<h3>The {len(found.best)} best</h3>", "<ol>", *map(card, found.best), "</ol>"]
-    if found.held_out and not found.hit:
-        parts += ["<h3>Held out, and not among them</h3>", "<ol>", card(found.held_out), "</ol>"]
-    if found.dropped:
-        parts += ["<h3>Among the best without the graph adapter only</h3>", "<ol>", *map(card, found.dropped), "</ol>"]
-    return parts
-
-
-def _card(found: Recommendation, catalogue: Catalogue, place: RankedItem) -> str:
-    of_rank = f"<b>{place.rank}</b> · {place.score:.2f}"
-    if place.without:
-        of_rank += f"<small>without: {place.without}</small>"
-    hit = place == found.held_out
-    return _item(place.item, catalogue, of_rank + "<small><b>what came next</b></small>" * hit, hit)
-
-
-def _item(item: int, catalogue: Catalogue, above: str = "", hit: bool = False) -> str:
-    name = unquote(catalogue.ids[item])
-    picture = _picture(catalogue, item)
-    image = f'<img src="data:image/jpeg;base64,{picture}" alt="">' if picture else ""
-    text, kind = escape(catalogue.titles[item]) or escape(name) or f"item {item}", ' class="hit"' if hit else ""
-    return f'<li{kind}>{image}{above}<div title="{escape(name)} item {item}">{text}</div></li>'
-
-
-def _picture(catalogue: Catalogue, item: int) -> str:
-    """An item's picture as a small JPEG in base64, empty without a usable one."""
-    path = catalogue.pictures.get(catalogue.ids[item])
-    if path is None:
-        return ""
-    try:
-        picture = open_image(path, MAX_PIXELS)
-    except UnusableInputError:
-        return ""
-    picture.thumbnail((SIDE, SIDE))
-    content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=80)
-    return base64.b64encode(content.getvalue()).decode()

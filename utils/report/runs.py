@@ -1,8 +1,4 @@
-"""All runs of a log folder at a glance: log/report.md and log/report.html, beside what is published; any two in detail.
-
-python -m utils.report log/
-python -m utils.report --compare log/Beauty/MMHCL/best-2024 log/Beauty/baselines/item-kNN
-"""
+"""Find the runs of a log folder and read their files."""
 
 import re
 import zipfile
@@ -12,122 +8,155 @@ from pathlib import Path
 import numpy as np
 import numpy.lib.format as npy
 
-from config_HeLLM import IGNORED_ON_RESUME
 from utils.evaluation.bootstrap import intervals
 from utils.evaluation.metrics import ranking_metrics
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, EpochRecord, FinalRecord, read_metrics
+from utils.logs.published import KEPT
+from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, EpochRecord, FinalRecord, Metrics, read_metrics
 from utils.logs.run_log import FILES, NON_DEFAULT_SETTINGS, read_settings
 from utils.report.page import MetricValue
 
 BASELINES = "baselines"  # the folder of utils.baselines
-PROTOCOLS = {"test": "seen_kept", "test_unseen": "seen_removed"}  # in the metrics, in the ranks
-HIDDEN_SETTINGS = (IGNORED_ON_RESUME - {"batch_size", "grad_steps", "data_dir"}) | {"dataset", "GNNModel", "target"}
+PROTOCOLS = {"test": "seen_kept", "test_unseen": "seen_removed"}  # name in the metrics to name in the ranks
 
 
 @dataclass
 class Run:
-    """What one run has left; `path` is that of its files without `_metrics.jsonl` and the like."""
+    """The files of one run."""
 
-    path: Path
+    path: Path  # the common beginning of its files: FOLDER/TARGET
+    name: str  # as tables show it
     dataset: str
     epochs: list[EpochRecord]
-    last: FinalRecord | None  # the record with the test; None before it
-    fine_tuning: bool  # a run of HeLLM: whose settings stand beside the published ones
-    settings: dict  # as recorded: of fine-tuning those that differ, else all
+    final: FinalRecord | None  # None before the test
+    fine_tuning: bool  # a run of train_HeLLM.py
+    settings: dict  # as logged: of a fine-tuning those that differ from the defaults, of others all
     tests: dict[str, dict[str, MetricValue]]  # protocol to metrics
-    ranks: dict[str, np.ndarray]  # of all tested users, as in `read_ranks`
+    ranks: dict[str, np.ndarray]  # from `read_ranks`
 
     @property
-    def name(self) -> str:
-        return f"{self.path.parent.name}/{self.path.name}"
+    def model(self) -> str:
+        """The name of the run's folder: a GNNModel, SASRec or baselines."""
+        return self.path.parent.name
 
     @property
-    def validation(self) -> dict[str, float]:
-        """Metrics of the best epoch, of the last one before there is a best."""
-        if self.last is None:
-            return self.epochs[-1].val if self.epochs else {}
-        best = [record.val for record in self.epochs if record.epoch == self.last.best_epoch]
-        return (best or [record.val for record in self.epochs[-1:]] or [self.last.val or {}])[0]
+    def is_graph_pretraining(self) -> bool:
+        """Whether the run was tested by its own protocol only, training items removed."""
+        return self.tests.keys() == {"test"}
+
+    @property
+    def validation(self) -> Metrics:
+        """The validation metrics of the best epoch, or of the last one before there is a best."""
+        if self.final:
+            best = [record.val for record in self.epochs if record.epoch == self.final.best_epoch]
+            if best:
+                return best[0]
+            if not self.epochs:
+                return self.final.val or {}
+        return self.epochs[-1].val if self.epochs else {}
 
 
-def read_ranks(path: Path, last: FinalRecord) -> dict[str, np.ndarray]:
-    """Test ranks `seen_kept` and `seen_removed` of all users, int (N,); empty where there is no such file.
+def run_file(run: Path, ending: str) -> Path:
+    """Return the path of a run's file with this ending."""
+    return run.with_name(f"{run.name}_{ending}")
+
+
+def read_ranks(path: Path, final: FinalRecord) -> dict[str, np.ndarray]:
+    """Read the test ranks `seen_kept` and `seen_removed` of all users, int64 (N,); empty without a file.
 
     Args:
-        last: the record with the test.
+        path: The `_ranks.npz` of a run.
+        final: The test of the same run, whose metrics must be those of the ranks.
 
     Raises:
-        ValueError: no file of ranks, or not those that the recorded test is of.
+        ValueError: The file is damaged, or its ranks do not have the recorded metrics.
     """
     if not path.is_file():
         return {}
-    ranks, users = {}, last.users
+    ranks = {}
     try:
         with zipfile.ZipFile(path) as file:
             for name in PROTOCOLS.values():
-                if _are_whole(file, f"{name}.npy", users):
+                if _has_rank_header(file, f"{name}.npy", final.users):
                     with file.open(f"{name}.npy") as member:
                         ranks[name] = npy.read_array(member).astype(np.int64)
-    except Exception as error:  # many kinds for a damaged file
+    except Exception as error:  # zipfile and NumPy raise many kinds for a damaged file
         raise ValueError(f"{path}: cut short or no file of ranks; remove it, or run again") from error
     for protocol, name in PROTOCOLS.items():
-        recorded, possible = getattr(last, protocol) or {}, name in ranks and ranks[name].min() > 0
-        if not possible or not all(
-            abs(recorded.get(metric, np.nan) - value) < 1e-9 for metric, value in ranking_metrics(ranks[name]).items()
-        ):
-            raise ValueError(f"{path}: not the ranks of the {users:,} users in the metrics beside it; run again")
+        recorded = getattr(final, protocol) or {}
+        if name not in ranks or ranks[name].min() <= 0 or not _has_metrics(ranks[name], recorded):
+            raise ValueError(f"{path}: not the ranks of the {final.users:,} users in the metrics beside it; run again")
     return ranks
 
 
-def _are_whole(file: zipfile.ZipFile, name: str, users: int) -> bool:
-    """Whether an array in an .npz file is of whole numbers, one a user; all that is read is its head."""
+def _has_rank_header(file: zipfile.ZipFile, name: str, users: int) -> bool:
+    """Tell by its header alone whether an array of an .npz file has one integer per user."""
     with file.open(name) as member:
-        if npy.read_magic(member) != (1, 0):  # others may have heads of any length
+        if npy.read_magic(member) != (1, 0):  # headers of later versions may have any length
             return False
         shape, _, dtype = npy.read_array_header_1_0(member)
     return users > 0 and shape == (users,) and dtype.kind in "iu"
 
 
-def run_file(run: Path, kind: str) -> Path:
-    return run.with_name(f"{run.name}_{kind}")
+def _has_metrics(ranks: np.ndarray, recorded: Metrics) -> bool:
+    computed = ranking_metrics(ranks)
+    return all(abs(recorded.get(name, np.nan) - value) < 1e-9 for name, value in computed.items())
 
 
-def read_run(path: Path) -> Run:
-    """A run of which any file is there.
+def read_run(path: Path, mark: str = "") -> Run:
+    """Read a run that has at least one of its files.
 
     Args:
-        path: without `_metrics.jsonl` and the like.
+        path: The common beginning of its files.
+        mark: Text behind its name.
 
     Raises:
-        ValueError: naming the file, and the line, that can't be read.
+        ValueError: A file can't be read; names the file, and the line.
     """
-    metrics_file, log = run_file(path, "metrics.jsonl"), run_file(path, "log.txt")
-    epochs, last = read_metrics(metrics_file)
-    title, settings = "", last.settings if last else None
-    if settings is None:
+    epochs, final = read_metrics(run_file(path, "metrics.jsonl"))
+    title, settings = "", final.settings if final else None
+    if settings is None:  # not finished, or by an earlier version
+        log = run_file(path, "log.txt")
         title, settings = read_settings(log) if log.is_file() else ("", {})
-    fine_tuning = last is not None and last.popularity is not None or title == NON_DEFAULT_SETTINGS
-    ranks = read_ranks(run_file(path, "ranks.npz"), last) if last else {}
+    is_tuned = final is not None and final.popularity is not None
+    ranks = read_ranks(run_file(path, "ranks.npz"), final) if final else {}
     tests = {}
-    for protocol, of_ranks in PROTOCOLS.items():
-        metrics = getattr(last, protocol, None)
+    for protocol, rank_key in PROTOCOLS.items():
+        metrics = getattr(final, protocol, None)
         if metrics:
-            ends = intervals(ranks[of_ranks]) if ranks else {}
-            tests[protocol] = {name: MetricValue(metrics[name], *ends.get(name, ())) for name in HEADLINE_METRICS}
-    return Run(path, path.parent.parent.name, epochs, last, fine_tuning, settings, tests, ranks)
+            bounds = intervals(ranks[rank_key]) if ranks else {}
+            tests[protocol] = {name: MetricValue(metrics[name], *bounds.get(name, ())) for name in HEADLINE_METRICS}
+    return Run(
+        path=path,
+        name=f"{path.parent.name}/{path.name}{mark}",
+        dataset=path.parent.parent.name,
+        epochs=epochs,
+        final=final,
+        fine_tuning=is_tuned or title == NON_DEFAULT_SETTINGS,
+        settings=settings,
+        tests=tests,
+        ranks=ranks,
+    )
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """All runs below a log folder, the best by validation first, those without a test last.
+    """Read all runs of a log folder and of its subfolder `kept`, the best by validation first, untested ones last.
 
     Raises:
-        FileNotFoundError: no run.
+        FileNotFoundError: There is no run.
+        ValueError: A file can't be read; names the file, and the line.
     """
-    files = [path for kind in FILES[:2] for path in folder.glob(f"*/*/*_{kind}")]
-    paths = sorted({path.with_name(re.sub("_(log.txt|metrics.jsonl)$", "", path.name)) for path in files})
+    kept = folder / KEPT.name
+    paths = {path: "" for path in _run_paths(folder) if not path.is_relative_to(kept)}
+    paths |= dict.fromkeys(_run_paths(kept), " (kept)")
     if not paths:
         raise FileNotFoundError(
-            f"{folder}: no run; {folder}/DATASET/GNNMODEL/TARGET_metrics.jsonl is what a run leaves"
+            f"{folder}: no run; a run leaves {folder}/DATASET/GNNMODEL/TARGET_metrics.jsonl, give the folder of these"
         )
-    runs = [read_run(path) for path in paths]
-    return sorted(runs, key=lambda run: (not run.last, -run.validation.get(SELECTION_METRIC, 0)))
+    runs = [read_run(path, mark) for path, mark in sorted(paths.items())]
+    return sorted(runs, key=lambda run: (run.final is None, -run.validation.get(SELECTION_METRIC, 0)))
+
+
+def _run_paths(folder: Path) -> set[Path]:
+    """Return the common beginnings of the files of all runs in DATASET/GNNMODEL of a folder."""
+    files = [path for ending in FILES[:2] for path in folder.glob(f"*/*/*_{ending}")]
+    return {path.with_name(re.sub("_(log.txt|metrics.jsonl)$", "", path.name)) for path in files}
