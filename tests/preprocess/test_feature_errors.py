@@ -123,7 +123,7 @@ def test_contradicting_item_lists_are_refused(folder, capsys):
     [
         (["text", "--encoder", "bert"], "--encoder bert: --model_name must give the local folder"),
         (["image"], "--encoder clip: --model_name must give"),
-        (["image", "--encoder", "bert"], "--encoder bert: one of clip, histogram"),
+        (["image", "--encoder", "bert"], "--encoder: invalid choice: 'bert' (choose from 'clip', 'histogram')"),
         (["text", "--name", "../words"], "--name '../words': a name without folders"),
         (["text", "--shard_size", "0"], "--shard_size 0: at least 1"),
         (["image", "--timeout", "0", "--connections", "0", "--retries", "-1"], "--timeout 0.0: above 0"),

@@ -1,4 +1,4 @@
-"""Random BERT and CLIP models of a few thousand weights, saved as transformers saves them."""
+"""Random BERT and CLIP models of a few thousand weights, saved by transformers."""
 
 from pathlib import Path
 
@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel, logging
 
-LONGEST, SIDE = 10, 32  # tokens of a text, pixels of a picture
+LONGEST = 10  # tokens per text
+SIDE = 32  # pixels per side of a picture
 WORDS = ["nice", *(f"group{i}" for i in range(9)), *(f"thing{i}" for i in range(3)), "gr", "##oup"]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
 
 def write_bert(folder: Path, seed: int = 0) -> Path:
-    """A BertModel with a tokenizer that knows most of small_data's words; weights large enough to tell texts apart."""
+    """Write a BertModel with a tokenizer of most of small_data's words; its large weights distinguish texts."""
     folder.mkdir(exist_ok=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     config = BertConfig(vocab_size=len(words), max_position_embeddings=LONGEST, initializer_range=0.5, **SIZES)
@@ -22,7 +23,7 @@ def write_bert(folder: Path, seed: int = 0) -> Path:
 
 
 def write_clip(folder: Path, seed: int = 0) -> Path:
-    """A CLIPModel of small pictures with its image processor."""
+    """Write a CLIPModel of small pictures with its image processor."""
     vision = {**SIZES, "image_size": SIDE, "patch_size": 8, "initializer_factor": 5.0}
     text = {**SIZES, "vocab_size": 9, "bos_token_id": 1, "eos_token_id": 2}
     _save(CLIPModel, CLIPConfig(text_config=text, vision_config=vision, projection_dim=12), folder, seed)
@@ -40,7 +41,7 @@ def _save(kind: type, config, folder: Path, seed: int) -> None:
 
 
 def write_pictures(folder: Path, n_items: int) -> None:
-    """A PNG of blocks in random colours of every item, of many sizes."""
+    """Write a PNG per item with blocks of random colours, in many sizes."""
     folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for item in range(n_items):
