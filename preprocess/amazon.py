@@ -33,19 +33,6 @@ class RawSettings(DatasetSettings):
     meta: str = ""  # metadata file; empty: DATA_DIR/raw/meta_DATASET.json.gz or the name of another release
 
 
-def find_raw_file(settings: RawSettings, given: str, patterns: tuple[str, ...]) -> Path:
-    """Return the file that the settings give, or else the one of a release in DATA_DIR/raw.
-
-    Raises:
-        FileNotFoundError: it is missing.
-    """
-    if not given:
-        return find_release_file(Path(settings.data_dir) / "raw", patterns, settings.dataset)
-    if not Path(given).exists():
-        raise FileNotFoundError(f"{given} missing; give the path of a release file (see datasets/README.md)")
-    return Path(given)
-
-
 def preprocess(settings: RawSettings) -> None:
     """Read reviews and metadata, and write the dataset.
 
@@ -53,8 +40,9 @@ def preprocess(settings: RawSettings) -> None:
         FileNotFoundError, ValueError: naming file, line and remedy.
     """
     interaction_file = refuse_overwrite(settings)
-    review_file = find_raw_file(settings, settings.reviews, REVIEW_FILES)
-    meta_file = find_raw_file(settings, settings.meta, META_FILES)
+    folder = Path(settings.data_dir) / "raw"
+    review_file = find_release_file(settings.reviews, folder, REVIEW_FILES, settings.dataset)
+    meta_file = find_release_file(settings.meta, folder, META_FILES, settings.dataset)
 
     reviews = load_reviews(review_file)
     interactions, counts = deduplicate_and_k_core(reviews, settings.k_core, review_file)

@@ -159,7 +159,7 @@ def encode_image(settings: ImageSettings) -> None:
         prepare = encoders.histogram
         encode = np.stack
     folder = Path(settings.pictures) if settings.pictures else path.parent / "pictures"
-    absent, picture_of = collect_images(settings, folder, asins, path.parent)
+    absent, picture_of = _collect_images(settings, folder, asins, path.parent)
 
     def read(item: int) -> np.ndarray:
         if item in absent:
@@ -195,23 +195,10 @@ def encode_image(settings: ImageSettings) -> None:
     )
 
 
-def collect_images(
+def _collect_images(
     settings: ImageSettings, folder: Path, asins: list[str], dataset: Path
 ) -> tuple[dict[int, str], dict[int, Path]]:
-    """Download pictures with --fetch, then find all pictures.
-
-    Args:
-        settings: of downloading.
-        folder: of the pictures.
-        asins: one per item.
-        dataset: folder of `item_image.tsv`.
-
-    Returns:
-        The reason per item without a picture, and the picture per other item.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: naming file, line and remedy.
-    """
+    """Download pictures with --fetch; return why items have none, and the pictures of the others."""
     failures = {}
     if settings.fetch:
         urls = {asins[item]: url for item, url in read_image_urls(dataset, len(asins)).items()}

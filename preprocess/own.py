@@ -6,8 +6,8 @@ Reads columns separated by commas, semicolons or tabs (in the last, quotation ma
 their names, with or without RecBole's types (`user_id:token`). Ids are any strings; files contain characters other
 than letters, digits and . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
 2024-01-31 10:00:00; equal times keep the order of lines. Each line counts as one interaction, unless user, item and
-time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`; `--overwrite`
-also removes earlier pictures of the items.
+time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`, from which
+`--overwrite` also removes earlier pictures of the items.
 """
 
 import sys
@@ -98,7 +98,7 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     obsolete = []
     known_items = [item for item in items if item is not None]
     has_content = {
-        ITEM_TEXT_FILE: any(item.has_text for item in known_items),
+        ITEM_TEXT_FILE: any(item.title or item.description for item in known_items),
         IMAGE_URL_FILE: any(item.image for item in known_items),
     }
     for name, filled in has_content.items():

@@ -91,7 +91,7 @@ def bert(folder: Path, device: torch.device) -> Encoder:
     Raises:
         FileNotFoundError, ValueError: naming the folder and what is wrong with it.
     """
-    check_folder(folder, "bert", TOKENIZER_FILES)
+    _check_folder(folder, "bert", TOKENIZER_FILES)
     transformers = _import_transformers()
     model = _load_model(transformers.BertModel, folder, device, add_pooling_layer=False)
     tokenizer = _load_preprocessor(transformers.AutoTokenizer, folder)
@@ -127,7 +127,7 @@ def clip(folder: Path, device: torch.device) -> tuple[Callable[[Image.Image], np
     Raises:
         FileNotFoundError, ValueError: naming the folder and what is wrong with it.
     """
-    check_folder(folder, "clip", PROCESSOR_FILES)
+    _check_folder(folder, "clip", PROCESSOR_FILES)
     transformers = _import_transformers()
     model = _load_model(transformers.CLIPModel, folder, device)
     # The one based on Pillow whether or not torchvision is installed, so that all machines give the same features
@@ -176,17 +176,8 @@ def whiten(features: np.ndarray) -> np.ndarray:
     return result
 
 
-def check_folder(folder: Path, model_type: str, one_of: tuple[str, ...]) -> None:
-    """Refuse a folder with missing files or another kind of model, before the slow import of transformers.
-
-    Args:
-        folder: of a Hugging Face model.
-        model_type: expected `model_type` in config.json.
-        one_of: names of files, one of which must exist.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the folder and what is wrong with it.
-    """
+def _check_folder(folder: Path, model_type: str, one_of: tuple[str, ...]) -> None:
+    """Refuse a folder with missing files or another kind of model, before the slow import of transformers."""
     files = " or ".join(one_of)
     need = f"a local folder with a Hugging Face {model_type} model is expected (config.json, weights, {files})"
     if not folder.is_dir():

@@ -23,19 +23,21 @@ FIELDS_2014_2018 = ("reviewerID", "asin", "unixReviewTime", 1000)
 FIELDS_2023 = ("user_id", "parent_asin", "timestamp", 1)
 
 
-def find_release_file(folder: Path, patterns: tuple[str, ...], category: str) -> Path:
-    """Return the first of a release's files that exists, gzipped or not.
+def find_release_file(given: str, folder: Path, patterns: tuple[str, ...], category: str) -> Path:
+    """Return the path that is given, or else the first of a release's files in the folder, gzipped or not.
 
     Raises:
         FileNotFoundError: there is none.
     """
     names = [pattern.format(category) for pattern in patterns]
     candidates = [folder / (name + ending) for name in names for ending in (".gz", "")]
+    if given:
+        candidates = [Path(given)]
     for path in candidates:
         if path.exists():
             return path
     raise FileNotFoundError(
-        f"{candidates[0]} missing, also under its other names; see datasets/README.md for where to download it"
+        f"{candidates[0]} missing; datasets/README.md lists the files that are read and where to get them"
     )
 
 

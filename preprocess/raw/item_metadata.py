@@ -14,11 +14,6 @@ class Item:
     description: str
     image: str  # URL of the item's picture
 
-    @property
-    def has_text(self) -> bool:
-        """Return whether any of the text fields is filled."""
-        return bool(self.title or self.brand or self.categories or self.description)
-
 
 class _HTMLStripper(HTMLParser):
     """Collect the text that a browser would show."""
