@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures and options for every test."""
 
 import os
 
@@ -10,14 +10,31 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure() -> None:
-    """One thread a process: sums in one order on any machine, and a core for each of `-n auto`. No GPU unasked."""
+    """Use one thread per process, so that sums have one order and `-n auto` one core each, and no GPU unless asked."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blank_curves():
+    """Write empty files instead of curves, whose plotting takes a fifth of a small run; yield what plots them."""
+    from utils.logs import run_log
+
+    plot_curves = run_log.plot_curves
+    run_log.plot_curves = lambda *_args: b""
+    yield plot_curves
+    run_log.plot_curves = plot_curves
+
+
+@pytest.fixture
+def real_curves(blank_curves, monkeypatch):
+    """Plot curves in a test that looks at them."""
+    monkeypatch.setattr("utils.logs.run_log.plot_curves", blank_curves)
+
+
 @pytest.fixture
 def place(tmp_path):
-    """A folder with the small data below it."""
+    """Return a folder with the small dataset in its folder `data`."""
     from tests.support.small_data import write_dataset
 
     write_dataset(tmp_path / "data")

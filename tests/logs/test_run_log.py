@@ -129,6 +129,7 @@ def test_a_quiet_log_writes_and_prints_nothing(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("real_curves")
 def test_the_curves_show_the_test_once_there_is_one(tmp_path):
     plots = []
     for final in (None, final_record()):
@@ -137,6 +138,7 @@ def test_the_curves_show_the_test_once_there_is_one(tmp_path):
     assert plots[0] != plots[1]
 
 
+@pytest.mark.usefixtures("real_curves")
 @pytest.mark.parametrize("target", ["a$_$b", "$\\frac$", "a\\$b"])
 def test_a_dollar_in_a_target_is_not_parsed_as_math(tmp_path, target, capsys):
     RunLog(tmp_path, target, "").write_metrics(epoch_records(0))

@@ -64,6 +64,7 @@ def records(place, which, target="pretrain"):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("real_curves")
 @pytest.mark.parametrize("which", PROGRAMS)
 def test_a_run_learns_and_leaves_its_files(place, which):
     assert run(place, which, "--num_epochs", "20") == 0

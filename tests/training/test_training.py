@@ -44,6 +44,7 @@ def assert_same_run(place, one, other):
             assert a[key] == b[key], key
 
 
+@pytest.mark.usefixtures("real_curves")
 def test_a_run_learns_and_leaves_its_files(place, capsys):
     assert train_HeLLM.main(command(place, "--num_epochs", "8", "--lr", "3e-3", "--patience", "0")) == 0
     *epochs, last = records(place)
