@@ -1,16 +1,16 @@
-"""Model-parallel layers: fairscale's, allocated once, the process groups that they need, and replicas of the model.
+"""Process groups, collective operations and layers for model and data parallelism, on top of fairscale.
 
-fairscale's constructors allocate on the CPU and initialise at once, whatever the current device; these
-subclasses keep its forward passes and allocate uninitialised on the current device ("meta" included).
+Of R × M processes, every M consecutive ones share one model, a replica, and each of them has one shard of its split
+tensors. The R processes that have the same shard form the group over which gradients are summed.
 
-Of R x M processes, each M consecutive ones share one model, a replica; the R that hold the same part of it
-form the group over which gradients are summed.
+fairscale's constructors allocate on the CPU and initialise at once, whatever the current device. The layers here keep
+its forward passes, but allocate uninitialised on the current device, "meta" included.
 """
 
 import contextlib
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -19,15 +19,15 @@ from fairscale.nn.model_parallel import layers as fairscale_layers
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
-INIT_STD = 0.02  # of a base that is trained from scratch
-BUCKET_ELEMENTS = 2**24  # gradients that are summed together, at least: 64 MiB
+INIT_STD = 0.02  # standard deviation of the base weights' initialisation
+BUCKET_ELEMENTS = 2**24  # fewest gradient elements per all-reduce, while there are as many: 64 MiB
 
 
 def init_model_parallel(size: int = 1) -> None:
-    """Join the process groups that torchrun describes, or set up those of a single process, once.
+    """Set up the process groups of torchrun's processes, or of a single process; later calls do nothing.
 
     Args:
-        size: processes that share one model, a divisor of the number of all; the others hold replicas of it.
+        size: processes that share one model, a divisor of the number of all; the others have replicas of it.
     """
     if model_parallel.initialize.model_parallel_is_initialized():
         return
@@ -36,56 +36,59 @@ def init_model_parallel(size: int = 1) -> None:
             _init_from_torchrun()
         else:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    with contextlib.redirect_stdout(io.StringIO()):  # fairscale announces itself
+    with contextlib.redirect_stdout(io.StringIO()):  # fairscale prints its sizes
         model_parallel.initialize.initialize_model_parallel(size)
 
 
 def _init_from_torchrun() -> None:
-    """Join the processes that torchrun has started, or started again."""
+    """Join the processes that torchrun has started or restarted."""
     store, rank, size = next(rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # one machine
-        # torchrun keeps the store through restarts: what the processes before left in it must not be found.
+        # torchrun keeps the store through restarts: keys of the processes before must not be found.
         store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    # Where there are GPUs, numbers on the CPU are exchanged as well.
+    # With GPUs, too, some CPU tensors are exchanged.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def mp_size() -> int:
-    """Number of processes that share one model."""
+    """Return the number of processes that share one model."""
     return model_parallel.initialize.get_model_parallel_world_size()
 
 
 def mp_rank() -> int:
-    """This process's index among those that share the model."""
+    """Return this process's index among those that share its model."""
     return model_parallel.initialize.get_model_parallel_rank()
 
 
 def dp_size() -> int:
-    """Number of replicas of the model."""
+    """Return the number of replicas of the model."""
     return model_parallel.initialize.get_data_parallel_world_size()
 
 
 def dp_rank() -> int:
-    """Index of the replica that this process belongs to."""
+    """Return the index of the replica that this process belongs to."""
     return model_parallel.initialize.get_data_parallel_rank()
 
 
 def all_reduce_data_parallel(tensor: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor of every replica, in place; a collective call."""
+    """Sum a tensor over the replicas, in place, and return it; a collective call."""
     if dp_size() > 1:
         dist.all_reduce(tensor, group=model_parallel.initialize.get_data_parallel_group())
     return tensor
 
 
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up every gradient over the replicas, many in one message; a collective call.
+    """Sum every gradient over the replicas, many per message; a collective call.
 
     A parameter without a gradient must have none on any replica.
     """
+    if dp_size() == 1:
+        return
     grads = [p.grad for p in parameters if p.grad is not None]
-    while dp_size() > 1 and grads:
-        bucket, size = [], 0
+    while grads:
+        bucket = []
+        size = 0
         while grads and size < BUCKET_ELEMENTS:
             bucket.append(grads.pop())
             size += bucket[-1].numel()
@@ -95,82 +98,100 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def clip_grad_norm(model: nn.Module, limit: float) -> torch.Tensor:
-    """Scale all gradients so that their norm, over the parts on every process, is at most `limit` (0: do not scale).
+    """Clip the norm of all gradients, over the shards of every process; a collective call, without a GPU sync.
 
-    Returns the norm before; the device is not waited for. A collective call.
+    Args:
+        model: whose gradients are scaled in place.
+        limit: largest norm; 0: do not scale.
+
+    Returns:
+        The norm before, a scalar on the gradients' device.
     """
-    dims, grads = shard_dims(model) if mp_size() > 1 else {}, {True: [], False: []}
+    dims = shard_dims(model) if mp_size() > 1 else {}
+    sharded, unsharded = [], []
     for name, p in model.named_parameters():
         if p.grad is not None:
-            grads[dims.get(name) is not None].append(p.grad)
-    split, whole = (nn.utils.get_total_norm(grads[is_split]).square() for is_split in (True, False))
+            (unsharded if dims.get(name) is None else sharded).append(p.grad)
+    square_of_sharded = nn.utils.get_total_norm(sharded).square()
+    square_of_unsharded = nn.utils.get_total_norm(unsharded).square()  # every process has all of these
     if mp_size() > 1:
-        dist.all_reduce(split, group=model_parallel.initialize.get_model_parallel_group())
-    norm = (split + whole).sqrt()
+        dist.all_reduce(square_of_sharded, group=model_parallel.initialize.get_model_parallel_group())
+    norm = (square_of_sharded + square_of_unsharded).sqrt()
     if limit:
         nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
     return norm
 
 
 def shard(full: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
-    """This process's slice of a whole tensor (the tensor itself where it is not partitioned)."""
+    """Return this process's shard of an unsharded tensor, or the tensor itself where `partition_dim` is None."""
     if partition_dim is None or mp_size() == 1:
         return full
     return full.chunk(mp_size(), partition_dim)[mp_rank()]
 
 
-def unshard(part: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
-    """The whole tensor of every process's slice; a collective call where it is partitioned."""
+def unshard(local: torch.Tensor, partition_dim: int | None) -> torch.Tensor:
+    """Return the tensor of which every process has a shard; a collective call unless `partition_dim` is None."""
     if partition_dim is None or mp_size() == 1:
-        return part
-    parts = [torch.empty_like(part) for _ in range(mp_size())]
-    dist.all_gather(parts, part.contiguous(), group=model_parallel.initialize.get_model_parallel_group())
-    return torch.cat(parts, partition_dim)
+        return local
+    shards = [torch.empty_like(local) for _ in range(mp_size())]
+    dist.all_gather(shards, local.contiguous(), group=model_parallel.initialize.get_model_parallel_group())
+    return torch.cat(shards, partition_dim)
 
 
 def shard_dims(model: nn.Module) -> dict[str, int | None]:
-    """For every parameter name the dimension it is split along, None where each process holds all of it."""
+    """Return for every parameter name the dimension it is split along, None where every process has all of it."""
     dims = {}
     for prefix, module in model.named_modules():
-        split = getattr(module, "partition", {})
+        partition = getattr(module, "partition", {})
         for name, _ in module.named_parameters(recurse=False):
-            dims[f"{prefix}.{name}" if prefix else name] = split.get(name)
+            dims[f"{prefix}.{name}" if prefix else name] = partition.get(name)
     return dims
 
 
 @torch.no_grad()
-def init_shard_(part: torch.Tensor, partition_dim: int | None, initialise) -> None:
-    """Fill a slice as if the whole tensor had been drawn, so that the number of processes changes nothing."""
-    shape = list(part.shape)
+def init_shard_(local: torch.Tensor, partition_dim: int | None, init_fn: Callable[[torch.Tensor], object]) -> None:
+    """Initialise a shard through the unsharded tensor, so that the number of processes changes no value.
+
+    Args:
+        local: this process's shard, filled in place.
+        partition_dim: the dimension it is split along; None: it is not.
+        init_fn: initialises the unsharded tensor in place.
+    """
+    shape = list(local.shape)
     if partition_dim is not None:
         shape[partition_dim] *= mp_size()
-    full = torch.empty(shape, dtype=part.dtype, device=part.device)
-    initialise(full)
-    part.copy_(shard(full, partition_dim))
+    full = torch.empty(shape, dtype=local.dtype, device=local.device)
+    init_fn(full)
+    local.copy_(shard(full, partition_dim))
 
 
-def _divide_evenly(size: int, what: str) -> int:
+def _divide_evenly(size: int, name: str) -> int:
     if size % mp_size():
-        raise ValueError(f"{what} {size} cannot be split over {mp_size()} processes; start a number that divides it")
+        raise ValueError(f"{name} {size} cannot be split over {mp_size()} processes; start a number that divides it")
     return size // mp_size()
 
 
 class _NormalInit:
-    """Base weights trained from scratch start from N(0, INIT_STD)."""
+    """A layer whose weight starts from N(0, INIT_STD)."""
 
     def reset_parameters(self) -> None:
+        """Initialise the weight."""
         init_shard_(self.weight, self.partition["weight"], lambda full: nn.init.normal_(full, std=INIT_STD))
 
 
 class ParallelEmbedding(_NormalInit, fairscale_layers.ParallelEmbedding):
-    """Token table (vocab_size, dim), split along dim; maps int64 (…) to (…, dim) on every process."""
+    """Token embeddings (vocab_size, dim), split along dim; maps int64 (…) to (…, dim) on every process."""
 
     partition = {"weight": 1}
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         nn.Module.__init__(self)
-        self.padding_idx = self.max_norm = None
-        self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
+        # The options of F.embedding that fairscale's forward reads, at their defaults
+        self.padding_idx = None
+        self.max_norm = None
+        self.norm_type = 2.0
+        self.scale_grad_by_freq = False
+        self.sparse = False
         self.weight = nn.Parameter(torch.empty(num_embeddings, _divide_evenly(embedding_dim, "dim")))
 
 
@@ -181,7 +202,9 @@ class ColumnParallelLinear(_NormalInit, fairscale_layers.ColumnParallelLinear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.gather_output = in_features, out_features, False
+        self.in_features = in_features
+        self.out_features = out_features
+        self.gather_output = False
         self.weight = nn.Parameter(torch.empty(_divide_evenly(out_features, "width"), in_features))
         self.register_parameter("bias", None)
 
@@ -193,6 +216,8 @@ class RowParallelLinear(_NormalInit, fairscale_layers.RowParallelLinear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.input_is_parallel = in_features, out_features, True
+        self.in_features = in_features
+        self.out_features = out_features
+        self.input_is_parallel = True
         self.weight = nn.Parameter(torch.empty(out_features, _divide_evenly(in_features, "width")))
         self.register_parameter("bias", None)

@@ -1,4 +1,4 @@
-"""Interaction files, the split, batches; and the counts of the real data."""
+"""Interaction files, the split, batches, and the counts of the real data."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_last_items_are_kept_before_the_split(tmp_path):
     assert data.n_items == 20
 
 
-def test_what_is_counted_is_not_cut_to_what_is_read(tmp_path):
+def test_max_len_cuts_histories_but_not_training_interactions_and_seen_items(tmp_path):
     data = Interactions(write(tmp_path, "0 0 1 2 1 3 4 5 6\n1 2 4 3\n"), max_len=4)
     assert data.n_kept.tolist() == [4, 3]
     assert history(data, data.test(), 0) == ([3, 4, 5], 6)
@@ -87,7 +87,7 @@ def test_targets_of_all_positions_are_padded_like_items(tmp_path, padding, short
     assert batch.targets.tolist() == [[1, 2], short[1]]
 
 
-def test_training_batches_cover_and_repeat():
+def test_training_batches_use_samples_once_repeat_by_seed_and_pad_little():
     length = np.random.default_rng(0).integers(1, 48, 1000)
     batches = training_batches(length, 7, seed=1, epoch=3)
     rows = np.concatenate(batches)
@@ -102,13 +102,13 @@ def test_training_batches_cover_and_repeat():
     assert len(training_batches(length[:3], 7, 1, 0)) == 1
 
 
-def test_scoring_batches_longest_first_and_once():
+def test_scoring_batches_have_every_sample_once_longest_first():
     length = np.array([3, 9, 1, 7, 9])
     batches = list(scoring_batches(length, 2))
     assert [b.tolist() for b in batches] == [[1, 4], [3, 0], [2]]
 
 
-def test_tables_that_fit(tmp_path):
+def test_tables_of_the_right_size_load(tmp_path):
     folder = write_dataset(tmp_path)
     data = Interactions(folder / "Small.txt", 50)
     graph, sequence = load_item_embeddings(folder, "MMHCL", data)

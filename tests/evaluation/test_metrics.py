@@ -1,4 +1,4 @@
-"""Ranks and metrics against hand-computed and brute-force values."""
+"""Ranks and metrics against values by hand, by brute force and of other libraries."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_ranks_break_ties_by_item_id():
     assert [int(target_ranks(scores, torch.tensor([i]))) for i in range(5)] == [2, 1, 3, 4, 5]
 
 
-def test_a_score_that_is_no_number_is_never_a_hit():
+def test_a_nan_score_is_never_a_hit():
     scores = torch.tensor([[0.1, torch.nan, 0.3], [torch.nan] * 3])
     assert target_ranks(scores, torch.tensor([1, 0])).tolist() == [4, 4]
 
@@ -44,7 +44,7 @@ def test_metrics_by_hand():
 
 
 def random_users(n_users=1000, n_items=200):
-    """Scores without ties (a permutation a user), one target each, and our metrics of them."""
+    """Return our metrics of users with untied scores and one target each, and both as the libraries take them."""
     rng = np.random.default_rng(0)
     scores = rng.permuted(np.tile(np.arange(n_items), (n_users, 1)), axis=1)
     targets = rng.integers(0, n_items, n_users)
@@ -75,7 +75,7 @@ def test_metrics_equal_ranx():
     assert {name.lower(): value for name, value in ours.items()} == pytest.approx(theirs, rel=0, abs=1e-9)
 
 
-def test_filter_seen_keeps_the_target_and_the_scores_that_it_is_given():
+def test_filter_seen_keeps_the_target_and_does_not_change_its_input():
     scores = torch.arange(6.0)[None].repeat(2, 1)
     seen = torch.tensor([[0, 0, 1, 1, 1], [5, 3, 5, 4, 4]])
     removed = filter_seen(scores, seen, torch.tensor([2, 4]))
@@ -85,23 +85,25 @@ def test_filter_seen_keeps_the_target_and_the_scores_that_it_is_given():
 
 
 def score(items, mask):
-    """Sums of what random weights say of the history's items."""
+    """Score items by the summed random weights of the history's items."""
     weights = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
     real = torch.ones(items.shape) if mask is None else mask.float()
     return (weights[items] * real[..., None]).sum(1)
 
 
-def test_rank_all_is_independent_of_the_batch_size(tmp_path):
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_ranking_is_independent_of_batch_size_and_padding(tmp_path, padding):
     data = Interactions(write_dataset(tmp_path) / "Small.txt", 50)
     samples = data.test()
-    single, batched = (evaluate_ranking(score, data, samples, size) for size in (1, 32))
+    single = evaluate_ranking(score, data, samples, 1)
+    batched = evaluate_ranking(score, data, samples, 32, padding=padding)
     assert np.array_equal(single.seen_kept, batched.seen_kept)
     assert np.array_equal(single.seen_removed, batched.seen_removed)
     assert (batched.seen_removed <= batched.seen_kept).all()
     assert (batched.seen_removed < batched.seen_kept).any()
 
 
-def test_what_is_not_read_any_more_is_taken_out_of_the_ranking_too(tmp_path):
+def test_items_older_than_max_len_are_filtered_too(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("0 0 1 2 3 4 5\n1 6 2 1\n2 5 4 0 5\n")
     data = Interactions(path, 3)
@@ -114,12 +116,12 @@ def test_what_is_not_read_any_more_is_taken_out_of_the_ranking_too(tmp_path):
     test, validation = (evaluate_ranking(by_id, data, split, 8) for split in (data.test(), data.validation()))
     assert read == [[[3, 4], [6, 2], [4, 0]], [[3], [6], [4]]]
     assert test.seen_kept.tolist() == [6, 2, 6]
-    assert test.seen_removed.tolist() == [1, 2, 4]  # the last has bought its target before
+    assert test.seen_removed.tolist() == [1, 2, 4]  # the last user has had its target before
     assert validation.seen_kept.tolist() == [5, 3, 1]
     assert validation.seen_removed.tolist() == [1, 3, 1]
 
 
-def test_popularity_ranks_the_most_bought_first(tmp_path):
+def test_popularity_ranks_the_most_frequent_item_first(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("0 2 1 2 1 0\n1 2 3 3 2\n2 2 2 0 1\n")
     data = Interactions(path, 50)

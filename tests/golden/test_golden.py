@@ -1,4 +1,4 @@
-"""The tiny instance of the released model, measured array by array (SPEC.md section 3)."""
+"""A tiny instance of the released model, measured array by array: hellm_tiny.npz (docs/method.md, section 3)."""
 
 from pathlib import Path
 
@@ -37,19 +37,18 @@ def model(golden):
 
 
 def case(golden, number):
-    return torch.from_numpy(golden[f"case{number}/history"])[None], torch.from_numpy(golden[f"case{number}/label"])[
-        None
-    ]
+    history, label = (torch.from_numpy(golden[f"case{number}/{name}"])[None] for name in ("history", "label"))
+    return history, label
 
 
 def close(ours, theirs, relative=1e-4):
-    """Largest difference relative to the largest value."""
+    """Assert that the largest difference is small relative to the largest value."""
     theirs = torch.as_tensor(theirs)
     assert (ours.detach() - theirs).abs().max() <= relative * theirs.abs().max()
 
 
 @pytest.mark.parametrize("number", CASES)
-def test_logits_hidden_loss_and_gradients(golden, model, number):
+def test_logits_hidden_states_losses_and_gradients_are_the_released_ones(golden, model, number):
     items, target = case(golden, number)
     close(model(items)[0], golden[f"case{number}/logits"])
     close(model.encode(items), golden[f"case{number}/last_hidden"])
@@ -68,7 +67,7 @@ def test_logits_hidden_loss_and_gradients(golden, model, number):
 def test_padded_batch_equals_single_rows(golden, model, rows):
     histories = [case(golden, number)[0][0] for number in rows]
     longest = max(map(len, histories))
-    items = torch.full((len(rows), longest), 7)  # what stands at padded places must not matter
+    items = torch.full((len(rows), longest), 7)  # padding must not matter
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
     for row, history in enumerate(histories):
         items[row, longest - len(history) :] = history
@@ -80,7 +79,7 @@ def test_padded_batch_equals_single_rows(golden, model, rows):
     torch.testing.assert_close(logits, one, rtol=1e-4, atol=1e-4)
 
 
-def test_six_training_steps(golden, model):
+def test_six_training_steps_are_the_released_ones(golden, model):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.1)
     for step in range(6):
@@ -97,7 +96,7 @@ def test_six_training_steps(golden, model):
     close(model(case(golden, 2)[0])[0], golden["train/final_logits_case2"])
 
 
-def test_load_released_names_what_is_wrong(golden, model):
+def test_load_released_names_missing_unknown_and_misshapen_tensors(golden, model):
     state = released_state(golden)
     removed = dict(state)
     del removed["gnn_global_key.3.bias"]
@@ -109,7 +108,7 @@ def test_load_released_names_what_is_wrong(golden, model):
         load_released(model, {**state, "score.weight": torch.zeros(49, 64)})
 
 
-def test_released_adapter_without_base_and_head(golden, model):
+def test_a_released_adapter_loads_without_base_and_head(golden, model):
     state = released_state(golden)
     base = ("tok_embeddings", "norm.", "score", "item_embedding", "user_embedding")
     adapter = {

@@ -1,4 +1,4 @@
-"""The causal objective: one pass a user against passes of single histories, and the settings that come with it."""
+"""The causal objective: one pass per user against passes of single histories, and the settings it brings."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def padded():
 
 @torch.no_grad()
 def every_score(model, items):
-    """(B, T, I): scores after each position of histories without padding."""
+    """Return the scores after each position of histories without padding: (B, T, I)."""
     return F.linear(*model._head_inputs(model._causal_hidden(items)))
 
 
@@ -41,9 +41,11 @@ SAME_AS_PREFIX = {
 @pytest.mark.parametrize("settings", SAME_AS_PREFIX.values(), ids=SAME_AS_PREFIX)
 @torch.no_grad()
 def test_every_position_scores_as_the_prefix_model_does_on_the_history_up_to_it(settings):
-    """Equal weights agree where all prompt tokens stand before the items, and either no token but the last one
-    read looks at graph vectors (one layer), or none does (the learned prefix alone): deeper, the prefix model
-    lets older items look at the pooled graph of the whole history."""
+    """Compare models of equal weights whose prompt tokens all stand before the items.
+
+    They agree where only the last token attends to graph vectors (one layer) or none does (the learned prefix alone).
+    In deeper prefix models older items attend to the pooled graph of the full history.
+    """
     ours, theirs = causal(**settings), wake(small_hellm(response=(), **settings))
     items = histories()
     scores = every_score(ours, items)
@@ -52,7 +54,7 @@ def test_every_position_scores_as_the_prefix_model_does_on_the_history_up_to_it(
 
 
 @torch.no_grad()
-def test_deeper_models_differ_from_the_prefix_model_by_what_older_items_see():
+def test_deeper_models_differ_from_the_prefix_model_by_the_graphs_that_older_items_attend_to():
     items = histories()
     ours, theirs = causal()(items), wake(small_hellm(response=()))(items)
     assert not torch.allclose(ours, theirs, atol=1e-3)
@@ -75,8 +77,8 @@ def test_no_later_item_reaches_a_position(settings):
     assert ((after - before)[:, 3:].abs().amax(-1) > 1e-3).all()
 
 
-def materialised(model, items):
-    """The same computed position by position in the open: adapter inputs W·norm(prefix + graph) for every slot."""
+def materialized(model, items):
+    """Return the scores computed position by position, with adapter inputs W·norm(prefix + graph) for every slot."""
     llama, adapter = model.llama, model.graph_adapter
     streams = [model._prompt_vectors()[0][0]] if len(model.instruct_ids) else []
     h = torch.cat([*streams, model.item_vectors(items)])
@@ -86,16 +88,16 @@ def materialised(model, items):
     for number, layer in enumerate(llama.layers):
         x, out = layer.attention_norm(h)[None], []
         q, (k, v) = layer.attention.queries(x, freqs), layer.attention.keys_values(x, freqs)
-        for place in range(len(h)):
+        for position in range(len(h)):
             extra = []
             for side, weight in (("key", layer.attention.wk), ("value", layer.attention.wv)):
                 inputs = getattr(adapter, f"prefix_{side}")[number]
-                if place >= n_prompt:
-                    inputs = inputs + adapter.norm_pre[side](adapter.bridge[side](graphs[place - n_prompt]))
+                if position >= n_prompt:
+                    inputs = inputs + adapter.norm_pre[side](adapter.bridge[side](graphs[position - n_prompt]))
                 inputs = F.rms_norm(inputs, inputs.shape[-1:], adapter.norm[side].weight, adapter.norm[side].eps)
                 extra.append(F.linear(inputs, weight.weight).unflatten(-1, (-1, q.shape[-1]))[None])
-            keys, values = (torch.cat([e, t[:, : place + 1]], 1) for e, t in zip(extra, (k, v), strict=True))
-            out.append(layer.attention.attend(q[:, place : place + 1], keys, values, None)[0])
+            keys, values = (torch.cat([e, t[:, : position + 1]], 1) for e, t in zip(extra, (k, v), strict=True))
+            out.append(layer.attention.attend(q[:, position : position + 1], keys, values, None)[0])
         h = layer.residual_and_ffn(h, torch.cat(out))
     return F.linear(llama.norm(h)[n_prompt:], model.score.weight)
 
@@ -103,11 +105,11 @@ def materialised(model, items):
 @pytest.mark.parametrize("instruct", [(1, 5, 7), ()])
 @pytest.mark.parametrize("n_kv_heads", [4, 2])
 @torch.no_grad()
-def test_adapter_positions_that_are_never_formed_equal_formed_ones(instruct, n_kv_heads):
+def test_factored_adapter_inputs_equal_materialized_ones(instruct, n_kv_heads):
     model, items = causal(instruct=instruct, n_kv_heads=n_kv_heads), histories(1)
     for norm in (*model.graph_adapter.norm.values(), *model.graph_adapter.norm_pre.values()):
         norm.weight.copy_(torch.linspace(0.5, 2, len(norm.weight)))
-    torch.testing.assert_close(every_score(model, items)[0], materialised(model, items[0]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(every_score(model, items)[0], materialized(model, items[0]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"n_layers": 0, "w_adapter": False}, {"tie_score": True}])
@@ -152,7 +154,7 @@ def test_prompt_gets_gradients_from_all_users():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_running_pool_is_the_pool_of_every_beginning(deterministic, request):
+def test_cumulative_pool_is_the_pool_up_to_every_position(deterministic, request):
     request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     torch.use_deterministic_algorithms(deterministic)
     rows = torch.randn(3, 6, 4)
@@ -171,7 +173,8 @@ def test_padding_moves_to_the_right_and_stays_there():
         assert right_mask[row, :length].all()
         assert torch.equal(right[row, :length], items[row, 7 - length :])
     again_mask, again = to_right_padding(right_mask, right)
-    assert torch.equal(again_mask, right_mask) and torch.equal(again, right)
+    assert torch.equal(again_mask, right_mask)
+    assert torch.equal(again, right)
 
 
 def test_padding_may_be_on_either_side():
@@ -183,7 +186,7 @@ def test_padding_may_be_on_either_side():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_blocked_cross_entropy_and_its_gradients(smoothing, monkeypatch):
+def test_blocked_cross_entropy_and_its_gradients_equal_pytorchs(smoothing, monkeypatch):
     monkeypatch.setattr("llama.cross_entropy.BLOCK_ELEMENTS", 300)  # ten rows at a time
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (25, N_ITEMS))
@@ -196,7 +199,7 @@ def test_blocked_cross_entropy_and_its_gradients(smoothing, monkeypatch):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_sampled_cross_entropy(smoothing):
+def test_sampled_cross_entropy_equals_the_formula_by_hand(smoothing):
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator)
     targets = torch.tensor([0, 3, 9, 9, 29, 17])
@@ -219,7 +222,8 @@ def test_sampled_softmax_trains_and_scores_with_all_items():
     model.train()
     torch.manual_seed(0)
     first, second = model.loss(items, mask, items), model.loss(items, mask, items)
-    assert first != second and not torch.isclose(first, full)
+    assert first != second
+    assert not torch.isclose(first, full)
 
 
 def test_tied_head_scores_with_the_item_vectors():
@@ -242,7 +246,7 @@ def test_impossible_settings_are_refused(settings, message):
         causal(**settings)
 
 
-def test_positions_take_room():
+def test_too_many_positions_are_refused():
     room = 32 - 3 - 3  # max_seq_len less adapter and prompt
     model = causal()
     assert model(histories(1, room)).shape == (1, N_ITEMS)
@@ -250,7 +254,7 @@ def test_positions_take_room():
         model(histories(1, room + 1))
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     model, items = causal(dropout=0.5), histories()
     assert not torch.equal(model(items), model(items))
     model.eval()

@@ -1,4 +1,4 @@
-"""Low-rank updates: what they add to which weight, and when they are merged into it."""
+"""Low-rank updates: which weights they change, and when they are merged into them."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ ALL_TARGETS = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 
 
 def copied(source, **settings):
-    """A model with other settings and the source's values for all parameters that it has."""
+    """Make a model with other settings and the source's values for all parameters that it has."""
     model = small_hellm(seed=8, **settings)
     model.load_state_dict({k: p for k, p in source.state_dict().items() if k in model.state_dict()})
     return model
@@ -25,7 +25,7 @@ def test_fresh_low_rank_updates_change_nothing():
 
 @torch.no_grad()
 def merged(model, settings, alpha_over_r):
-    """The same model, the low-rank updates added into the weights."""
+    """Return the scores of the same model with the low-rank updates added to the weights."""
     plain = copied(model, w_lora=False, **settings)
     parts = dict(model.named_parameters())
     for name in [name for name in parts if name.endswith(".lora.up")]:
@@ -36,7 +36,7 @@ def merged(model, settings, alpha_over_r):
 
 @pytest.mark.parametrize("scoring", [False, True])
 @pytest.mark.parametrize("targets", [("wq", "wv"), ("w1", "w2", "w3"), ALL_TARGETS])
-def test_low_rank_update_is_an_addition_to_the_weight(targets, scoring):
+def test_low_rank_update_equals_an_addition_to_the_weight(targets, scoring):
     settings, applied = {"w_adapter": False, "lora_alpha": 6}, []
     model = wake(small_hellm(lora_targets=targets, **settings)).train(not scoring)
     for layer in (m for m in model.llama.layers[0].modules() if isinstance(m, LowRank)):
@@ -47,14 +47,14 @@ def test_low_rank_update_is_an_addition_to_the_weight(targets, scoring):
 
 
 @pytest.mark.parametrize(("targets", "same"), [(("wq", "wo", "w2"), True), (("wk",), False), (("wv",), False)])
-def test_adapter_positions_pass_through_the_frozen_weights_alone(targets, same):
+def test_adapter_inputs_pass_through_wk_and_wv_without_their_updates(targets, same):
     model = wake(small_hellm(lora_targets=targets, lora_alpha=6))
     equal = torch.allclose(model(histories(40)), merged(model, {}, 3.0), rtol=1e-4, atol=1e-4)
     assert equal == same
 
 
 @pytest.mark.parametrize("targets", [(), ("w1", "w2", "w1")])
-def test_each_lora_target_once_and_at_least_one(targets):
+def test_no_or_repeated_lora_targets_are_refused(targets):
     with pytest.raises(ValueError, match="each name once, and at least one, is expected; --no-w_lora"):
         small_hellm(lora_targets=targets)
     assert small_hellm(lora_targets=targets, w_lora=False).n_items

@@ -1,4 +1,4 @@
-"""The model's parts and switches, its start values, its sizes, and what must not change its outputs."""
+"""The model's parts and switches, its initial values, its sizes, and what must not change its outputs."""
 
 import math
 
@@ -80,8 +80,8 @@ def reads(model, table):
     ("settings", "graph", "sequence"),
     [
         ({}, True, True),
-        ({"graph_input": False}, True, True),  # through the adapter
-        ({"w_adapter": False}, True, True),  # through the item vectors
+        ({"graph_input": False}, True, True),  # it reaches the adapter
+        ({"w_adapter": False}, True, True),  # it reaches the item vectors
         ({"graph_input": False, "w_adapter": False}, False, True),
         ({"graph_input": False, "graph_adapter": False}, False, True),
         ({"seq_input": False}, True, False),
@@ -126,7 +126,7 @@ def test_wrong_tables_and_prompts_are_refused():
         HeLLM(small_args(), graph, sequence, [], [3, 20])
 
 
-def test_adapter_positions_take_room_of_the_tokens():
+def test_adapter_positions_count_towards_max_seq_len():
     room = SHAPE["max_seq_len"] - 5  # the prompt has five tokens
     items = histories(1, room)
     assert small_hellm(w_adapter=False)(items).shape == (1, N_ITEMS)
@@ -136,32 +136,33 @@ def test_adapter_positions_take_room_of_the_tokens():
 
 
 def transformer_case(w_adapter, with_mask):
-    """A transformer, inputs, mask and prefix; rows 1 and 2 are padded."""
+    """Return a transformer, inputs, mask and adapter inputs; rows 1 and 2 are padded."""
     model = wake(small_hellm(w_adapter=w_adapter)).llama
     generator = torch.Generator().manual_seed(5)
     h = torch.randn(3, 7, 32, generator=generator)
     mask = torch.arange(7) >= torch.tensor([[0], [3], [6]]) if with_mask else None
-    prefix = None
+    adapter = None
     if w_adapter:  # the same for all rows, of rows and slots, the same for all slots
 
         def part(*shape):
             return torch.randn(shape, generator=generator)
 
         slots = [AdapterInput(part(3, 32), None, part(3)) for _ in range(2)]
-        prefix = [
+        adapter = [
             slots,
             [AdapterInput(part(3, 32), part(3, 32), part(3, 3)), AdapterInput(None, part(3, 32), part(3, 1))],
         ]
-    return model, h, mask, prefix
+    return model, h, mask, adapter
 
 
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("w_adapter", [False, True])
 @torch.no_grad()
 def test_last_position_alone_equals_the_full_pass(w_adapter, with_mask):
-    model, h, mask, prefix = transformer_case(w_adapter, with_mask)
-    full, last = model(h, mask, prefix), model(h, mask, prefix, last_only=True)
-    assert full.shape == (3, 7, 32) and last.shape == (3, 1, 32)
+    model, h, mask, adapter = transformer_case(w_adapter, with_mask)
+    full, last = model(h, mask, adapter), model(h, mask, adapter, last_only=True)
+    assert full.shape == (3, 7, 32)
+    assert last.shape == (3, 1, 32)
     torch.testing.assert_close(last, full[:, -1:], rtol=1e-5, atol=1e-5)
 
 
@@ -169,10 +170,10 @@ def test_last_position_alone_equals_the_full_pass(w_adapter, with_mask):
 @torch.no_grad()
 def test_earlier_positions_do_not_see_later_ones(w_adapter):
     for with_mask in (False, True):
-        model, h, mask, prefix = transformer_case(w_adapter, with_mask)
+        model, h, mask, adapter = transformer_case(w_adapter, with_mask)
         changed = h.clone()
         changed[:, 4] += 1
-        before, after = model(h, mask, prefix), model(changed, mask, prefix)
+        before, after = model(h, mask, adapter), model(changed, mask, adapter)
         torch.testing.assert_close(after[:, :4], before[:, :4], rtol=0, atol=1e-6)
         seen = torch.ones(3, dtype=torch.bool) if mask is None else mask[:, 4]
         assert ((after - before)[seen, 4:].abs().amax(-1) > 1e-3).all()
@@ -180,11 +181,11 @@ def test_earlier_positions_do_not_see_later_ones(w_adapter):
 
 @torch.no_grad()
 def test_padded_positions_have_no_influence():
-    model, h, mask, prefix = transformer_case(True, True)
+    model, h, mask, adapter = transformer_case(True, True)
     other = torch.where(mask[..., None], h, 50 * torch.randn(h.shape))
-    torch.testing.assert_close(model(other, mask, prefix)[mask], model(h, mask, prefix)[mask], rtol=0, atol=1e-5)
-    short = [[p if p.row is None else AdapterInput(p.slot, p.row[1:2], p.scale[1:2]) for p in pair] for pair in prefix]
-    torch.testing.assert_close(model(h[1:2, 3:], None, short)[0], model(h, mask, prefix)[1, 3:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(other, mask, adapter)[mask], model(h, mask, adapter)[mask], rtol=0, atol=1e-5)
+    short = [[p if p.row is None else AdapterInput(p.slot, p.row[1:2], p.scale[1:2]) for p in pair] for pair in adapter]
+    torch.testing.assert_close(model(h[1:2, 3:], None, short)[0], model(h, mask, adapter)[1, 3:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("prompt", [((1, 5, 7), (1, 9)), ((), (1, 9)), ((1, 5), ()), ((), ())])
@@ -193,7 +194,8 @@ def test_padded_batch_equals_single_histories(prompt):
     model, lengths = wake(small_hellm(instruct=prompt[0], response=prompt[1])).eval(), [5, 1, 3]
     items, mask = padded(lengths)
     batch = model(items, mask)
-    assert batch.shape == (3, N_ITEMS) and batch.dtype == torch.float32
+    assert batch.shape == (3, N_ITEMS)
+    assert batch.dtype == torch.float32
     torch.testing.assert_close(model(padded(lengths, fill_with=N_ITEMS - 1)[0], mask), batch, rtol=0, atol=1e-5)
     single = torch.cat([model(row[-length:][None]) for row, length in zip(items, lengths, strict=True)])
     torch.testing.assert_close(batch, single, rtol=1e-4, atol=1e-4)
@@ -208,7 +210,7 @@ def test_prompt_and_order_of_items_matter():
     assert not torch.allclose(model(items.flip(1)), scores, atol=1e-3)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     for settings in ({"lora_dropout": 0.5}, {"graph_dropout": 0.5}):
         model, items = wake(small_hellm(**settings)), histories()
         assert not torch.equal(model(items), model(items))
@@ -216,8 +218,8 @@ def test_dropout_acts_in_training_alone():
         assert torch.equal(model(items), model(items))
 
 
-def test_start_values():
-    """Fresh parameters, checked against the distributions that SPEC.md section 3 states."""
+def test_initial_values_follow_the_published_distributions():
+    """Compare initial parameters with the distributions of docs/method.md, section 3."""
     model = small_hellm(dim=64, multiple_of=64, adapter_len=20)
     for name, p in model.named_parameters():
         if name.endswith("lora.up"):
@@ -227,16 +229,19 @@ def test_start_values():
             assert 0.8 * bound < p.abs().max() <= bound, name
         elif name in PREFIX:
             assert p.shape == (2, 20, 64)
-            assert abs(p.mean()) < 0.1 and abs(p.std() - 1) < 0.1, name
+            assert abs(p.mean()) < 0.1, name
+            assert abs(p.std() - 1) < 0.1, name
         elif "norm" in name:
             assert (p == 1).all(), name
         elif name.startswith("llama."):
-            assert abs(p.mean()) < 0.002 and abs(p.std() - 0.02) < 0.002, name
+            assert abs(p.mean()) < 0.002, name
+            assert abs(p.std() - 0.02) < 0.002, name
     key, value = model.graph_adapter.prefix_key, model.graph_adapter.prefix_value
-    assert not torch.equal(key, value) and not torch.equal(key[0], key[1])
+    assert not torch.equal(key, value)
+    assert not torch.equal(key[0], key[1])
 
 
-def test_building_on_meta_allocates_nothing_and_fill_gives_the_rest():
+def test_building_on_meta_allocates_nothing_and_materialize_initialises_the_rest():
     with torch.device("meta"):
         model, other = small_hellm(), small_hellm()
     assert all(p.is_meta for p in model.parameters())
@@ -254,7 +259,7 @@ def test_building_on_meta_allocates_nothing_and_fill_gives_the_rest():
 
 
 def test_sizes_of_llama_2_7b():
-    """SPEC.md, "Figures to reproduce exactly"; the trained parts do not depend on the number of items."""
+    """Count the parameters of docs/method.md, section 3; the trained parts do not depend on the number of items."""
 
     def count(*names):
         return sum(p.numel() for name, p in model.named_parameters() if any(part in name for part in names))
@@ -281,7 +286,7 @@ def test_feed_forward_width_follows_metas_rule():
 
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
-def test_recomputing_blocks_changes_no_gradient_and_keeps_less(objective):
+def test_activation_checkpointing_changes_no_gradient_and_keeps_less(objective):
     items, mask = padded([5, 2, 1])
     results = []
     for recompute in (False, True):

@@ -16,7 +16,7 @@ SPLIT = {"tok_embeddings": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "wo": 1, "
 
 
 def tables(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Graph and sequence embeddings of the items, on the CPU whatever the current device."""
+    """Return graph and sequence embeddings of the items, on the CPU whatever the current device."""
     generator = torch.Generator().manual_seed(seed)
     sizes = (N_ITEMS, GRAPH_DIM), (N_ITEMS + 1, SEQ_DIM)
     return tuple(torch.randn(size, generator=generator, device="cpu") for size in sizes)
@@ -27,7 +27,7 @@ def small_args(**settings) -> HeLLMArgs:
 
 
 def small_hellm(seed: int = 1, instruct=(1, 5, 7), response=(1, 9), **settings) -> HeLLM:
-    """The model as a seed makes it; fresh low-rank updates do nothing until `wake` is called."""
+    """Make a model from a seed; its low-rank updates are zero until `wake` is called."""
     torch.manual_seed(seed)
     prompt = (torch.tensor(ids, dtype=torch.int64, device="cpu") for ids in (instruct, response))
     return HeLLM(small_args(**settings), *tables(), *prompt)
@@ -35,7 +35,7 @@ def small_hellm(seed: int = 1, instruct=(1, 5, 7), response=(1, 9), **settings) 
 
 @torch.no_grad()
 def wake(model: HeLLM, seed: int = 2) -> HeLLM:
-    """Give every low-rank update and matrix of the base a size that is felt in the scores."""
+    """Make every low-rank update and matrix of the base large enough to matter in the scores."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         if name.endswith("lora.up") or (name.startswith("llama.") and p.ndim == 2 and ".lora." not in name):
@@ -48,7 +48,7 @@ def histories(batch: int = 3, length: int = 5, seed: int = 3) -> torch.Tensor:
 
 
 def shards_of(state: dict[str, torch.Tensor], n_shards: int) -> list[dict[str, torch.Tensor]]:
-    """Whole tensors by Meta's names, cut as Meta cuts them; norms and rope.freqs are in every shard."""
+    """Split tensors by Meta's names as Meta does; norms and rope.freqs are in every shard."""
     shards = [{} for _ in range(n_shards)]
     for name, tensor in state.items():
         dim = SPLIT.get(name.split(".")[-2])
@@ -59,7 +59,7 @@ def shards_of(state: dict[str, torch.Tensor], n_shards: int) -> list[dict[str, t
 
 
 def write_meta(folder: Path, state: dict[str, torch.Tensor], params: dict, n_shards: int = 1) -> Path:
-    """params.json, with the vocabulary size -1 that Meta writes, and consolidated.NN.pth."""
+    """Write params.json, with the vocabulary size -1 as Meta does, and consolidated.NN.pth."""
     folder.mkdir(parents=True)
     (folder / "params.json").write_text(json.dumps({**params, "vocab_size": -1}))
     for number, shard in enumerate(shards_of(state, n_shards)):
@@ -68,7 +68,7 @@ def write_meta(folder: Path, state: dict[str, torch.Tensor], params: dict, n_sha
 
 
 def tokenizer(path: Path, **more) -> None:
-    """A small SentencePiece model, with more settings of its trainer."""
+    """Train a small SentencePiece model, with more settings of its trainer."""
     model = io.BytesIO()
     texts = ["Below is an instruction that describes a task", "Response Input Instruction history"]
     SentencePieceTrainer.train(
