@@ -1,8 +1,9 @@
-"""What needs no HeLLM: popularity, item-kNN, SASRec and graph embeddings alone, by the same splits and metrics.
+"""Evaluate what needs no HeLLM: popularity, item-kNN, SASRec alone and graph embeddings alone.
 
     python -m utils.baselines --dataset Beauty
 
-Prints a table and writes, of each, `log/{dataset}/baselines/{name}_metrics.jsonl` and `{name}_ranks.npz`.
+Splits and metrics are those of fine-tuning. Prints a table and writes `{name}_metrics.jsonl` and `{name}_ranks.npz` of
+each baseline into `log/{dataset}/baselines/`.
 """
 
 import sys
@@ -39,33 +40,33 @@ from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 
-K_CANDIDATES = (10, 20, 50, 100, 200, 500, 1000)  # of an item, of which validation chooses
-BATCH = 512  # users
-Ranker = Callable[[Samples], Ranking]  # of the samples' targets
+K_CANDIDATES = (10, 20, 50, 100, 200, 500, 1000)  # numbers of neighbours among which validation chooses
+BATCH = 512  # users scored at a time
+Ranker = Callable[[Samples], Ranking]  # ranks the targets of a split
 
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """Of all baselines; a comment a field, shown by --help."""
+    """Settings of the baselines; one comment per field, shown by --help."""
 
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # holds sequential/DATASET/
     GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
-    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
-    neighbours: int = 0  # similar items that count for an item in item-kNN; 0: validation chooses
-    output_dir: str = "output"  # where preprocess.pretrain_sasrec has left its best model
+    max_len: int = 50  # newest items of a user that are read, both held-out targets among them
+    neighbours: int = 0  # similar items that count per item in item-kNN; 0: chosen by validation
+    output_dir: str = "output"  # where preprocess.pretrain_sasrec has written its best model
     logging_dir: str = "log"  # metrics and ranks go to LOGGING_DIR/DATASET/baselines
 
 
 def validate_settings(settings: BaselineSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
+    """Return all problems of the settings, one phrase each."""
     problems = check_numbers(settings, at_least_0=("neighbours",))
     return problems + check_names(settings, "dataset", "GNNModel") + check_max_len(settings)
 
 
 @dataclass
 class Baseline:
-    """Rankings of the validation and the test targets, and the settings behind them."""
+    """The rankings of one baseline and the settings behind them."""
 
     validation: Ranking
     test: Ranking
@@ -73,176 +74,200 @@ class Baseline:
 
 
 def evaluate_baseline(rank: Ranker, data: Interactions) -> Baseline:
-    """A baseline without settings."""
+    """Rank both splits with a baseline that has no settings."""
     return Baseline(rank(data.validation()), rank(data.test()), {})
 
 
 def item_cosine_similarity(data: Interactions) -> sp.csr_matrix:
-    """Of items by their training interactions: sparse float32 (I, I), without itself, every row the largest first.
+    """Compute the cosine similarity of items by the users of their training interactions.
 
-    Equal ones are in order of item id.
+    Returns:
+        float32 (n_items, n_items), zero on the diagonal. The entries of a row are stored from the most similar item to
+        the least, equal ones in order of item id.
     """
     R = interaction_matrix(*data.training_pairs(), (data.n_users, data.n_items))
-    together = (R.T @ R).tocoo()  # users who bought both
-    row, column = together.row, together.col
-    bought = np.bincount(R.indices, minlength=data.n_items)
-    value = together.data / np.sqrt(bought[row] * bought[column].astype(float))
-    order = np.lexsort((column, -value, row))
+    common = (R.T @ R).tocoo()  # number of users who have both items
+    row, column = common.row, common.col
+    n_users = np.bincount(R.indices, minlength=data.n_items).astype(float)
+    cosine = common.data / np.sqrt(n_users[row] * n_users[column])
+    order = np.lexsort((column, -cosine, row))
     order = order[row[order] != column[order]]
-    begin = np.searchsorted(row[order], np.arange(data.n_items + 1))
-    return sp.csr_matrix((value[order].astype(np.float32), column[order], begin), (data.n_items, data.n_items))
+    row_starts = np.searchsorted(row[order], np.arange(data.n_items + 1))
+    entries = (cosine[order].astype(np.float32), column[order], row_starts)
+    return sp.csr_matrix(entries, (data.n_items, data.n_items))
 
 
-def keep_top_k(similar: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
-    """The first entries of every row of `cosines`, which are the most similar items."""
-    place = np.arange(similar.nnz) - np.repeat(similar.indptr[:-1], np.diff(similar.indptr))
-    kept = place < neighbours
-    begin = np.concatenate([[0], np.cumsum(kept)])[similar.indptr]
-    return sp.csr_matrix((similar.data[kept], similar.indices[kept], begin), similar.shape)
+def keep_top_k(similarity: sp.csr_matrix, k: int) -> sp.csr_matrix:
+    """Keep the first k stored entries of every row: of `item_cosine_similarity`, the k most similar items."""
+    row_lengths = np.diff(similarity.indptr)
+    position = np.arange(similarity.nnz) - np.repeat(similarity.indptr[:-1], row_lengths)  # within the row
+    kept = position < k
+    row_starts = np.concatenate([[0], np.cumsum(kept)])[similarity.indptr]
+    return sp.csr_matrix((similarity.data[kept], similarity.indices[kept], row_starts), similarity.shape)
 
 
 def item_knn(settings: BaselineSettings, data: Interactions) -> Baseline:
-    """An item's score is the sum of its cosines with the history's items that have it among their neighbours."""
-    similar, tried = item_cosine_similarity(data), {}
-    for neighbours in [settings.neighbours] if settings.neighbours else K_CANDIDATES:
-        score = partial(_sum_over_history, keep_top_k(similar, neighbours))
-        ranking = evaluate_ranking(score, data, data.validation(), BATCH)
-        tried[neighbours] = ranking_metrics(ranking.seen_kept)[SELECTION_METRIC], ranking, score
-    best = max(tried, key=lambda neighbours: tried[neighbours][0])
-    _, validation, score = tried[best]
-    return Baseline(validation, evaluate_ranking(score, data, data.test(), BATCH), {"neighbours": best})
+    """Rank by item-kNN.
+
+    An item's score is the sum of its similarities to the items of the history that have it among their neighbours.
+    """
+    similarity = item_cosine_similarity(data)
+    candidates = [settings.neighbours] if settings.neighbours else K_CANDIDATES
+    best, best_metric = None, -1.0
+    for k in candidates:
+        score = partial(_sum_over_history, keep_top_k(similarity, k))
+        validation = evaluate_ranking(score, data, data.validation(), BATCH)
+        metric = ranking_metrics(validation.seen_kept)[SELECTION_METRIC]
+        if metric > best_metric:
+            best, best_metric = (k, score, validation), metric
+    k, score, validation = best
+    return Baseline(validation, evaluate_ranking(score, data, data.test(), BATCH), {"neighbours": k})
 
 
-def _sum_over_history(similar: sp.csr_matrix, items: Tensor, mask: Tensor | None) -> Tensor:
-    user, place = np.nonzero(np.ones(items.shape) if mask is None else mask.numpy())
-    history = (np.ones(len(user), np.float32), (user, items.numpy()[user, place]))
-    return torch.from_numpy((sp.csr_matrix(history, (len(items), similar.shape[0])) @ similar).toarray())
+def _sum_over_history(similarity: sp.csr_matrix, items: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum the similarities of a batch's histories: int64 items (B, T) and their mask to float32 (B, n_items)."""
+    row, position = np.nonzero(np.ones(items.shape) if mask is None else mask.numpy())
+    entries = (np.ones(len(row), np.float32), (row, items.numpy()[row, position]))
+    histories = sp.csr_matrix(entries, (len(items), similarity.shape[0]))
+    return torch.from_numpy((histories @ similarity).toarray())
 
 
 def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
-    """SASRec as preprocess.pretrain_sasrec has left it, its encoder with it.
+    """Load the whole SASRec, encoder included, that preprocess.pretrain_sasrec has trained.
 
     Raises:
-        FileNotFoundError: not left here; names what makes it.
-        ValueError: damaged, or trained on other data, what is held out here among it.
+        FileNotFoundError: It is not there; names the program that makes it.
+        ValueError: It is damaged, or was trained on other data, which may include what is held out here.
     """
     folder = run_folder(settings.output_dir, settings.dataset, "SASRec", SequenceSettings.target)
     path = folder / BEST_MODEL
     if not path.is_file() or not (folder / STATE).is_file():
         raise FileNotFoundError(f"{path} or {STATE} missing; python -m preprocess.pretrain_sasrec makes both")
-    recorded, weights = read_checkpoint(folder / STATE)["settings"], load_with_checksum(path)
-    made_by = restore_settings(SequenceSettings, recorded, folder / STATE, check_sasrec)
+    recorded = read_checkpoint(folder / STATE)["settings"]
+    weights = load_with_checksum(path)
+    trained_with = restore_settings(SequenceSettings, recorded, folder / STATE, check_sasrec)
     require_same_inputs(folder, recorded, [data.path])
-    model = SASRec(data.n_items, made_by).eval()
+
+    model = SASRec(data.n_items, trained_with).eval()
     check_keys_and_shapes(str(path), set(weights), set(dict(model.named_parameters())))
-    rows = len(weights["item_embedding.weight"])
-    if rows != data.n_items + 1:
-        raise ValueError(f"{path}: {rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")
-    if made_by.max_len < settings.max_len:
-        raise ValueError(f"{path}: trained with --max_len {made_by.max_len}, which is the most it can score")
+    n_rows = len(weights["item_embedding.weight"])
+    if n_rows != data.n_items + 1:
+        raise ValueError(f"{path}: {n_rows} rows, but {data.path} needs {data.n_items + 1}; train it on the same data")
+    if trained_with.max_len < settings.max_len:
+        raise ValueError(f"{path}: trained with --max_len {trained_with.max_len}, which is the most it can score")
     model.load_state_dict(weights)
     return partial(evaluate_ranking, model, data, batch_size=BATCH, padding="right")
 
 
 def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
-    """Products of the user's and the item's graph embedding.
+    """Load the graph embeddings of users and items, whose products are the scores.
 
     Raises:
-        FileNotFoundError, ValueError: a table is missing, or does not fit the data; names it.
+        FileNotFoundError: A table is missing; names it.
+        ValueError: A table does not fit the data; names it.
     """
-    folder = require_files(settings.data_dir, settings.dataset, table_names(settings.GNNModel))
+    names = table_names(settings.GNNModel)
+    folder = require_files(settings.data_dir, settings.dataset, names)
     tables = []
-    for name, rows in zip(table_names(settings.GNNModel), (data.n_users, data.n_items), strict=True):
+    for name, n_rows in zip(names, (data.n_users, data.n_items), strict=True):
         table = load_embedding(folder / name)
-        if len(table) != rows:
-            raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {rows}; make both again")
+        if len(table) != n_rows:
+            raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {n_rows}; make both again")
         tables.append(table)
     return partial(_rank_products, *tables, data)
 
 
 def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Samples) -> Ranking:
     started = time.perf_counter()
-    row, item = data.seen_items(samples)
     shape = (data.n_users, data.n_items)
+    row, item = data.seen_items(samples)
     seen = interaction_matrix(samples.user[row], item, shape)
     targets = data.targets(samples)
-    kept, removed = (rank_by_product(users, items, out, samples.user, targets) for out in (sp.csr_matrix(shape), seen))
-    return Ranking(kept, removed, 2 * len(samples) / (time.perf_counter() - started))
+    unfiltered = rank_by_product(users, items, sp.csr_matrix(shape), samples.user, targets)
+    filtered = rank_by_product(users, items, seen, samples.user, targets)
+    return Ranking(unfiltered, filtered, 2 * len(samples) / (time.perf_counter() - started))
 
 
 def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:
-    """Return the test in SASRec's own log, None without one by both protocols."""
+    """Read the test in SASRec's own log; None without a test by both protocols."""
     folder = log_folder(settings.logging_dir, settings.dataset, "SASRec")
-    path = folder / f"{SequenceSettings.target}_metrics.jsonl"
-    record = read_metrics(path)[1]
-    return record if record and record.test_unseen else None
+    _, final = read_metrics(folder / f"{SequenceSettings.target}_metrics.jsonl")
+    return final if final and final.test_unseen else None
 
 
-def row(name: str, record: FinalRecord) -> str:
-    """A line of the printed table, both protocols."""
+def table_row(name: str, record: FinalRecord) -> str:
+    """Format a row of the printed table: the metrics of both protocols."""
     cells = [f"{values[metric]:.4f}" for values in (record.test, record.test_unseen) for metric in HEADLINE_METRICS]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def write(max_len: int, of_all: dict[str, Baseline], folder: Path) -> None:
-    """Print the table and write metrics and ranks of each.
+def write_results(results: dict[str, Baseline], max_len: int, folder: Path) -> None:
+    """Print the table and write the metrics and ranks of each baseline.
 
     Args:
-        max_len: that all have read; of_all: by name; folder: for the files.
+        results: Baselines by name.
+        max_len: The number of newest items that all have read.
+        folder: Where the files go.
     """
-    print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |\n" + "| --- " * 9 + "|")
-    for name, found in of_all.items():
+    print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |")
+    print("| --- " * 9 + "|")
+    for name, baseline in results.items():
         record = FinalRecord(
-            test=ranking_metrics(found.test.seen_kept),
-            test_unseen=ranking_metrics(found.test.seen_removed),
-            users=len(found.test.seen_kept),
-            users_per_s=found.test.users_per_s,
-            settings={"max_len": max_len, **found.settings},
-            val=ranking_metrics(found.validation.seen_kept),
-            val_unseen=ranking_metrics(found.validation.seen_removed),
+            test=ranking_metrics(baseline.test.seen_kept),
+            test_unseen=ranking_metrics(baseline.test.seen_removed),
+            users=len(baseline.test.seen_kept),
+            users_per_s=baseline.test.users_per_s,
+            settings={"max_len": max_len, **baseline.settings},
+            val=ranking_metrics(baseline.validation.seen_kept),
+            val_unseen=ranking_metrics(baseline.validation.seen_removed),
         )
-        log = RunLog(folder, name, "")
+        log = RunLog(folder, name, published="")
         log.clear()
-        log.write_final([], record, found.test)
-        print(row(name, record))
+        log.write_final([], record, baseline.test)
+        print(table_row(name, record))
 
 
 def run(settings: BaselineSettings) -> None:
-    """Rank with every baseline whose files are there, print the table and write metrics and ranks.
+    """Evaluate every baseline whose files are there, print the table, write metrics and ranks.
 
     Raises:
-        FileNotFoundError: no interaction file.
-        ValueError: a file that is there does not fit, nothing to rank, or another process is at this.
+        FileNotFoundError: There is no interaction file.
+        ValueError: A file does not fit, there is nothing to rank, or another process writes there.
     """
     file = f"{settings.dataset}.txt"
     data = Interactions(require_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
     if not len(data.validation()):
         raise ValueError(f"{data.path}: no user has the three items of a validation; take data with longer histories")
-    rankers, absent = {}, []
-    for name, read in (("SASRec", sasrec), ("graph", graph_embeddings)):
+
+    # All files are read before the first ranking, so that one that does not fit ends the program at once
+    rankers, missing = {}, []
+    for kind, name, load in (("SASRec", "SASRec", sasrec), ("graph", settings.GNNModel, graph_embeddings)):
         try:
-            rankers[settings.GNNModel if name == "graph" else name] = read(settings, data)
-        except FileNotFoundError as missing:
-            absent.append(f"{name}: {missing}")
+            rankers[name] = load(settings, data)
+        except FileNotFoundError as error:
+            missing.append(f"{kind}: {error}")
+
     folder = log_folder(settings.logging_dir, settings.dataset, "baselines")
     with run_lock(folder, flag="--logging_dir"):
-        of_all = {
+        results = {
             "popularity": evaluate_baseline(partial(rank_by_popularity, data), data),
             "item-kNN": item_knn(settings, data),
         }
-        of_all |= {name: evaluate_baseline(rank, data) for name, rank in rankers.items()}
-        write(settings.max_len, of_all, folder)
-    if "SASRec" not in of_all:
-        logged = logged_sasrec(settings)
-        if logged:
-            print(row("SASRec, by its log", logged))
-    print("".join(f"left out: {reason}\n" for reason in absent), end="")
+        results |= {name: evaluate_baseline(rank, data) for name, rank in rankers.items()}
+        write_results(results, settings.max_len, folder)
+    logged = logged_sasrec(settings) if "SASRec" not in results else None
+    if logged:
+        print(table_row("SASRec, by its log", logged))
+    for reason in missing:
+        print(f"left out: {reason}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    what = "Rank without HeLLM: popularity, item-kNN, SASRec and graph embeddings alone."
-    settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", what, validate_settings)
+    """Run the program; return its exit status."""
+    description = (
+        "Evaluate popularity, item-kNN, SASRec alone and graph embeddings alone by the metrics of fine-tuning."
+    )
+    settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", description, validate_settings)
     return run_program(run, settings)
 
 

@@ -43,26 +43,22 @@ def last_record(place, folder, name):
     return json.loads(path.read_text().splitlines()[-1])
 
 
-def kept(data, user):
-    return data.kept_items(user)
-
-
-def whole(data, user):
+def full_history(data, user):
     return data.items[data.full_start[user] : data.start[user] + data.n_kept[user]]
 
 
 def cosines_by_hand(data):
     bought = np.zeros((N_USERS, N_ITEMS))
     for user in range(N_USERS):
-        bought[user, whole(data, user)[:-2]] = 1
+        bought[user, full_history(data, user)[:-2]] = 1
     norm = np.linalg.norm(bought, axis=0)
     result = bought.T @ bought / np.maximum(np.outer(norm, norm), 1e-9)
     np.fill_diagonal(result, 0)
     return result
 
 
-def test_cosines_and_nearest_items(data):
-    assert (data.full_start < data.start).any()  # some have more than is read
+def test_item_similarities_and_their_top_k_are_those_of_brute_force(data):
+    assert (data.full_start < data.start).any()  # some users have more items than are read
     expected, found = cosines_by_hand(data), item_cosine_similarity(data)
     assert found.toarray() == pytest.approx(expected, abs=1e-6)
     few = keep_top_k(found, 3)
@@ -72,22 +68,22 @@ def test_cosines_and_nearest_items(data):
     assert keep_top_k(found, N_ITEMS).nnz == np.count_nonzero(expected)
 
 
-def test_item_knn_sums_over_the_history(data):
+def test_item_knn_ranks_by_the_sum_of_similarities_to_the_history(data):
     similar = keep_top_k(item_cosine_similarity(data), 4).toarray()
     found = item_knn(BaselineSettings(neighbours=4), data)
     for split, last in ((found.test, 1), (found.validation, 2)):
         for user in range(N_USERS):
-            sequence = kept(data, user)
+            sequence = data.kept_items(user)
             history, target = sequence[: len(sequence) - last], sequence[len(sequence) - last]
             scores = similar[history].sum(0)
             tied = np.isclose(scores, scores[target], atol=1e-6)
             better = (scores > scores[target]) & ~tied | tied & (np.arange(N_ITEMS) < target)
             assert split.seen_kept[user] == 1 + better.sum()
-            better[np.setdiff1d(whole(data, user)[:-last], target)] = False
+            better[np.setdiff1d(full_history(data, user)[:-last], target)] = False
             assert split.seen_removed[user] == 1 + better.sum()
 
 
-def test_validation_chooses_the_neighbours(data):
+def test_validation_chooses_the_number_of_neighbours(data):
     chosen = item_knn(BaselineSettings(), data)
     quality = {
         k: ranking_metrics(item_knn(BaselineSettings(neighbours=k), data).validation.seen_kept)["NDCG@10"]
@@ -102,10 +98,10 @@ def test_graph_embeddings_rank_by_product(place, data):
     folder = place / "data" / "sequential" / "Small"
     users, items = (torch.load(folder / f"MMHCL_{side}_embeddings.pt", weights_only=True) for side in ("user", "item"))
     scores = users @ items.T
-    targets = torch.tensor([kept(data, user)[-1] for user in range(N_USERS)])
+    targets = torch.tensor([data.kept_items(user)[-1] for user in range(N_USERS)])
     expected = target_ranks(scores, targets).numpy()
     for user in range(N_USERS):
-        seen = whole(data, user)[:-1]
+        seen = full_history(data, user)[:-1]
         scores[user, seen[seen != int(targets[user])]] = -torch.inf
     with np.load(place / "log" / "Small" / "baselines" / "MMHCL_ranks.npz") as found:
         assert np.array_equal(found["seen_kept"], expected)
@@ -113,14 +109,14 @@ def test_graph_embeddings_rank_by_product(place, data):
     assert last_record(place, "baselines", "MMHCL")["test"] == ranking_metrics(expected)
 
 
-def test_what_is_not_there_is_left_out(place, capsys):
+def test_baselines_without_files_are_left_out(place, capsys):
     (place / "data" / "sequential" / "Small" / "MMHCL_user_embeddings.pt").unlink()
     assert baselines.main(command(place)) == 0
-    shown = capsys.readouterr().out
-    assert "left out: SASRec: " in shown
-    assert "python -m preprocess.pretrain_sasrec makes both" in shown
-    assert "left out: graph: " in shown
-    assert "MMHCL_user_embeddings.pt" in shown
+    printed = capsys.readouterr().out
+    assert "left out: SASRec: " in printed
+    assert "python -m preprocess.pretrain_sasrec makes both" in printed
+    assert "left out: graph: " in printed
+    assert "MMHCL_user_embeddings.pt" in printed
     written = {path.name for path in (place / "log" / "Small" / "baselines").iterdir()}
     assert written == {"held_by.txt"} | {
         f"{name}_{kind}" for name in ("popularity", "item-kNN") for kind in ("metrics.jsonl", "ranks.npz")
@@ -133,8 +129,8 @@ def without_items(path):
     save_with_checksum(weights, path)
 
 
-def refuse_damaged(place, capsys):
-    """SASRec's files are told by name where they are damaged or lack a part, and nothing is written."""
+def assert_damaged_files_are_refused(place, capsys):
+    """Damage each of SASRec's files; the error names it and nothing is written."""
     folder, before = place / "output" / "Small" / "SASRec" / "pretrain", tree(place)
     for name, damage, message in (
         (STATE, lambda path: flip(path, 700), "cut short or damaged"),
@@ -146,29 +142,29 @@ def refuse_damaged(place, capsys):
         damage(folder / name)
         capsys.readouterr()
         assert baselines.main(command(place)) == 2
-        told = capsys.readouterr().err
-        assert told.startswith(f"error: {folder / name}: {message}")
-        assert told.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {folder / name}: {message}")
+        assert error.count("\n") == 1
         (folder / name).write_bytes(whole)
         assert tree(place) == before
 
 
-def refuse_other_data(place, capsys):
-    """SASRec that has trained on other sequences may know what is held out from these."""
+def assert_other_data_are_refused(place, capsys):
+    """Change the sequences: a SASRec trained on others may know what is held out of these."""
     path, before = place / "data" / "sequential" / "Small" / "Small.txt", tree(place)
     whole = path.read_text()
     first, rest = whole.split("\n", 1)
     *earlier, last_but_one, last = first.split(" ")
     path.write_text(" ".join([*earlier, last, last_but_one]) + "\n" + rest)
     assert baselines.main(command(place)) == 2
-    told = capsys.readouterr().err
-    assert "SASRec/pretrain was trained on: CRC-32 of Small.txt differs; " in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "SASRec/pretrain was trained on: CRC-32 of Small.txt differs; " in error
+    assert error.count("\n") == 1
     path.write_text(whole)
     assert tree(place) == before
 
 
-def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
+def test_sasrec_has_the_metrics_of_its_own_test(place, capsys):
     sizes = ["--width", "8", "--hidden", "12", "--batch_size", "16", "--num_epochs", "2", "--validate_every", "1"]
     assert pretrain_sasrec.main(command(place, *sizes, "--overwrite")) == 0
     own = last_record(place, "SASRec", "pretrain")
@@ -180,14 +176,14 @@ def test_sasrec_is_scored_as_its_own_training_did(place, capsys):
         assert ranking_metrics(found["seen_removed"]) == own["test_unseen"]
     assert baselines.main([*command(place), "--max_len", "50"]) == 2
     assert "trained with --max_len 8" in capsys.readouterr().err
-    refuse_damaged(place, capsys)
-    refuse_other_data(place, capsys)
+    assert_damaged_files_are_refused(place, capsys)
+    assert_other_data_are_refused(place, capsys)
     (place / "output" / "Small" / "SASRec" / "pretrain" / "best_model.pt").unlink()
     assert baselines.main(command(place)) == 0
     assert f"| SASRec, by its log | {own['test']['Recall@10']:.4f} |" in capsys.readouterr().out
 
 
-def test_a_second_process_is_told_who_writes_there(place, capsys):
+def test_a_second_process_is_refused(place, capsys):
     folder = place / "log" / "Small" / "baselines"
     with holding(folder) as holder:
         refused_as_held(baselines.main, command(place), folder, holder, place, capsys, "--logging_dir")
@@ -195,16 +191,16 @@ def test_a_second_process_is_told_who_writes_there(place, capsys):
     assert (folder / "held_by.txt").read_text() == ""
 
 
-def test_data_without_anything_to_rank_are_refused(place, capsys):
+def test_data_without_a_validation_target_are_refused(place, capsys):
     path = place / "data" / "sequential" / "Small" / "Small.txt"
     path.write_text("".join(f"{user} {user % N_ITEMS} {(user + 1) % N_ITEMS}\n" for user in range(N_USERS)))
     assert baselines.main(command(place)) == 2
-    told = capsys.readouterr().err
-    assert told == f"error: {path}: no user has the three items of a validation; take data with longer histories\n"
+    error = capsys.readouterr().err
+    assert error == f"error: {path}: no user has the three items of a validation; take data with longer histories\n"
     assert not (place / "log").exists()
 
 
-def test_a_log_without_a_test_is_left_out(place, capsys):
+def test_a_sasrec_log_without_a_test_is_left_out(place, capsys):
     folder = place / "log" / "Small" / "SASRec"
     folder.mkdir(parents=True)
     for records in ([epoch(0)], [epoch(0), {"test": ranking_metrics(np.arange(1, 9)), "users": 8}]):
@@ -213,7 +209,7 @@ def test_a_log_without_a_test_is_left_out(place, capsys):
         assert "by its log" not in capsys.readouterr().out
 
 
-def test_mistakes_are_one_line_and_nothing_is_written(place, capsys):
+def test_errors_are_one_line_and_nothing_is_written(place, capsys):
     table = place / "data" / "sequential" / "Small" / "MMHCL_item_embeddings.pt"
     torch.save(torch.ones(N_ITEMS + 1, 6), table)
     assert baselines.main(command(place)) == 2

@@ -329,20 +329,20 @@ def test_odd_content_of_a_runs_files_is_refused(place, tmp_path, capsys, name, d
     save_with_checksum(content, folder / name)
     argv = ["--run", str(folder), "--data_dir", str(place / "data"), "--device", "cpu", "--user", "1"]
     assert recommend.main(argv) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert len(told.err) < 1000
-    assert message in told.err
-    assert str(folder / name) in told.err or "there" in message
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert len(captured.err) < 1000
+    assert message in captured.err
+    assert str(folder / name) in captured.err or "there" in message
 
 
 @pytest.mark.parametrize(("page", "message"), [(".", "is a folder"), ("none/page.html", "no folder ")])
 def test_a_page_that_can_not_be_written_is_refused_before_the_run_is_read(tmp_path, capsys, page, message):
     with pytest.raises(SystemExit) as stop:
         recommend.main(["--run", "x", "--html", str(tmp_path / page)])
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert told.count("\n") == 1
-    assert told.startswith(f"error: --html {tmp_path / page}: ")
-    assert message in told
+    assert error.count("\n") == 1
+    assert error.startswith(f"error: --html {tmp_path / page}: ")
+    assert message in error

@@ -163,9 +163,9 @@ def test_a_comparison_shows_the_difference_with_its_interval(tmp_path, capsys):
     second = write_run(tmp_path, "Small", "MMHCL/b", 1)
     folder = tmp_path / "Small" / "MMHCL"
     assert report.main(["--compare", str(folder / "a"), str(folder / "b_metrics.jsonl")]) == 0
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     difference = ranking_metrics(second.seen_removed)["Recall@20"] - ranking_metrics(first.seen_removed)["Recall@20"]
-    (row,) = [line for line in shown.split("seen removed")[1].splitlines() if line.startswith("| Recall@20 |")]
+    (row,) = [line for line in printed.split("seen removed")[1].splitlines() if line.startswith("| Recall@20 |")]
     assert f"| {difference:+.4f} [" in row
     assert not (tmp_path / "report.md").exists()
 
