@@ -69,8 +69,10 @@ class SASRec(nn.Module):
             (B, T, width).
         """
         length = items.shape[1]
-        n_items = length if mask is None else mask.sum(1, keepdim=True)
-        position = (torch.arange(length, device=items.device) - n_items).clamp(max=-1)  # padding: any
+        if mask is None:
+            mask = torch.ones_like(items, dtype=torch.bool)
+        position = torch.arange(length, device=items.device) - mask.sum(1, keepdim=True)
+        position = position.clamp(max=-1)  # of padding, where any will do
         x = self.enter(self.item_embedding(items + 1) * self.scale) + self.position_embedding[position]
         causal = nn.Transformer.generate_square_subsequent_mask(length, device=items.device)
         return self.leave(self.blocks(self.dropout(x), mask=causal, is_causal=True))
