@@ -1,6 +1,6 @@
-"""What a GPU computes against the CPU, and against itself. No other test uses one.
+"""A GPU against the CPU, and against itself. No other test uses one.
 
-CUDA_VISIBLE_DEVICES=0 python -m pytest -q tests/test_cuda.py
+CUDA_VISIBLE_DEVICES=0 python -m pytest -q tests/end_to_end/test_cuda.py
 """
 
 import json
@@ -26,20 +26,20 @@ from tests.training.test_training import assert_same_run
 DEVICE = "cuda"
 ROOT = Path(__file__).parents[2]
 
-HOW = __doc__.splitlines()[2]
+COMMAND = __doc__.splitlines()[2].strip()
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=f"no CUDA device in sight: {HOW}")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=f"no CUDA device visible: {COMMAND}")
 
 
 @pytest.fixture(autouse=True)
-def free_again():
-    """A run with --deterministic does not bind the tests after it."""
+def nondeterministic_afterwards():
+    """Undo --deterministic for the next test."""
     yield
     torch.use_deterministic_algorithms(False)
 
 
-def step(model, items, targets):
-    """Loss, gradients and scores, on the CPU."""
+def loss_gradients_and_scores(model, items, targets):
+    """Compute loss, gradients and scores; return them on the CPU."""
     loss = model.loss(items, None, targets)
     loss.backward()
     gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
@@ -49,28 +49,30 @@ def step(model, items, targets):
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
 @pytest.mark.parametrize("settings", [{}, {"train_base": True, "w_lora": False, "graph_rank": 3, "train_score": True}])
-def test_loss_gradients_and_scores_are_the_cpus(objective, settings):
+def test_loss_gradients_and_scores_equal_those_of_the_cpu(objective, settings):
     items = histories(4, 6)
     targets = histories(4, 6, seed=4) if objective == "causal" else histories(4, 1, seed=4)[:, 0]
-    ours, theirs = (wake(small_hellm(objective=objective, **settings)) for _ in range(2))
-    found = step(ours.to(DEVICE), items.to(DEVICE), targets.to(DEVICE))
-    torch.testing.assert_close(found, step(theirs, items, targets), rtol=1e-4, atol=1e-5)
+    on_gpu = wake(small_hellm(objective=objective, **settings)).to(DEVICE)
+    on_cpu = wake(small_hellm(objective=objective, **settings))
+    found = loss_gradients_and_scores(on_gpu, items.to(DEVICE), targets.to(DEVICE))
+    expected = loss_gradients_and_scores(on_cpu, items, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_scores_are_near():
+def test_scores_in_half_precision_are_close():
     items = histories(4, 6)
     model = wake(small_hellm())
     exact = model(items).detach()
     model.dtype = torch.bfloat16
-    near = model.to(DEVICE)(items.to(DEVICE)).detach().cpu()
-    assert 0 < (near - exact).norm() / exact.norm() < 0.05
+    close = model.to(DEVICE)(items.to(DEVICE)).detach().cpu()
+    assert 0 < (close - exact).norm() / exact.norm() < 0.05
 
 
 def run(place, target, *more):
     return [*command(place, "--target", target, "--objective", "causal", "--prompt", "none"), "--device", DEVICE, *more]
 
 
-def test_deterministic_runs_are_equal_and_so_is_one_that_was_killed(place):
+def test_deterministic_runs_are_equal_and_a_resumed_one_too(place):
     assert train_HeLLM.main(run(place, "one", "--deterministic")) == 0
     assert train_HeLLM.main(run(place, "two", "--deterministic")) == 0
     killed = [*run(place, "killed", "--deterministic"), "--save_every_minutes", "0"]
@@ -85,15 +87,15 @@ def test_deterministic_runs_are_equal_and_so_is_one_that_was_killed(place):
         assert_same_run(place, "one", target)
 
 
-@pytest.mark.parametrize("program, nothing_drawn", [(pretrain_graph, ()), (pretrain_sasrec, ("--dropout", "0"))])
-def test_pretraining_is_the_cpus(program, nothing_drawn, tmp_path):
+@pytest.mark.parametrize(("program", "no_dropout"), [(pretrain_graph, ()), (pretrain_sasrec, ("--dropout", "0"))])
+def test_pretraining_losses_equal_those_of_the_cpu(program, no_dropout, tmp_path):
     folder = write_interactions(tmp_path / "data")
     np.save(folder / "text_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
     losses = {}
     for device in ("cpu", DEVICE):
         log = tmp_path / f"log-{device}"
         places = ["--output_dir", str(tmp_path / f"output-{device}"), "--logging_dir", str(log), "--overwrite"]
-        flags = ["--dataset", "Small", "--data_dir", str(tmp_path / "data"), "--device", device, *nothing_drawn]
+        flags = ["--dataset", "Small", "--data_dir", str(tmp_path / "data"), "--device", device, *no_dropout]
         assert program.main([*flags, *places, "--num_epochs", "4", "--validate_every", "1", "--lr", "1e-3"]) == 0
         lines = next(log.rglob("*_metrics.jsonl")).read_text().splitlines()[:-1]
         losses[device] = [json.loads(line)["train_loss"] for line in lines]
@@ -101,8 +103,8 @@ def test_pretraining_is_the_cpus(program, nothing_drawn, tmp_path):
     assert losses[DEVICE][-1] < losses[DEVICE][0]
 
 
-@pytest.mark.parametrize("kind, encoder, write", [("text", "bert", write_bert), ("image", "clip", write_clip)])
-def test_features_in_half_precision_are_near(kind, encoder, write, tmp_path):
+@pytest.mark.parametrize(("kind", "encoder", "write"), [("text", "bert", write_bert), ("image", "clip", write_clip)])
+def test_features_in_half_precision_are_close(kind, encoder, write, tmp_path):
     folder = write_interactions(tmp_path / "data")
     write_texts(folder)
     write_pictures(folder / "pictures", N_ITEMS)

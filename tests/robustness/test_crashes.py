@@ -1,14 +1,17 @@
-"""Programs that are killed, that the disk has no room for, or that another is beside: as if nothing had happened.
+"""Programs that are killed, run out of disk space or run twice at once end as if nothing had happened.
 
-Every program is killed once at a random moment, `--kills 30` kills each of them 30 times.
+Every program is killed once at a random moment; `--kills 30` kills each of them 30 times.
 """
 
 import importlib
 import json
 import random
+import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,266 +19,291 @@ import pytest
 from PIL import Image
 
 from preprocess.demo_data import make_raw
-from tests.support.crash_worker import run_program as work
+from tests.support.crash_worker import run_program
 from tests.support.forks import FORKS, PREPARING, TRAINING
 from tests.support.small_data import N_ITEMS, OWN, command, sequences, write_dataset, write_interactions
 from tests.training.test_states import holding, refused_as_held
 from utils.runtime.lock import LOCK_FILE
 from utils.training.checkpoints import PREVIOUS_STATE, STATE
 
+IMAGE_SHAPE = (9, 8, 3)
+SMALL_LIMIT = 20_000  # bytes, fewer than a training state has
 
 
-def small(place, *more):
-    places = ["--output_dir", str(place / "output"), "--logging_dir", str(place / "log")]
-    return ["--dataset", "Small", "--data_dir", str(place / "data"), *places, *more]
-
-
+@dataclass(frozen=True)
 class Program:
-    """A program on data of its own: `python -m name arguments`.
+    """A program, and the folder that it runs in."""
 
-    Args:
-        data: folder to make the data in; arguments: folder to flags; folder: of the state; done: file that ends it.
-    """
+    name: str  # module
+    write_data: Callable[[Path], object]  # writes the input files into a folder
+    flags: Callable[[Path], list[str]]  # flags to run in a folder
+    state_folder: str = ""  # where it writes training states; empty: it trains nothing
+    output: str = ""  # file that it writes last and refuses to overwrite
 
-    def __init__(self, name, data, arguments, folder="", done="") -> None:
-        self.name, self.data, self.arguments, self.folder, self.done = name, data, arguments, folder, done
-
-    def make(self, parent: Path) -> Path:
-        """A new folder with its data."""
-        place = Path(tempfile.mkdtemp(dir=parent))
-        self.data(place)
-        return place
-
-    def start(self, place: Path, limit: int = 0, state: int = 0, die: bool = False, interrupt: str = "", more=()):
-        """In a process that writes `limit` bytes into a file at most, see `work`, with `more` flags."""
-        resume = ["--resume"] if self.folder else []
-        given = [*self.arguments(place), *resume, *more], str(place / "errors.txt"), limit, state, die, interrupt
-        process = FORKS.Process(target=work, args=(self.name, *given))
+    def start(self, place: Path, *more: str, **crash):
+        """Start it in a process; `crash` are arguments of `crash_worker.run_program`."""
+        resume = ["--resume"] if self.state_folder else []
+        argv = [*self.flags(place), *resume, *more]
+        process = FORKS.Process(target=run_program, args=(self.name, argv, str(place / "errors.txt")), kwargs=crash)
         process.start()
         return process
 
-    def is_done(self, place: Path) -> bool:
-        """Whether the file that ends it is there."""
-        return bool(self.done) and (place / self.done).exists()
-
-    def run(self, place: Path) -> None:
-        """To the end; it refuses to begin again where it was there before it was killed."""
-        was_done = self.is_done(place)
-        process = self.start(place)
+    def exit_status(self, place: Path, *more: str, **crash) -> int:
+        """Run it until it ends, and return its exit status, or minus the signal that killed it."""
+        process = self.start(place, *more, **crash)
         process.join()
-        assert process.exitcode == (2 if was_done else 0), (place / "errors.txt").read_text()
+        return process.exitcode
+
+    def has_output(self, place: Path) -> bool:
+        return bool(self.output) and (place / self.output).exists()
+
+    def complete(self, place: Path) -> None:
+        """Run it to its end; it must refuse to run where its output is complete already."""
+        expected = 2 if self.has_output(place) else 0
+        assert self.exit_status(place) == expected, errors(place)
 
     def state(self, place: Path, name: str = STATE) -> Path:
-        return place / "output" / "Small" / self.folder / name
+        return place / "output" / "Small" / self.state_folder / name
 
 
-def graph_data(place):
+def errors(place: Path) -> str:
+    """Return what the last program in a folder has written to standard error."""
+    return (place / "errors.txt").read_text()
+
+
+def small(place: Path, *more: str) -> list[str]:
+    folders = ["--output_dir", str(place / "output"), "--logging_dir", str(place / "log")]
+    return ["--dataset", "Small", "--data_dir", str(place / "data"), *folders, *more]
+
+
+def write_features(place: Path) -> None:
     folder = write_interactions(place / "data")
     np.save(folder / "image_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
 
 
-def picture_data(place):
+def write_images(place: Path) -> None:
     folder = write_interactions(place / "data")
     (folder / "pictures").mkdir()
-    for item, colours in enumerate(np.random.default_rng(0).integers(256, size=(N_ITEMS - 5, 9, 8, 3), dtype=np.uint8)):
-        Image.fromarray(colours).save(folder / "pictures" / f"A{item}.png")
+    shape = (N_ITEMS - 5, *IMAGE_SHAPE)
+    for item, pixels in enumerate(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / "pictures" / f"A{item}.png")
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
 
 
-def own_table(place):
-    colours = np.random.default_rng(0).integers(256, size=(N_ITEMS, 9, 8, 3), dtype=np.uint8)
-    for item, of_one in enumerate(colours):
-        Image.fromarray(of_one).save(place / f"{item}.png")
+def write_csv(place: Path) -> None:
+    shape = (N_ITEMS, *IMAGE_SHAPE)
+    for item, pixels in enumerate(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)):
+        Image.fromarray(pixels).save(place / f"{item}.png")
     rows = [(user, item, time) for user, items in enumerate(sequences()) for time, item in enumerate(items)]
     lines = [f"u{user},{item},{time},thing {item},{item}.png" for user, item, time in rows]
     (place / "table.csv").write_text("\n".join(["user,item,time,title,picture", *lines]) + "\n")
 
 
-LIMIT = 20_000  # bytes, less than a state
-OFTEN = ("--save_every_minutes", "0.002")
-EPOCHS = ("--num_epochs", "4", "--validate_every", "2", *OFTEN)
-PROGRAMS = [
-    Program(
-        TRAINING[0],
-        lambda place: write_dataset(place / "data"),
-        lambda place: command(place, "--batch_size", "40", "--n_layers", "1", *OFTEN),
-        "MMHCL/tiny",
-    ),
-    Program(
-        TRAINING[1],
-        graph_data,
-        lambda place: small(place, "--embed_dim", "8", "--batch_size", "128", "--topk", "4", *EPOCHS),
-        "MMHCL/pretrain",
-    ),
-    Program(
-        TRAINING[2],
-        lambda place: write_interactions(place / "data"),
-        lambda place: small(place, "--width", "8", "--hidden", "12", "--batch_size", "32", *EPOCHS),
-        "SASRec/pretrain",
-    ),
-    Program(
-        PREPARING[0],
-        lambda place: make_raw(place / "data"),
-        lambda place: ["--dataset", "Demo", "--data_dir", str(place / "data")],
-        done="data/sequential/Demo/Demo.txt",
-    ),
-    Program(
-        PREPARING[1],
-        picture_data,
-        lambda place: ["image", *small(place)[:4], "--shard_size", "4", "--encoder", "histogram", "--batch_size", "2"],
-        done="data/sequential/Small/image_feat.npy",
-    ),
-    Program(
-        PREPARING[2],
-        own_table,
-        lambda place: [str(place / "table.csv"), *small(place)[:4]],
-        done="data/sequential/Small/Small.txt",
-    ),
-]
-EVERY = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-PREPARED = pytest.mark.parametrize("program", PROGRAMS[3:], ids=PREPARING)
-PASSED_OVER = "_log.txt", ".png", LOCK_FILE
-TRAINED = pytest.mark.parametrize("program", PROGRAMS[:3], ids=TRAINING)
+SAVE_OFTEN = ("--save_every_minutes", "0.002")
+EPOCHS = ("--num_epochs", "4", "--validate_every", "2", *SAVE_OFTEN)
+FINE_TUNING = Program(
+    TRAINING[0],
+    lambda place: write_dataset(place / "data"),
+    lambda place: command(place, "--batch_size", "40", "--n_layers", "1", *SAVE_OFTEN),
+    state_folder="MMHCL/tiny",
+)
+GRAPH_TRAINING = Program(
+    TRAINING[1],
+    write_features,
+    lambda place: small(place, "--embed_dim", "8", "--batch_size", "128", "--topk", "4", *EPOCHS),
+    state_folder="MMHCL/pretrain",
+)
+SEQUENCE_TRAINING = Program(
+    TRAINING[2],
+    lambda place: write_interactions(place / "data"),
+    lambda place: small(place, "--width", "8", "--hidden", "12", "--batch_size", "32", *EPOCHS),
+    state_folder="SASRec/pretrain",
+)
+AMAZON = Program(
+    PREPARING[0],
+    lambda place: make_raw(place / "data"),
+    lambda place: ["--dataset", "Demo", "--data_dir", str(place / "data")],
+    output="data/sequential/Demo/Demo.txt",
+)
+FEATURES = Program(
+    PREPARING[1],
+    write_images,
+    lambda place: ["image", *small(place)[:4], "--shard_size", "4", "--encoder", "histogram", "--batch_size", "2"],
+    output="data/sequential/Small/image_feat.npy",
+)
+OWN_DATA = Program(
+    PREPARING[2],
+    write_csv,
+    lambda place: [str(place / "table.csv"), *small(place)[:4]],
+    output="data/sequential/Small/Small.txt",
+)
+
+
+def each_of(*programs: Program):
+    return pytest.mark.parametrize("program", programs, ids=lambda program: program.name)
+
+
+each_training = each_of(FINE_TUNING, GRAPH_TRAINING, SEQUENCE_TRAINING)
+each_preparing = each_of(AMAZON, FEATURES, OWN_DATA)
+NOT_COMPARED = ("_log.txt", ".png", LOCK_FILE)
 
 
 def results(place: Path) -> dict:
-    """Everything in a folder but times, states, logs, pictures of curves, and who was there."""
+    """Read every file of a folder but logs, plots, locks and training states; records without times."""
     found = {}
     for path in sorted(p for p in place.rglob("*") if p.is_file()):
         name = str(path.relative_to(place))
         if path.suffix == ".jsonl":
             records = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{key: value for key, value in record.items() if key not in OWN} for record in records]
-        elif path.name not in (STATE, PREVIOUS_STATE, "errors.txt") and not path.name.endswith(PASSED_OVER):
+        elif path.name not in (STATE, PREVIOUS_STATE, "errors.txt") and not path.name.endswith(NOT_COMPARED):
             found[name] = path.read_bytes()
     return found
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A function from a program to what it makes undisturbed, and the seconds that takes."""
-    known, first = {}, FORKS.Process(target=int)
-    first.start()  # waits for all imports
+def make_place(tmp_path_factory):
+    """Return a function from a program to a new folder with its input files."""
+    parent = tmp_path_factory.mktemp("places")
+    templates = {}
+
+    def make(program: Program) -> Path:
+        if program.name not in templates:
+            templates[program.name] = Path(tempfile.mkdtemp(dir=parent))
+            program.write_data(templates[program.name])
+        place = Path(tempfile.mkdtemp(dir=parent))
+        return shutil.copytree(templates[program.name], place, dirs_exist_ok=True)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_place):
+    """Return a function from a program to its results without a crash, and the seconds that it takes."""
+    known = {}
+    first = FORKS.Process(target=int)  # so that no time includes the imports of the fork server
+    first.start()
     first.join()
 
-    def of(program: Program) -> tuple[dict, float]:
+    def run(program: Program) -> tuple[dict, float]:
         if program.name not in known:
-            place = program.make(tmp_path_factory.mktemp("whole"))
-            started = time.monotonic()
-            program.run(place)
-            known[program.name] = results(place), time.monotonic() - started
+            place = make_place(program)
+            start = time.monotonic()
+            program.complete(place)
+            known[program.name] = results(place), time.monotonic() - start
         return known[program.name]
 
-    return of
+    return run
 
 
-@EVERY
-def test_killed_at_random_moments(program, whole, tmp_path, request):
-    (expected, seconds), moments = whole(program), random.Random(program.name)
-    left = request.config.getoption("--kills")
-    while left:
-        place = program.make(tmp_path)
-        while left and not program.is_done(place):
+@pytest.mark.slow
+@each_of(FINE_TUNING, GRAPH_TRAINING, SEQUENCE_TRAINING, AMAZON, FEATURES, OWN_DATA)
+def test_killed_at_random_moments(program, undisturbed, make_place, request):
+    expected, seconds = undisturbed(program)
+    moments = random.Random(program.name)
+    n_left = request.config.getoption("--kills")
+    while n_left:
+        place = make_place(program)
+        while n_left and not program.has_output(place):
             process = program.start(place)
             process.join(moments.uniform(0, seconds))
             if not process.is_alive():
-                assert process.exitcode == 0, (place / "errors.txt").read_text()
+                assert process.exitcode == 0, errors(place)
                 break
             process.kill()
             process.join()
-            left -= 1
-        program.run(place)
+            n_left -= 1
+        program.complete(place)
         assert results(place) == expected
 
 
-@TRAINED
-def test_killed_while_a_state_is_written(program, whole, tmp_path):
-    place = program.make(tmp_path)
-    process = program.start(place, LIMIT, state=2, die=True)
-    process.join()
-    assert process.exitcode == -signal.SIGXFSZ, (place / "errors.txt").read_text()
-    assert 0 < program.state(place, STATE + ".tmp").stat().st_size <= LIMIT < program.state(place).stat().st_size
-    program.run(place)
-    assert results(place) == whole(program)[0]
+@pytest.mark.slow
+@each_training
+def test_killed_while_a_state_is_written(program, undisturbed, make_place):
+    place = make_place(program)
+    assert program.exit_status(place, limit=SMALL_LIMIT, state=2, die=True) == -signal.SIGXFSZ, errors(place)
+    partial = program.state(place, STATE + ".tmp").stat().st_size
+    assert 0 < partial <= SMALL_LIMIT < program.state(place).stat().st_size
+    program.complete(place)
+    assert results(place) == undisturbed(program)[0]
 
 
-@TRAINED
-def test_a_disk_that_fills_up_in_training(program, whole, tmp_path):
-    place = program.make(tmp_path)
-    process = program.start(place, LIMIT, state=2)
-    process.join()
-    message = (place / "errors.txt").read_text().splitlines()[-1]
-    assert process.exitcode == 1, message
+@pytest.mark.slow
+@each_training
+def test_a_disk_that_fills_up_in_training(program, undisturbed, make_place):
+    place = make_place(program)
+    status = program.exit_status(place, limit=SMALL_LIMIT, state=2)
+    message = errors(place).splitlines()[-1]
+    assert status == 1, message
     assert message.startswith(f"error: {program.state(place)}: no room on the disk at /")
     needed = int(message.split(": the file takes ")[1].split(" bytes")[0].replace(",", ""))
-    assert LIMIT < needed <= program.state(place).stat().st_size
+    assert SMALL_LIMIT < needed <= program.state(place).stat().st_size
     assert not list(place.rglob("*.tmp"))
-    program.run(place)
-    assert results(place) == whole(program)[0]
+    program.complete(place)
+    assert results(place) == undisturbed(program)[0]
 
 
-@PREPARED
-def test_a_full_disk_in_preprocessing(program, whole, tmp_path):
-    place = program.make(tmp_path)
-    process = program.start(place, limit=500)
-    process.join()
-    assert process.exitcode == 1
-    message = (place / "errors.txt").read_text().splitlines()[-1]
-    assert message.startswith(f"error: {place}/data/sequential/") and "no room on the disk at /" in message
-    assert not (place / program.done).exists()
-    program.run(place)
-    assert results(place) == whole(program)[0]
+@each_preparing
+def test_a_disk_that_fills_up_in_preprocessing(program, undisturbed, make_place):
+    place = make_place(program)
+    assert program.exit_status(place, limit=500) == 1
+    message = errors(place).splitlines()[-1]
+    assert message.startswith(f"error: {place}/data/sequential/")
+    assert "no room on the disk at /" in message
+    assert not (place / program.output).exists()
+    program.complete(place)
+    assert results(place) == undisturbed(program)[0]
 
 
-OTHER = ("--overwrite", "--k_core", "7")  # users and items than before
-
-
-@pytest.mark.parametrize("program", PROGRAMS[3::2], ids=PREPARING[::2])
-def test_a_dataset_stays_until_another_is_written(program, tmp_path):
-    place, fresh = program.make(tmp_path), program.make(tmp_path)
-    program.run(place)
+@pytest.mark.slow
+@each_of(AMAZON, OWN_DATA)
+def test_a_dataset_stays_until_another_is_written(program, make_place):
+    place = make_place(program)
+    fresh = make_place(program)
+    program.complete(place)
     before = results(place)
+    other = ("--overwrite", "--k_core", "7")  # other users and items than before
     for limit in (500, 2000):
-        process = program.start(place, limit, more=OTHER)
-        process.join()
-        message = (place / "errors.txt").read_text()
-        assert process.exitcode == 1 and "no room on the disk at /" in message and message.count("\n") == 1
-        assert results(place) == before and not list(place.rglob("*.parts"))
-        process = program.start(place, limit, die=True, more=OTHER)
-        process.join()
-        assert process.exitcode == -signal.SIGXFSZ
+        assert program.exit_status(place, *other, limit=limit) == 1
+        assert "no room on the disk at /" in errors(place)
+        assert errors(place).count("\n") == 1
+        assert results(place) == before
+        assert not list(place.rglob("*.parts"))
+        assert program.exit_status(place, *other, limit=limit, die=True) == -signal.SIGXFSZ
         assert {name: content for name, content in results(place).items() if ".parts/" not in name} == before
-    process = program.start(place, interrupt=".parts/5-core/val.json", more=OTHER)
-    process.join()
-    assert process.exitcode == 128 + signal.SIGINT and (place / "errors.txt").read_text().count("\n") == 1
+    assert program.exit_status(place, *other, interrupt=".parts/5-core/val.json") == 128 + signal.SIGINT
+    assert errors(place).count("\n") == 1
     assert results(place) == before
-    swapped = str((place / program.done).with_name("5-core") / "val.json")  # too late to stop
-    for folder, moment in ((place, swapped), (fresh, "")):
-        process = program.start(folder, interrupt=moment, more=OTHER)
-        process.join()
-        assert process.exitcode == 0
+    swapped = (place / program.output).with_name("5-core") / "val.json"  # written when it is too late to stop
+    assert program.exit_status(place, *other, interrupt=str(swapped)) == 0
+    assert program.exit_status(fresh, *other) == 0
     assert results(place) == results(fresh) != before
 
 
-@PREPARED
-def test_of_two_at_once_one_is_refused(program, whole, tmp_path):
-    place = program.make(tmp_path)
+@each_preparing
+def test_one_of_two_simultaneous_runs_is_refused(program, undisturbed, make_place):
+    place = make_place(program)
     both = [program.start(place) for _ in range(2)]
     for process in both:
         process.join()
     assert sorted(process.exitcode for process in both) == [0, 2]
-    assert results(place) == whole(program)[0]
+    assert results(place) == undisturbed(program)[0]
 
 
-@PREPARED
-def test_a_second_run_is_told_who_writes_the_files(program, whole, tmp_path, capsys):
-    place = program.make(tmp_path)
-    done, argv, main = place / program.done, program.arguments(place), importlib.import_module(program.name).main
-    held, separator, flag, first = done.parent, "/", "--data_dir", []
-    if done.suffix == ".npy":
-        held, separator, flag, first = done.with_suffix(""), "_", "--name", argv[:1]
-    with holding(held, separator) as holder:
-        more = argv[len(first) :], held, holder, place, capsys, flag
-        refused_as_held(lambda argv: main([*first, *argv]), *more)
-    program.run(place)
-    assert results(place) == whole(program)[0]
+@each_preparing
+def test_a_refused_second_run_names_the_process_that_writes_the_files(program, undisturbed, make_place, capsys):
+    place = make_place(program)
+    main = importlib.import_module(program.name).main
+    output = place / program.output
+    argv = program.flags(place)
+    if program is FEATURES:
+        subcommand = argv.pop(0)
+        with holding(output.with_suffix(""), "_") as holder:
+            refused_as_held(
+                lambda argv: main([subcommand, *argv]), argv, output.with_suffix(""), holder, place, capsys, "--name"
+            )
+    else:
+        with holding(output.parent, "/") as holder:
+            refused_as_held(main, argv, output.parent, holder, place, capsys, "--data_dir")
+    program.complete(place)
+    assert results(place) == undisturbed(program)[0]

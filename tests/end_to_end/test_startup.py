@@ -1,4 +1,4 @@
-"""How a run begins: over another's files, with settings it cannot train with, in places it cannot write to."""
+"""How a run starts: over files of another run, with settings it cannot train with, in folders it cannot write to."""
 
 import os
 import signal
@@ -30,11 +30,14 @@ def place(place):
 
 
 def argv_of(which, place):
-    return short_command(place, *SMALL) if which == "fine-tuning" else pretrain_argv(place)
+    if which == "fine-tuning":
+        return short_command(place, *SMALL)
+    return pretrain_argv(place)
 
 
-def test_a_run_killed_before_its_first_state_goes_on_as_if_alone(place):
-    """What an earlier run of other settings has left under the same name is not in the way."""
+@pytest.mark.slow
+def test_a_run_killed_before_its_first_state_ignores_the_files_of_an_earlier_run(place):
+    """The earlier run had other settings and the same name."""
     assert train_HeLLM.main(short_command(place, *SMALL, "--target", "twice")) == 0
     argv = short_command(place, *SMALL, "--lr", "5e-3")
     run = train_HeLLM.prepare(parse_args([*argv, "--target", "twice"]))
@@ -46,12 +49,12 @@ def test_a_run_killed_before_its_first_state_goes_on_as_if_alone(place):
     assert (run.folder / "training_state_before.pt").is_file()
 
 
-def test_what_diverges_before_a_state_leaves_nothing_to_go_on_from(place, capsys):
+def test_divergence_before_the_first_state_leaves_nothing_to_resume(place, capsys):
     assert train_HeLLM.main(short_command(place, *SMALL)) == 0
-    with_a_state = short_command(place, *SMALL, "--lr", "1e38", "--warmup_epochs", "0", "--log_every", "1")
-    assert train_HeLLM.main(with_a_state) == 1
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert "not finite before, and there is no older state; try a lower --lr" in said
+    diverging = short_command(place, *SMALL, "--lr", "1e38", "--warmup_epochs", "0", "--log_every", "1")
+    assert train_HeLLM.main(diverging) == 1
+    message = capsys.readouterr().out.splitlines()[-1]
+    assert "not finite before, and there is no older state; try a lower --lr" in message
     assert not list((place / "output").rglob("*.pt"))
 
 
@@ -69,15 +72,16 @@ def test_what_diverges_before_a_state_leaves_nothing_to_go_on_from(place, capsys
         (("--target", "ü" * 80), ": a name without folders, of at most 150 bytes"),
     ],
 )
-def test_what_a_run_cannot_begin_with(place, which, flags, message, capsys):
+def test_invalid_settings_are_refused_before_anything_is_written(place, which, flags, message, capsys):
     before = contents(place)
     try:
         status = MAINS[which]([*argv_of(which, place), *flags])
     except SystemExit as end:
         status = end.code
     assert status == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint and complaint.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert contents(place) == before
 
 
@@ -89,25 +93,26 @@ def test_what_a_run_cannot_begin_with(place, which, flags, message, capsys):
         (("--max_len", str(10**20)), f"--max_len {10**20}: from 3 (two targets and a history) to 2147483647"),
     ],
 )
-def test_sizes_no_model_has(place, flags, message, capsys):
+def test_impossible_model_sizes_are_refused(place, flags, message, capsys):
     with pytest.raises(SystemExit):
         train_HeLLM.main([*short_command(place), *flags])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("which", MAINS)
-def test_a_model_that_memory_has_no_room_for(place, which, capsys):
+def test_a_model_that_does_not_fit_into_memory_is_refused(place, which, capsys):
     sizes = {"fine-tuning": "--adapter_len", "MMHCL": "--embed_dim", "SASRec": "--width"}
     before = contents(place)
     assert MAINS[which]([*argv_of(which, place), sizes[which], "2000000000"]) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("error: no memory for a model of these sizes") and complaint.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no memory for a model of these sizes")
+    assert error.count("\n") == 1
     assert contents(place) == before
 
 
 @pytest.mark.parametrize("name", ["training_state.pt", "training_state_before.pt", "best_adapter.pt"])
 @pytest.mark.parametrize("more", [(), ("--resume",)])
-def test_a_folder_where_a_state_belongs(place, name, more, capsys):
+def test_a_folder_in_place_of_a_state_is_refused(place, name, more, capsys):
     folder = place / "output" / "Small" / "MMHCL" / "tiny" / name
     folder.mkdir(parents=True)
     assert train_HeLLM.main([*short_command(place), *more]) == 2
@@ -115,14 +120,14 @@ def test_a_folder_where_a_state_belongs(place, name, more, capsys):
 
 
 @pytest.mark.parametrize("name", ["tiny_log.txt", "tiny_metrics.jsonl", "tiny_ranks.npz", "tiny_curves.png"])
-def test_a_folder_where_a_log_belongs(place, name, capsys):
+def test_a_folder_in_place_of_a_log_is_refused(place, name, capsys):
     folder = place / "log" / "Small" / "MMHCL" / name
     folder.mkdir(parents=True)
     assert train_HeLLM.main(short_command(place)) == 2
     assert capsys.readouterr().err == f"error: {folder}: a folder where a file belongs; remove it\n"
 
 
-def test_who_was_there_before_in_no_readable_text(place, capsys):
+def test_an_unreadable_lock_file_of_an_earlier_run_is_ignored(place):
     path = place / "log" / "Small" / "MMHCL" / "tiny_held_by.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xfe")
@@ -130,17 +135,17 @@ def test_who_was_there_before_in_no_readable_text(place, capsys):
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize(("before", "noted"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)])
-def test_a_terminal_that_closes_stops_a_run_but_under_nohup(before, noted, request):
+@pytest.mark.parametrize(("handler", "expected"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)])
+def test_a_closed_terminal_stops_a_run_except_under_nohup(handler, expected, request):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, handler)
     signals = SignalFlag()
     signals.listen()
     os.kill(os.getpid(), signal.SIGHUP)
-    assert signals.number == noted
+    assert signals.number == expected
     restore_default_signals()
-    assert signal.getsignal(signal.SIGHUP) == before
+    assert signal.getsignal(signal.SIGHUP) == handler
 
 
 ON_A_FULL_DISK = """
@@ -152,6 +157,7 @@ sys.exit(train_HeLLM.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_start(place):
     argv = [sys.executable, "-B", "-c", ON_A_FULL_DISK, *short_command(place, *SMALL)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
