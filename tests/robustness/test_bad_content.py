@@ -1,4 +1,4 @@
-"""What a reader finds in a file that is otherwise whole: one line with path, place and remedy, and nothing written."""
+"""Readable files with invalid content: one line of error with path, position and remedy, and nothing is written."""
 
 import gzip
 import io
@@ -51,7 +51,7 @@ LINE = {"reviewerID": "u1", "asin": "A", "unixReviewTime": 3}
 
 
 def tensor(change):
-    """Damage that changes the tensor of a file, or puts something else there."""
+    """Return damage that replaces the tensor of a file by any object."""
     return lambda path: torch.save(change(torch.load(path, weights_only=True)), path)
 
 
@@ -71,7 +71,7 @@ def content(text):
 
 
 def more(line):
-    """Damage that adds a line to a gzipped file."""
+    """Return damage that appends a line to a gzipped file."""
 
     def damage(path):
         with gzip.open(path, "ab") as file:
@@ -81,7 +81,7 @@ def more(line):
 
 
 def repacked(compression, times=1):
-    """Damage that packs the entries of a PyTorch file anew, each of them listed so many times."""
+    """Return damage that writes the entries of a PyTorch file anew, each of them listed `times` times."""
 
     def damage(path):
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w", compression) as new:
@@ -102,8 +102,8 @@ def one_based(line):
     return " ".join(str(int(word) + 1) for word in line.split())
 
 
-def spoiled(rows, place, value):
-    rows[place] = value
+def spoiled(rows, index, value):
+    rows[index] = value
     return rows
 
 
@@ -150,9 +150,21 @@ TABLES = [
     (GRAPH, tensor(lambda t: t.to_sparse()), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t.to("meta")), "a matrix (rows, width) of numbers is expected"),
     (GRAPH, tensor(lambda t: t[:1, :1].clone().expand(10**12, 6)), "a matrix (rows, width) of numbers is expected"),
-    (GRAPH, repacked(zipfile.ZIP_DEFLATED), "not a PyTorch file of tensors (its entries are compressed, or longer than"),
-    (GRAPH, repacked(zipfile.ZIP_STORED, 99), "not a PyTorch file of tensors (its entries are compressed, or longer than"),
-    (SEQUENCE, tensor(lambda t: t.numpy()), "not a PyTorch file of tensors (it holds other objects than tensors, which"),
+    (
+        GRAPH,
+        repacked(zipfile.ZIP_DEFLATED),
+        "not a PyTorch file of tensors (its entries are compressed, or longer than",
+    ),
+    (
+        GRAPH,
+        repacked(zipfile.ZIP_STORED, 99),
+        "not a PyTorch file of tensors (its entries are compressed, or longer than",
+    ),
+    (
+        SEQUENCE,
+        tensor(lambda t: t.numpy()),
+        "not a PyTorch file of tensors (it holds other objects than tensors, which",
+    ),
 ]
 FEATURES = [
     ("image_feat.npy", array(lambda a: a[:-2]), "38 rows for 40 items; make it from the same interaction file"),
@@ -294,7 +306,8 @@ CONTENTS = [
 
 
 @pytest.mark.parametrize(("program", "path", "damage", "message"), CONTENTS)
-def test_content(place, capfd, program, path, damage, message):
+def test_invalid_content_is_refused_with_its_position(place, capfd, program, path, damage, message):
     damage(place / path)
     line = complaint(place, capfd, *program(place))
-    assert message in line and path.name in line
+    assert message in line
+    assert path.name in line

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 N_USERS, N_ITEMS, WIDTH = 120, 40, 6
-# What the records of two equal runs may differ in; settings name the run
+# Keys whose values differ between the records of two equal runs; the settings name the run
 OWN = {"seconds", "samples_per_s", "users_per_s", "peak_memory_bytes", "settings"}
 
 
 def sequences(seed: int = 0) -> list[list[int]]:
+    """Sample the items of each user, oldest first: 5 to 11 of them."""
     rng = np.random.default_rng(seed)
     users = []
     for user in range(N_USERS):
@@ -23,7 +24,7 @@ def sequences(seed: int = 0) -> list[list[int]]:
 
 
 def write_interactions(data_dir: Path, name: str = "Small") -> Path:
-    """Write an interaction file below data_dir; returns its folder."""
+    """Write an interaction file below `data_dir`; return its folder."""
     folder = Path(data_dir) / "sequential" / name
     folder.mkdir(parents=True)
     lines = [" ".join(map(str, [user, *items])) for user, items in enumerate(sequences())]
@@ -32,13 +33,13 @@ def write_interactions(data_dir: Path, name: str = "Small") -> Path:
 
 
 def write_texts(folder: Path) -> None:
-    """Write a text of every item; four neighbours each share a rare word."""
+    """Write a text per item; four successive items share a rare word."""
     titles = [f"{item}\tA{item}\tgroup{item // 4} thing{item % 4} nice" for item in range(N_ITEMS)]
     (folder / "item_text.tsv").write_text("\n".join(["item_id\tasin\ttext", *titles]) + "\n")
 
 
 def write_dataset(data_dir: Path, name: str = "Small") -> Path:
-    """Write interaction file and both tables below data_dir; returns their folder."""
+    """Write an interaction file and both embedding tables below `data_dir`; return their folder."""
     folder = write_interactions(data_dir, name)
     generator = torch.Generator().manual_seed(0)
     torch.save(torch.randn(N_ITEMS, WIDTH, generator=generator), folder / "MMHCL_item_embeddings.pt")
@@ -47,7 +48,7 @@ def write_dataset(data_dir: Path, name: str = "Small") -> Path:
 
 
 def command(tmp_path: Path, *more: str) -> list[str]:
-    """Arguments of a run on the small data that writes below tmp_path."""
+    """Return flags of a run on the small dataset that writes below `tmp_path`."""
     return [
         *("--preset", "tiny", "--dataset", "Small", "--data_dir", str(tmp_path / "data")),
         *("--output_dir", str(tmp_path / "output"), "--logging_dir", str(tmp_path / "log")),
@@ -56,5 +57,5 @@ def command(tmp_path: Path, *more: str) -> list[str]:
 
 
 def short_command(tmp_path: Path, *more: str) -> list[str]:
-    """Those of a short run: an epoch of 18 steps."""
+    """Return flags of a short run: one epoch of 18 steps."""
     return command(tmp_path, "--num_epochs", "1", "--batch_size", "32", *more)
