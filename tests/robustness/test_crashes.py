@@ -21,7 +21,7 @@ from PIL import Image
 from preprocess.demo_data import make_raw
 from tests.support.crash_worker import run_program
 from tests.support.forks import FORKS, PREPARING, TRAINING
-from tests.support.small_data import N_ITEMS, OWN, command, sequences, write_dataset, write_interactions
+from tests.support.small_data import N_ITEMS, RUN_SPECIFIC_KEYS, command, sequences, write_dataset, write_interactions
 from tests.training.test_states import holding, refused_as_held
 from utils.runtime.lock import LOCK_FILE
 from utils.training.checkpoints import PREVIOUS_STATE, STATE
@@ -155,7 +155,9 @@ def results(place: Path) -> dict:
         name = str(path.relative_to(place))
         if path.suffix == ".jsonl":
             records = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{key: value for key, value in record.items() if key not in OWN} for record in records]
+            found[name] = [
+                {key: value for key, value in record.items() if key not in RUN_SPECIFIC_KEYS} for record in records
+            ]
         elif path.name not in (STATE, PREVIOUS_STATE, "errors.txt") and not path.name.endswith(NOT_COMPARED):
             found[name] = path.read_bytes()
     return found

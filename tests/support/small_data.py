@@ -7,7 +7,7 @@ import torch
 
 N_USERS, N_ITEMS, WIDTH = 120, 40, 6
 # Keys whose values differ between the records of two equal runs; the settings name the run
-OWN = {"seconds", "samples_per_s", "users_per_s", "peak_memory_bytes", "settings"}
+RUN_SPECIFIC_KEYS = {"seconds", "samples_per_s", "users_per_s", "peak_memory_bytes", "settings"}
 
 
 def sequences(seed: int = 0) -> list[list[int]]:

@@ -13,7 +13,7 @@ import torch
 import train_HeLLM
 from config_HeLLM import SWEEP, non_default_settings, parse_args
 from tests.support.records import damaged, epoch, last
-from tests.support.small_data import N_ITEMS, OWN
+from tests.support.small_data import N_ITEMS, RUN_SPECIFIC_KEYS
 from tests.support.small_data import short_command as command
 from tests.support.small_model import SHAPE, small_hellm, write_meta
 from utils.data.input_files import input_checksums
@@ -90,7 +90,9 @@ def test_a_sweep_of_six_killed_twice_finishes_each_run_once_and_as_if_alone(plac
 
 def assert_same_run(place, one, other):
     for a, b in zip(records(place, one), records(place, other), strict=True):
-        assert {key: a[key] for key in a.keys() - OWN} == {key: b[key] for key in b.keys() - OWN}
+        assert {key: a[key] for key in a.keys() - RUN_SPECIFIC_KEYS} == {
+            key: b[key] for key in b.keys() - RUN_SPECIFIC_KEYS
+        }
     paths = (place / "output" / "Small" / "MMHCL" / target / "best_adapter.pt" for target in (one, other))
     a, b = (torch.load(path, weights_only=True)["tensors"] for path in paths)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -15,7 +15,7 @@ import torch
 import train_HeLLM
 from tests.support import replica_worker
 from tests.support.forks import run_distributed
-from tests.support.small_data import OWN, command, write_dataset
+from tests.support.small_data import RUN_SPECIFIC_KEYS, command, write_dataset
 from utils.runtime.distributed import init_processes
 from utils.runtime.lock import run_lock
 from utils.runtime.seed import seed_at
@@ -55,7 +55,7 @@ def assert_same_metrics(place: Path, one: str, other: str) -> None:
     """Compare the records of two runs: losses and metrics within 1e-4."""
     for a, b in zip(records(place, one), records(place, other), strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - OWN:
+        for name in a.keys() - RUN_SPECIFIC_KEYS:
             assert b[name] == pytest.approx(a[name], abs=1e-4), name
 
 

@@ -16,7 +16,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from preprocess import pretrain_graph, pretrain_sasrec
 from preprocess.pretrain_sasrec import SequenceTraining
-from tests.support.small_data import N_ITEMS, OWN, command, write_dataset
+from tests.support.small_data import N_ITEMS, RUN_SPECIFIC_KEYS, command, write_dataset
 from tests.training.test_training import records
 from utils.io.checksums import TRAILER_SIZE, CorruptFileError, verify_checksum
 from utils.io.torch_files import load_versioned, save_with_checksum
@@ -119,7 +119,7 @@ def test_of_two_states_the_one_that_is_whole_is_taken(done, place, damage, capsy
     assert f"resumed at epoch 1, step {before['step']}" in shown
     assert (folder_of(place) / "best_adapter.pt").read_bytes() == (folder_of(done) / "best_adapter.pt").read_bytes()
     for a, b in zip(records(done), records(place), strict=True):
-        assert all(a[key] == b[key] for key in a.keys() - OWN)
+        assert all(a[key] == b[key] for key in a.keys() - RUN_SPECIFIC_KEYS)
 
 
 def test_two_damaged_states_and_a_damaged_best_adapter_are_refused_by_name(place, capsys):

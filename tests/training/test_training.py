@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import train_HeLLM
 from config_HeLLM import parse_args
-from tests.support.small_data import OWN, command
+from tests.support.small_data import RUN_SPECIFIC_KEYS, command
 from tests.support.small_model import SHAPE, small_hellm, write_meta
 from utils.data.batches import collate, training_batches
 from utils.data.interactions import Interactions
@@ -40,7 +40,7 @@ def assert_same_run(place, one, other):
     for (name, a), b in zip(adapter(place, one).items(), adapter(place, other).values(), strict=True):
         assert torch.equal(a, b), name
     for a, b in zip(records(place, one), records(place, other), strict=True):
-        for key in a.keys() - OWN:
+        for key in a.keys() - RUN_SPECIFIC_KEYS:
             assert a[key] == b[key], key
 
 
