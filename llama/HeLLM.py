@@ -237,14 +237,17 @@ class HeLLM(nn.Module):
             n_targets: number of real positions where the caller knows it, which spares a GPU synchronisation.
         """
         causal = self.args.objective == "causal"
-        if not causal:
-            hidden = self.encode(items, mask)
-        elif mask is None:
-            hidden, targets = self._causal_hidden(items).flatten(0, 1), targets.flatten()
+        if causal:
+            if mask is not None:
+                mask, items, targets = to_right_padding(mask, items, targets)
+            hidden = self._causal_hidden(items).flatten(0, 1)
+            targets = targets.flatten()
+            if mask is not None:  # one loss per real position
+                real = true_indices(mask, int(mask.sum()) if n_targets is None else n_targets)
+                hidden = hidden[real]
+                targets = targets[real]
         else:
-            mask, items, targets = to_right_padding(mask, items, targets)
-            real = true_indices(mask, int(mask.sum()) if n_targets is None else n_targets)
-            hidden, targets = self._causal_hidden(items).flatten(0, 1)[real], targets.flatten()[real]
+            hidden = self.encode(items, mask)
         hidden, weight = self._head_inputs(hidden)
         smoothing = self.args.label_smoothing
         if self.args.n_negatives and self.training:

@@ -35,8 +35,8 @@ def to_right_padding(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
     """
     length = mask.shape[1]
     n_padding = length - mask.sum(1, keepdim=True)
-    shift = torch.where(mask[:, :1], 0, n_padding)
-    index = (torch.arange(length, device=mask.device) + shift) % length
+    padded_on_the_left = ~mask[:, :1]
+    index = (torch.arange(length, device=mask.device) + n_padding * padded_on_the_left) % length
     return [x.gather(1, index) for x in (mask, *tensors)]
 
 
@@ -65,7 +65,8 @@ def causal_pass(
         ValueError: more positions than max_seq_len.
     """
     args = transformer.args
-    n_prompt, length = prompt.shape[1], items.shape[1]
+    n_prompt = prompt.shape[1]
+    length = items.shape[1]
     end = args.n_adapter_positions + n_prompt + length
     if end > args.max_seq_len:
         raise ValueError(f"{end} adapter, prompt and item positions exceed max_seq_len {args.max_seq_len}")

@@ -98,7 +98,7 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def clip_grad_norm(model: nn.Module, limit: float) -> torch.Tensor:
-    """Clip the norm of all gradients, over the shards of every process; a collective call, without a GPU sync.
+    """Clip the norm of all gradients, over the shards of every process; a collective call that never waits for the GPU.
 
     Args:
         model: whose gradients are scaled in place.
