@@ -8,6 +8,7 @@ Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from preprocess.pretraining.hypergraph import find_features, interaction_matrix, item_incidence, load_features
 from preprocess.pretraining.mmhcl import (
@@ -25,8 +27,8 @@ from preprocess.pretraining.mmhcl import (
     contrastive_loss,
 )
 from preprocess.pretraining.trainer import (
+    Pretraining,
     PretrainSettings,
-    PretrainTrainer,
     open_training_data,
     run_pretraining,
     validate_pretrain_settings,
@@ -37,7 +39,7 @@ from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import rank_by_product
 
-CHOOSE_BY = "Recall@20"  # of validation
+SELECTION_METRIC = "Recall@20"  # of validation: decides which epoch is the best
 
 
 @dataclass(frozen=True)
@@ -124,67 +126,105 @@ def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Pa
     return {name: path for name, path in paths.items() if not settings.features or name in settings.features}
 
 
-class GraphTraining:
+class GraphTraining(Pretraining):
     """A training of MMHCL or LightGCN, everything read and checked.
 
+    A batch is the pair (epoch, step) from which its users and items are sampled.
+
     Args:
-        settings: of the run; device: where it is computed.
+        settings: of the run.
+        device: where it is computed.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, place and remedy.
+        FileNotFoundError, ValueError: naming file, line and remedy.
     """
 
     def __init__(self, settings: GraphSettings, device: torch.device) -> None:
-        s, both = settings, settings.GNNModel == "MMHCL"
-        self.settings, self.device = s, device
-        self.user_ratio, self.item_ratio = both * s.user_loss_ratio, both * s.item_loss_ratio
+        s = settings
+        use_hypergraphs = s.GNNModel == "MMHCL"
+        self.device = device
+        self.user_ratio = s.user_loss_ratio if use_hypergraphs else 0.0
+        self.item_ratio = s.item_loss_ratio if use_hypergraphs else 0.0
         self.data = open_training_data(s, 0, table_names(s.name))
         self.R = interaction_matrix(*self.data.training_pairs(), (self.data.n_users, self.data.n_items))
         self.sampler = BatchSampler(self.R)
         if not len(self.sampler.users):
             raise ValueError(f"{self.data.path}: no user has a training item; take data with longer histories")
-        features = chosen_features(s, self.data) if self.item_ratio else {}
-        read = {name: load_features(path, self.data.n_items) for name, path in features.items()}
-        H = item_incidence(read, s.topk) if read else None
+        paths = chosen_features(s, self.data) if self.item_ratio else {}
+        features = {name: load_features(path, self.data.n_items) for name, path in paths.items()}
+        H = item_incidence(features, s.topk) if features else None
         cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
-        self.model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), s.lr, fused=True)
-        files = [self.data.path, *features.values()]
-        self.fit = PretrainTrainer(s, s.name, self.model, self.optimizer, CHOOSE_BY, files)
-        self.steps = self.R.nnz // s.batch_size + 1  # an epoch
+        model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
+        super().__init__(s, s.name, model, optimizer, SELECTION_METRIC, [self.data.path, *paths.values()])
 
-    def step(self, epoch: int, number: int) -> float:
-        """One optimiser step; returns its loss in nats."""
-        s, rng = self.settings, np.random.default_rng([self.settings.seed, epoch, number])
-        batch = self.sampler.sample(rng, s.batch_size)
-        users, positive, negative = (torch.from_numpy(x).to(self.device) for x in batch)
+    def batches(self, epoch: int) -> list[tuple[int, int]]:
+        """Return (epoch, step) of every batch."""
+        return [(epoch, step) for step in range(self.R.nnz // self.settings.batch_size + 1)]
+
+    def n_samples(self, _batch: tuple[int, int]) -> int:
+        """Return the number of users in a batch."""
+        return min(self.settings.batch_size, len(self.sampler.users))
+
+    def users(self, batch: tuple[int, int]) -> list[int]:
+        """Return the users of a batch."""
+        users, _, _ = self.sampler.sample(self._generator(batch), self.settings.batch_size)
+        return users.tolist()
+
+    def learning_rate(self, epoch: float) -> float:
+        """Return the learning rate after so many epochs: a factor 0.96 in 50 epochs."""
+        return self.settings.lr * 0.96 ** (int(epoch) / 50)
+
+    def _generator(self, batch: tuple[int, int]) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, *batch])
+
+    def loss(self, batch: tuple[int, int]) -> Tensor:
+        """Return the BPR loss of a batch and, where they have weight, the contrastive losses of both hypergraphs."""
+        s = self.settings
+        rng = self._generator(batch)
+        users, positive, negative = (
+            torch.from_numpy(x).to(self.device) for x in self.sampler.sample(rng, s.batch_size)
+        )
         out = self.model()
-        sides = (users, out.users), (positive, out.items), (negative, out.items)
-        loss = bpr_loss(*(F.embedding(rows, table) for rows, table in sides), s.regs)
-        views = (self.user_ratio, out.users, out.user_view), (self.item_ratio, out.items, out.item_view)
-        for ratio, fused, view in views:
-            if ratio:
-                loss = loss + ratio * contrastive_loss(fused, view, s.tau, self._anchors(rng, len(fused)))
-        return self.fit.descend(loss, batch[0])
+        loss = bpr_loss(
+            F.embedding(users, out.users), F.embedding(positive, out.items), F.embedding(negative, out.items), s.regs
+        )
+        if self.user_ratio:
+            anchors = self._sample_anchors(rng, len(out.users))
+            loss = loss + self.user_ratio * contrastive_loss(out.users, out.user_view, s.tau, anchors)
+        if self.item_ratio:
+            anchors = self._sample_anchors(rng, len(out.items))
+            loss = loss + self.item_ratio * contrastive_loss(out.items, out.item_view, s.tau, anchors)
+        return loss
 
-    def _anchors(self, rng: np.random.Generator, n: int) -> torch.Tensor | None:
+    def _sample_anchors(self, rng: np.random.Generator, n_nodes: int) -> Tensor | None:
         count = self.settings.contrastive_anchors
-        return torch.from_numpy(rng.choice(n, count, replace=False)).to(self.device) if 0 < count < n else None
+        if not 0 < count < n_nodes:
+            return None
+        return torch.from_numpy(rng.choice(n_nodes, count, replace=False)).to(self.device)
 
     @torch.no_grad()
-    def rank(self, samples: Samples) -> dict[str, float]:
-        """Metrics of a split, training items taken out of the ranking."""
-        out, targets = self.model(), self.data.targets(samples)
-        return ranking_metrics(rank_by_product(out.users, out.items, self.R, samples.user, targets))
+    def evaluate(self, samples: Samples) -> dict[str, float]:
+        """Return the metrics of a split, training items taken out of the ranking."""
+        out = self.model()
+        ranks = rank_by_product(out.users, out.items, self.R, samples.user, self.data.targets(samples))
+        return ranking_metrics(ranks)
 
-    def train(self) -> None:
-        """Train, choose by validation, test, write both tables."""
-        lr, validation, test = self.settings.lr, self.data.validation(), self.data.test()
-        self.fit.run(self.steps, self.step, lambda epoch: lr * 0.96 ** (int(epoch) / 50), lambda: self.rank(validation))
-        with torch.no_grad():
-            out = self.model()
-        tables = dict(zip(table_names(self.settings.name), (out.users, out.items), strict=True))
-        self.fit.finish(tables, {"test": self.rank(test)}, len(test))
+    def validate(self, _check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
+        """Return the validation metrics."""
+        return {"val": self.evaluate(self.data.validation())}
+
+    def test(self) -> tuple[dict[str, dict[str, float]], int, None]:
+        """Return the test metrics and the number of users."""
+        samples = self.data.test()
+        return {"test": self.evaluate(samples)}, len(samples), None
+
+    @torch.no_grad()
+    def tables(self) -> dict[str, Tensor]:
+        """Return the tables of users and items."""
+        out = self.model()
+        user_file, item_file = table_names(self.settings.name)
+        return {user_file: out.users, item_file: out.items}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,13 +7,15 @@ Self-attention over the history (arXiv 1808.09781) with cross-entropy over all i
 """
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from preprocess.pretraining.sasrec import SASRec, SequenceSettings
 from preprocess.pretraining.trainer import (
-    PretrainTrainer,
+    Pretraining,
     open_training_data,
     run_pretraining,
     validate_pretrain_settings,
@@ -26,7 +28,7 @@ from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking
 
 EMBEDDING_FILE = "SASRec_item_embedding.pt"
-CHOOSE_BY = "NDCG@10"  # of validation
+SELECTION_METRIC = "NDCG@10"  # of validation: decides which epoch is the best
 EVAL_BATCH = 512  # users
 
 
@@ -52,48 +54,66 @@ def validate_settings(settings: SequenceSettings) -> list[str]:
     return problems
 
 
-class SequenceTraining:
+class SequenceTraining(Pretraining):
     """A training of SASRec, everything read and checked.
 
+    A batch is the indices of its samples.
+
     Args:
-        settings: of the run; device: where it is computed.
+        settings: of the run.
+        device: where it is computed.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, place and remedy.
+        FileNotFoundError, ValueError: naming file, line and remedy.
     """
 
     def __init__(self, settings: SequenceSettings, device: torch.device) -> None:
-        self.settings, self.device = settings, device
-        self.data = data = open_training_data(settings, settings.max_len, [EMBEDDING_FILE])
-        require_trainable(data)
-        self.samples = data.user_samples()
-        self.model = SASRec(data.n_items, settings).to(device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
-        self.fit = PretrainTrainer(settings, "SASRec", self.model, self.optimizer, CHOOSE_BY, [data.path])
-        self.steps = max(len(self.samples) // settings.batch_size, 1)  # an epoch
-        self.batches: tuple[int, list[np.ndarray]] = (-1, [])  # epoch, rows of its batches
+        self.device = device
+        self.data = open_training_data(settings, settings.max_len, [EMBEDDING_FILE])
+        require_trainable(self.data)
+        self.samples = self.data.user_samples()
+        model = SASRec(self.data.n_items, settings).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
+        super().__init__(settings, "SASRec", model, optimizer, SELECTION_METRIC, [self.data.path])
 
-    def step(self, epoch: int, number: int) -> float:
-        """One optimiser step; returns its loss in nats."""
-        s = self.settings
-        if self.batches[0] != epoch:
-            self.batches = epoch, training_batches(self.samples.length, s.batch_size, s.seed, epoch)
-        rows = self.batches[1][number]
-        loss = self.model.loss(*collate(self.data, self.samples, rows, padding="right").to(self.device))
-        return self.fit.descend(loss, self.samples.user[rows])
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the sample indices of every batch."""
+        return training_batches(self.samples.length, self.settings.batch_size, self.settings.seed, epoch)
 
-    def rank(self, samples: Samples) -> Ranking:
+    def n_samples(self, batch: np.ndarray) -> int:
+        """Return the number of users in a batch."""
+        return len(batch)
+
+    def users(self, batch: np.ndarray) -> list[int]:
+        """Return the users of a batch."""
+        return self.samples.user[batch].tolist()
+
+    def learning_rate(self, _epoch: float) -> float:
+        """Return the learning rate, which is constant."""
+        return self.settings.lr
+
+    def loss(self, batch: np.ndarray) -> Tensor:
+        """Return the mean loss over all positions of a batch, nats."""
+        return self.model.loss(*collate(self.data, self.samples, batch, padding="right").to(self.device))
+
+    def evaluate(self, samples: Samples) -> Ranking:
+        """Rank all items for every user of a split."""
         return evaluate_ranking(self.model, self.data, samples, EVAL_BATCH, self.device, padding="right")
 
-    def train(self) -> None:
-        """Train, choose by validation, test, write the table."""
-        data, lr = self.data, self.settings.lr
-        self.fit.run(
-            self.steps, self.step, lambda epoch: lr, lambda: ranking_metrics(self.rank(data.validation()).seen_kept)
-        )
-        ranking = self.rank(data.test())
-        test = {"test": ranking_metrics(ranking.seen_kept), "test_unseen": ranking_metrics(ranking.seen_removed)}
-        self.fit.finish({EMBEDDING_FILE: self.model.item_embedding.weight}, test, len(data.test()), ranking)
+    def validate(self, _check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
+        """Return the validation metrics."""
+        return {"val": ranking_metrics(self.evaluate(self.data.validation()).seen_kept)}
+
+    def test(self) -> tuple[dict[str, dict[str, float]], int, Ranking]:
+        """Return the test metrics, the number of users, and their ranks."""
+        samples = self.data.test()
+        ranking = self.evaluate(samples)
+        metrics = {"test": ranking_metrics(ranking.seen_kept), "test_unseen": ranking_metrics(ranking.seen_removed)}
+        return metrics, len(samples), ranking
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the item table."""
+        return {EMBEDDING_FILE: self.model.item_embedding.weight}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,17 +1,13 @@
-"""What both pre-trainings share: epochs, choice by validation, early stopping, states, log."""
+"""What both pre-trainings share: settings, and all of a run that is not in the training loop."""
 
-import contextlib
-import math
-import sys
-import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from llama.checkpoint import check_keys_and_shapes
 from utils.cli.errors import report_user_error
@@ -22,15 +18,14 @@ from utils.data.interactions import Interactions
 from utils.data.layout import dataset_folder, require_files
 from utils.evaluation.metrics import format_headline_metrics
 from utils.evaluation.ranking import Ranking
-from utils.io.disk_full import DiskFullError
 from utils.io.torch_files import load_with_checksum, save_with_checksum
-from utils.logs.records import EpochRecord, FinalRecord
+from utils.logs.records import FinalRecord
 from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import explain_out_of_memory, peak_memory
 from utils.runtime.seed import seed_everything
-from utils.runtime.signals import SignalFlag, StopTraining
 from utils.training.checkpoints import CheckpointManager, Progress, run_folder
+from utils.training.loop import LoopSettings, TrainingLoop, run_to_end
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
 # Settings that a resumed pre-training may change: paths, devices and how often it saves
@@ -70,14 +65,6 @@ def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:
     return problems + check_ranges(settings, seed=SEED_RANGE) + check_names(settings, "dataset", "target")
 
 
-class PretrainProgram(Protocol):
-    """What a program trains; made from settings and device, with everything read and checked."""
-
-    fit: "PretrainTrainer"
-
-    def train(self) -> None: ...
-
-
 def open_training_data(settings: PretrainSettings, max_len: int, tables: list[str]) -> Interactions:
     """The interaction file, once it is sure that the tables' places are free.
 
@@ -91,13 +78,15 @@ def open_training_data(settings: PretrainSettings, max_len: int, tables: list[st
     return Interactions(folder / f"{settings.dataset}.txt", max_len)
 
 
-class PretrainTrainer:
-    """A model in training.
+class Pretraining(ABC):
+    """One pre-training run: the task that the training loop works on, and the tables that it leaves.
 
     Args:
-        settings: of the run; name: first part of its folders, what is trained (MMHCL, SASRec, …).
-        model, optimizer: all of the model's parameters are saved.
-        choose_by: validation metric of the best epoch.
+        settings: of the run.
+        name: first part of its folders, what is trained (MMHCL, SASRec, …).
+        model: all of its parameters are trained.
+        optimizer: of these parameters, a fused one.
+        selection_metric: validation metric that decides which epoch is the best.
         files: data files that it is trained on.
     """
 
@@ -107,194 +96,132 @@ class PretrainTrainer:
         name: str,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        choose_by: str,
+        selection_metric: str,
         files: list[Path],
     ) -> None:
-        self.settings, self.model, self.optimizer, self.choose_by = settings, model, optimizer, choose_by
-        self.folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
+        self.settings = settings
+        self.model = model
+        self.optimizer = optimizer
+        self.selection_metric = selection_metric
+        self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | input_checksums(files)
+        self.parameters = dict(model.named_parameters())
         logs = log_folder(settings.logging_dir, settings.dataset, name)
         self.log = RunLog(logs, settings.target, f"{name}/{settings.dataset}")
-        self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | input_checksums(files)
-        self.states = CheckpointManager(self.folder, self.best, self.tensors, optimizer, self.fingerprint, self.log)
-        self.progress, self.signals, self.saved_at = Progress(), SignalFlag(), time.monotonic()
+        folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
+        self.checkpoints = CheckpointManager(
+            folder, folder / BEST_MODEL, self.log, self.fingerprint, self.parameters, optimizer
+        )
 
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return dict(self.model.named_parameters())
+    @abstractmethod
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """Return the batches of an epoch, as `Task.batches`; every epoch has the same number of them."""
 
-    @property
-    def best(self) -> Path:
-        return self.folder / BEST_MODEL
+    @abstractmethod
+    def n_samples(self, batch: Any) -> int:
+        """Return the number of users in a batch."""
 
-    @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
-        """Keep other runs out of folder and log while the block goes on; go to the newest state if that is asked for.
+    @abstractmethod
+    def users(self, batch: Any) -> list[int]:
+        """Return the users of a batch."""
 
-        Raises:
-            ValueError: another run is in one of them, or there is no going on from its states.
-        """
-        with self.states.begun(self.settings.resume) as self.progress:
-            yield
+    @abstractmethod
+    def learning_rate(self, epoch: float) -> float:
+        """Return the learning rate after so many epochs."""
 
-    def save(self) -> None:
-        self.states.save(self.progress)
-        self.saved_at = time.monotonic()
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Return the loss of a batch in nats, float scalar."""
 
-    def descend(self, loss: torch.Tensor, users: np.ndarray) -> float:
-        """One optimiser step down a loss over some users; returns it in nats.
+    @abstractmethod
+    def validate(self, check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
+        """Return the validation metrics, as `Task.validate`."""
 
-        Raises:
-            StopTraining: it or its gradient is not finite; nothing has changed, and the state is saved.
-        """
+    @abstractmethod
+    def test(self) -> tuple[dict[str, dict[str, float]], int, Ranking | None]:
+        """Return the test metrics by their name in the record, the number of users, and ranks to keep."""
+
+    @abstractmethod
+    def tables(self) -> dict[str, Tensor]:
+        """Return the embedding tables of the model by file name."""
+
+    def backward(self, batch: Any, _epoch: int, _step: int) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of a batch; return its loss and the gradient norm, scalars on the device."""
+        loss = self.loss(batch)
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.tensors.values() if p.grad is not None])
-        value, size = torch.stack([loss.detach(), norm]).tolist()
-        if not math.isfinite(value + size):
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise self.states.diverged(self.progress, value, size, rate, users.tolist())
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return value
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        return loss.detach(), torch.nn.utils.get_total_norm(grads)
 
-    def run(
-        self,
-        steps: int,
-        step: Callable[[int, int], float],
-        rate: Callable[[float], float],
-        validate: Callable[[], dict[str, float]],
-    ) -> None:
-        """Train to the last epoch or the end of patience, then go back to the best epoch's parameters.
-
-        Args:
-            steps: optimiser steps an epoch; step: (epoch, step) to loss in nats, one of them.
-            rate: epochs done to learning rate; validate: to metrics.
-
-        Raises:
-            StopTraining: by a signal, or by a loss or gradient that is not finite; state saved.
-            DiskFullError: the disk is full.
-        """
-        self.signals.listen()
-        if not self.progress.records and not self.progress.step:
-            self.log.clear()
-        self.log.info(settings_line(SETTINGS, self.fingerprint))
-        self.log.info(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {steps:,} steps an epoch")
-        progress, s = self.progress, self.settings
-        while progress.epoch < s.num_epochs:
-            if s.patience and progress.records:
-                last = progress.records[-1].epoch
-                if last - progress.best_epoch >= s.patience * s.validate_every and not progress.step:
-                    self.log.info(f"no better validation {self.choose_by} for {s.patience} validations: training ends")
-                    break
-            self._epoch(steps, step, rate)
-            due = (progress.epoch + 1) % s.validate_every == 0 or progress.epoch + 1 == s.num_epochs
-            if due:
-                self._validate(steps, validate)
-            progress.epoch, progress.step = progress.epoch + 1, 0
-            if due:
-                self.save()
-                self.log.write_metrics(progress.records)
-        self._take_best()
-
-    def _epoch(self, steps: int, step: Callable[[int, int], float], rate: Callable[[float], float]) -> None:
-        progress = self.progress
-        self.model.train()
-        started = time.perf_counter() - progress.seconds
-        title = f"epoch {progress.epoch}"
-        with tqdm(total=steps, initial=progress.step, desc=title, unit="steps", disable=None, leave=False) as bar:
-            while progress.step < steps:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate(progress.epoch + progress.step / steps)
-                progress.loss_sum += step(progress.epoch, progress.step)
-                progress.step += 1
-                progress.seconds = time.perf_counter() - started
-                bar.update()
-                if self.signals.number or time.monotonic() - self.saved_at > 60 * self.settings.save_every_minutes:
-                    self.save()
-                    self.signals.check(self.folder)
-
-    def _validate(self, steps: int, validate: Callable[[], dict[str, float]]) -> None:
-        progress, s = self.progress, self.settings
-        self.model.eval()
-        result = validate()
-        last = progress.records[-1].epoch if progress.records else -1
-        epochs = progress.epoch - last
-        record = EpochRecord(
-            epoch=progress.epoch,
-            train_loss=progress.loss_sum / (epochs * steps),
-            lr=self.optimizer.param_groups[0]["lr"],
-            seconds=progress.seconds / epochs,
-            samples_per_s=epochs * steps * s.batch_size / progress.seconds,
-            val=result,
-        )
-        progress.records.append(record)
-        better = result[self.choose_by] > progress.best_score
-        if better:
-            progress.best_epoch, progress.best_score = progress.epoch, result[self.choose_by]
-            save_with_checksum({name: p.detach() for name, p in self.tensors.items()}, self.best)
-        self.log.info(
-            f"epoch {progress.epoch:3d}  loss {record.train_loss:.4f}  {record.seconds:.1f} s an epoch  "
-            f"validation {format_headline_metrics(result)}{'  best' if better else ''}"
-        )
-        progress.loss_sum = progress.seconds = 0.0
+    def save_best(self) -> None:
+        """Write the parameters of the best epoch so far."""
+        save_with_checksum({name: p.detach() for name, p in self.parameters.items()}, self.checkpoints.best)
 
     @torch.no_grad()
-    def _take_best(self) -> None:
-        saved = load_with_checksum(self.best)
-        check_keys_and_shapes(str(self.best), set(saved), set(self.tensors), {})
-        for name, parameter in self.tensors.items():
+    def load_best(self) -> None:
+        """Go back to the parameters of the best epoch, to test them."""
+        path = self.checkpoints.best
+        saved = load_with_checksum(path)
+        check_keys_and_shapes(str(path), set(saved), set(self.parameters), {})
+        for name, parameter in self.parameters.items():
             parameter.copy_(saved[name])
         self.model.eval()
 
-    def finish(
-        self,
-        tables: dict[str, torch.Tensor],
-        test: dict[str, dict[str, float]],
-        users: int,
-        ranking: Ranking | None = None,
-    ) -> None:
-        """Write the tables into the dataset's folder and the test metrics into the log.
+    def loop(self) -> TrainingLoop:
+        """Return the loop that trains this run."""
+        s = self.settings
+        return TrainingLoop(self, LoopSettings(s.num_epochs, s.patience, s.save_every_minutes, s.validate_every))
 
-        Args:
-            tables: file name to table; test: name in the metrics file to metrics; users: how many were tested.
-            ranking: theirs, by the protocols of fine-tuning.
+    def train(self, progress: Progress) -> None:
+        """Train from `progress` to the end, test the best epoch, and write its tables.
+
+        Raises:
+            StopTraining: by a signal, or by a non-finite loss or gradient; the state is saved.
+            DiskFullError: the disk is full.
         """
+        loop = self.loop()
+        loop.signals.install()
+        n_parameters = sum(p.numel() for p in self.parameters.values())
+        self.log.info(settings_line(SETTINGS, self.fingerprint))
+        self.log.info(f"{n_parameters:,} parameters, {len(self.batches(0)):,} steps per epoch")
+        loop.run(progress)
+        self.load_best()
+        self._finish(progress)
+
+    def _finish(self, progress: Progress) -> None:
+        """Write the tables into the dataset's folder and the test metrics into the log."""
+        metrics, n_users, ranking = self.test()
         folder = dataset_folder(self.settings.data_dir, self.settings.dataset)
+        tables = self.tables()
         for name, table in tables.items():
             save_with_checksum(table.detach().cpu().contiguous(), folder / name)
-        self.log.info(f"best epoch {self.progress.best_epoch}, tested on {users:,} users")
-        for name, values in test.items():
+        self.log.info(f"best epoch {progress.best_epoch}, tested on {n_users:,} users")
+        for name, values in metrics.items():
             self.log.info(f"{name:<12} {format_headline_metrics(values)}")
         self.log.log_published()
         record = FinalRecord(
-            best_epoch=self.progress.best_epoch,
-            users=users,
+            best_epoch=progress.best_epoch,
+            **metrics,
+            users=n_users,
             settings=fingerprint(self.settings, PRETRAIN_IGNORED_ON_RESUME),
             peak_memory_bytes=peak_memory(next(self.model.parameters()).device),
-            **test,
         )
-        self.log.write_final(self.progress.records, record, ranking)
+        self.log.write_final(progress.records, record, ranking)
         self.log.info("written: " + ", ".join(str(folder / name) for name in tables))
 
 
-def run_pretraining(
-    settings: PretrainSettings, training: Callable[[PretrainSettings, torch.device], PretrainProgram]
-) -> int:
-    """The course of a pre-training program; returns its exit status."""
-    with contextlib.ExitStack() as leaving:
-        try:
-            device = resolve_device(settings.device)
-            seed_everything(settings.seed)
-            with explain_out_of_memory():
-                work = training(settings, device)
-            leaving.enter_context(work.fit.begun())
-        except (ValueError, OSError) as mistake:
-            return report_user_error(mistake)
-        try:
-            work.train()
-        except StopTraining as stop:
-            print(stop, flush=True)
-            return stop.status
-        except DiskFullError as full:
-            print(f"error: {full}; make room and go on with --resume", file=sys.stderr)
-            return 1
-    return 0
+def run_pretraining(settings: PretrainSettings, make: Callable[[PretrainSettings, torch.device], Pretraining]) -> int:
+    """Run a pre-training program; return its exit status.
+
+    Args:
+        settings: of the run.
+        make: settings and device to the run, with everything read and checked.
+    """
+    try:
+        device = resolve_device(settings.device)
+        seed_everything(settings.seed)
+        with explain_out_of_memory():
+            run = make(settings, device)
+        with run.checkpoints.lock():
+            progress = run.checkpoints.restore() if settings.resume else run.checkpoints.reset()
+            return run_to_end(lambda: run.train(progress), run.log)
+    except (ValueError, OSError) as error:
+        return report_user_error(error)

@@ -40,13 +40,13 @@ def test_a_run_killed_before_its_first_state_ignores_the_files_of_an_earlier_run
     """The earlier run had other settings and the same name."""
     assert train_HeLLM.main(short_command(place, *SMALL, "--target", "twice")) == 0
     argv = short_command(place, *SMALL, "--lr", "5e-3")
-    run = train_HeLLM.prepare(parse_args([*argv, "--target", "twice"]))
-    with run.states.begun(resume=False):
-        pass  # killed here
+    run = train_HeLLM.setup_run(parse_args([*argv, "--target", "twice"]))
+    with run.checkpoints.lock():
+        run.checkpoints.reset()  # killed here
     assert train_HeLLM.main([*argv, "--target", "twice", "--resume"]) == 0
     assert train_HeLLM.main([*argv, "--target", "alone"]) == 0
     assert_same_run(place, "alone", "twice")
-    assert (run.folder / "training_state_before.pt").is_file()
+    assert (run.checkpoints.folder / "training_state_before.pt").is_file()
 
 
 def test_divergence_before_the_first_state_leaves_nothing_to_resume(place, capsys):
@@ -141,7 +141,7 @@ def test_a_closed_terminal_stops_a_run_except_under_nohup(handler, expected, req
         request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
     signal.signal(signal.SIGHUP, handler)
     signals = SignalFlag()
-    signals.listen()
+    signals.install()
     os.kill(os.getpid(), signal.SIGHUP)
     assert signals.number == expected
     restore_default_signals()

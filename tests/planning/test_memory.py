@@ -86,7 +86,7 @@ def test_a_simulated_step_allocates_as_a_real_one(place, more):
     real = MemorySimulator.__new__(MemorySimulator)
     real.__dict__ = {**simulated.__dict__, "fake": torch.autograd.set_detect_anomaly(False)}
     with LiveBytes() as real.memory:
-        run = train_HeLLM.prepare(settings)
+        run = train_HeLLM.setup_run(settings)
         real.model, real.optimizer = run.model, run.optimizer
     real.training_peak(1, 1)
     assert (real.training_peak(8, 2), real.scoring_peak(5)) == expected
@@ -134,10 +134,11 @@ def test_a_run_resumes_with_other_micro_batches_of_the_same_step(place, capsys):
 RUN_WITH_A_LIMIT = """
 import resource, sys
 import train_HeLLM
+from utils.training.loop import TrainingLoop
 from utils.runtime.memory import rss_bytes
 
-phase, room, method = sys.argv[1], int(sys.argv[2]), {"training": "step", "scoring": "rank"}[sys.argv[1]]
-original = getattr(train_HeLLM.Trainer, method)
+phase, room, method = sys.argv[1], int(sys.argv[2]), {"training": "step", "scoring": "validate"}[sys.argv[1]]
+original = getattr(TrainingLoop, method)
 
 def limited(self, *args, **more):
     if (self.progress.epoch, self.progress.step) >= (1, 2):
@@ -145,7 +146,7 @@ def limited(self, *args, **more):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return original(self, *args, **more)
 
-setattr(train_HeLLM.Trainer, method, limited)
+setattr(TrainingLoop, method, limited)
 sys.exit(train_HeLLM.main(sys.argv[3:]))
 """
 
@@ -162,7 +163,7 @@ def test_a_run_out_of_memory_saves_its_state_and_suggests_a_batch_size(place, ph
     assert "Traceback" not in done.stderr
     folder = place / "output" / "Small" / "MMHCL" / "short"
     advice = {"training": r"--batch_size 60 --grad_steps 2", "scoring": "--eval_batch_size 60"}[phase]
-    line = f"out of memory in {phase}: state saved in {folder}, go on with --resume; {advice} is predicted to fit, in "
+    line = f"out of memory in {phase}: state saved in {folder}, resume with --resume; {advice} is predicted to fit, in "
     assert line in done.stdout.splitlines()[-1]
     assert line in (place / "log" / "Small" / "MMHCL" / "short_log.txt").read_text()
     progress = torch.load(folder / "training_state.pt", weights_only=True)["progress"]

@@ -278,7 +278,7 @@ def test_ablation_goes_on_where_a_signal_stopped_it(place, monkeypatch, capsys):
     process.terminate()
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "go on with --resume" in out.splitlines()[-1]
+    assert "resume with --resume" in out.splitlines()[-1]
     assert "Traceback" not in err
     assert not (place / "stopped" / "logging" / "Small" / "MMHCL" / "ablation.json").exists()
     capsys.readouterr()

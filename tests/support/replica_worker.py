@@ -21,6 +21,7 @@ from utils.data.interactions import Interactions, Samples
 from utils.evaluation.ranking import evaluate_ranking
 from utils.runtime.distributed import run_on_main_process
 from utils.runtime.lock import run_lock
+from utils.training.loop import TrainingLoop
 
 UNEVEN_SIZES = (1, 3, 8)  # samples of a step; with one sample, every replica but the first has none
 EVAL_BATCH_SIZE = 50
@@ -34,24 +35,26 @@ def process_rank() -> int:
 def run_and_record_losses(argv: list[str]) -> list[float]:
     """Train and test as the program does; return the loss of every step."""
     losses = []
-    step = train_HeLLM.Trainer.step
+    step = TrainingLoop.step
 
-    def recording_step(self, rows, rate):
-        losses.append(step(self, rows, rate))
+    def recording_step(self, batch, lr):
+        losses.append(step(self, batch, lr))
         return losses[-1]
 
-    train_HeLLM.Trainer.step = recording_step
+    TrainingLoop.step = recording_step
     assert train_HeLLM.main(argv) == 0
-    train_HeLLM.Trainer.step = step
+    TrainingLoop.step = step
     return [loss.item() for loss in losses]
 
 
 def take_uneven_steps(argv: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Take gradient steps over few samples; return their losses and the unsharded parameters after them."""
-    run = train_HeLLM.prepare(parse_args(argv))
+    run = train_HeLLM.setup_run(parse_args(argv))
     run.model.train()
-    run.optimizer = torch.optim.SGD(run.trained, fused=True)  # Adam amplifies rounding where gradients vanish
-    losses = [run.step(np.arange(size) * 7, 0.1).item() for size in UNEVEN_SIZES]
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    run.optimizer = torch.optim.SGD(trained, fused=True)  # Adam amplifies rounding where gradients vanish
+    loop = train_HeLLM.training_loop(run)
+    losses = [loop.step(np.arange(size) * 7, 0.1).item() for size in UNEVEN_SIZES]
     dims = shard_dims(run.model)
     return losses, {name: unshard(p.detach(), dims[name]) for name, p in run.model.named_parameters()}
 
@@ -104,18 +107,18 @@ def write_on_main_process(folder: Path) -> None:
 
 def train_with_signal(number: int, argv: list[str]) -> int:
     """Train; the last process sends itself a signal at SIGNAL_POSITION, unless torchrun has restarted it."""
-    step = train_HeLLM.Trainer.step
+    step = TrainingLoop.step
     last = int(os.environ["WORLD_SIZE"]) - 1
 
-    def interrupted_step(self, rows, rate):
-        loss = step(self, rows, rate)
+    def interrupted_step(self, batch, lr):
         position = (self.progress.epoch, self.progress.step)
+        loss = step(self, batch, lr)
         is_first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
         if position == SIGNAL_POSITION and process_rank() == last and is_first_attempt:
             os.kill(os.getpid(), number)
         return loss
 
-    train_HeLLM.Trainer.step = interrupted_step
+    TrainingLoop.step = interrupted_step
     return train_HeLLM.main(argv)
 
 

@@ -21,7 +21,7 @@ from tests.training.test_training import records
 from utils.io.checksums import TRAILER_SIZE, CorruptFileError, verify_checksum
 from utils.io.torch_files import load_versioned, save_with_checksum
 from utils.runtime.signals import StopTraining
-from utils.training.checkpoints import PREVIOUS_STATE, STATE
+from utils.training.checkpoints import PREVIOUS_STATE, STATE, Progress
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("--batch_size", "60", "--n_layers", "1")
@@ -171,9 +171,9 @@ def test_a_new_run_keeps_no_state_of_an_earlier_one(place):
     assert train_HeLLM.main(command(place, *SIZES, "--seed", "7")) == 0
     for name in (STATE, PREVIOUS_STATE):
         assert load_versioned(folder_of(place) / name, "HeLLM training state", 2)["settings"]["seed"] == 7
-    run = train_HeLLM.prepare(parse_args(command(place, *SIZES)))
-    with run.states.begun(resume=False):
-        run.save()
+    run = train_HeLLM.setup_run(parse_args(command(place, *SIZES)))
+    with run.checkpoints.lock():
+        run.checkpoints.save(run.checkpoints.reset())
     assert not (folder_of(place) / PREVIOUS_STATE).exists()
 
 
@@ -264,11 +264,11 @@ def test_a_second_run_is_told_who_writes_the_log(place, which, capsys):
     assert left.read_text() == ""
 
 
-def broken_at(run, step, parameter, change):
+def broken_at(loop, step, parameter, change):
     """Let a run's gradients of a parameter go wrong in one step."""
 
     def hook(grad):
-        return change(grad) if run.progress.step == step else None
+        return change(grad) if loop.progress.step == step else None
 
     parameter.register_hook(hook)
 
@@ -276,60 +276,62 @@ def broken_at(run, step, parameter, change):
 @pytest.mark.parametrize(("step", "value"), [(0, torch.nan), (4, torch.inf)])
 def test_a_gradient_that_is_not_finite_leaves_the_state_from_before_it(place, step, value):
     argv = command(place, "--batch_size", "20", "--n_layers", "1", "--log_every", "30")
-    spared = train_HeLLM.prepare(parse_args([*argv, "--target", "spared"]))
-    original = spared.step
+    spared = train_HeLLM.setup_run(parse_args([*argv, "--target", "spared"]))
+    spared_loop = train_HeLLM.training_loop(spared)
+    original = spared_loop.step
 
-    def stopped(rows, rate):
-        if spared.progress.step == step - 1:
-            spared.signals.number = signal.SIGTERM
-        return original(rows, rate)
+    def stopped(batch, lr):
+        if spared_loop.progress.step == step - 1:
+            spared_loop.signals.number = signal.SIGTERM
+        return original(batch, lr)
 
     if step:
-        spared.step = stopped
+        spared_loop.step = stopped
         with pytest.raises(StopTraining, match="SIGTERM"):
-            spared.train_epoch()
-    run = train_HeLLM.prepare(parse_args([*argv, "--target", "broken"]))
+            spared_loop.train_epoch()
+    run = train_HeLLM.setup_run(parse_args([*argv, "--target", "broken"]))
+    loop = train_HeLLM.training_loop(run)
     name, parameter = "item_projector.0.weight", dict(run.model.named_parameters())
     name = name if name in parameter else next(n for n, p in parameter.items() if p.requires_grad)
-    broken_at(run, step, parameter[name], lambda grad: torch.full_like(grad, value))
+    broken_at(loop, step, parameter[name], lambda grad: torch.full_like(grad, value))
     words = rf"not finite at epoch 0, step {step}: loss \d\S+, gradient norm (nan|inf), learning rate \d\S+, users "
     with pytest.raises(StopTraining, match=words) as stop:
-        run.train_epoch()
-    users = run.train_samples.user
+        loop.train_epoch()
+    users = run.samples.user
     shown = str(stop.value).split("users ")[1].split(";")[0]
     assert all(int(word) in users for word in shown.split(" and ")[0].split(", "))
     assert "parameters of largest norm: " in str(stop.value) and stop.value.status == 1
-    state = load_versioned(run.folder / STATE, "HeLLM training state", 2)
+    state = load_versioned(run.checkpoints.folder / STATE, "HeLLM training state", 2)
     assert (state["progress"]["epoch"], state["progress"]["step"]) == (0, step)
     if not step:
         assert all(torch.equal(p, state["tensors"][n]) for n, p in spared.model.named_parameters() if p.requires_grad)
         return
-    expected = load_versioned(spared.folder / STATE, "HeLLM training state", 2)
+    expected = load_versioned(spared.checkpoints.folder / STATE, "HeLLM training state", 2)
     assert state["progress"] | {"seconds": 0} == expected["progress"] | {"seconds": 0}
     found, wanted = ((s["tensors"], s["optimizer"]["state"]) for s in (state, expected))
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_what_is_not_finite_is_never_saved(place, capsys):
-    run = train_HeLLM.prepare(parse_args(command(place, *SIZES)))
-    run.save()
-    before = contents(run.folder)
+    run = train_HeLLM.setup_run(parse_args(command(place, *SIZES)))
+    run.checkpoints.save(Progress())
+    before = contents(run.checkpoints.folder)
     with torch.no_grad():
         run.model.score.weight[1, 1] = torch.nan
     with pytest.raises(StopTraining, match=r"score\.weight holds NaN or infinity before epoch 0, step 0: not saved"):
-        run.save()
-    assert contents(run.folder) == before
+        run.checkpoints.save(Progress())
+    assert contents(run.checkpoints.folder) == before
 
 
 def test_pretraining_stops_before_a_gradient_that_is_not_finite(place, monkeypatch, capsys):
-    step = SequenceTraining.step
+    backward = SequenceTraining.backward
 
-    def breaking(self, epoch, number):
-        if (epoch, number) == (1, 0):
+    def breaking(self, batch, epoch, step):
+        if (epoch, step) == (1, 0):
             self.model.position_embedding.register_hook(lambda grad: grad * torch.nan)
-        return step(self, epoch, number)
+        return backward(self, batch, epoch, step)
 
-    monkeypatch.setattr(SequenceTraining, "step", breaking)
+    monkeypatch.setattr(SequenceTraining, "backward", breaking)
     assert pretrain_sasrec.main(pretrain_argv(place)) == 1
     shown = capsys.readouterr().out.splitlines()[-1]
     assert shown.startswith("not finite at epoch 1, step 0: loss ") and "gradient norm nan, learning rate 1" in shown

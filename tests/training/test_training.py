@@ -20,7 +20,9 @@ from tests.support.small_model import SHAPE, small_hellm, write_meta
 from utils.data.batches import collate, training_batches
 from utils.data.interactions import Interactions
 from utils.evaluation.metrics import ranking_metrics
+from utils.runtime.signals import StopTraining
 from utils.training.adapter_file import load_adapter
+from utils.training.loop import TrainingLoop
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +113,7 @@ def test_resume_refuses_other_settings_by_name(place, capsys):
 
 
 def trainer(place, *more):
-    return train_HeLLM.prepare(parse_args(command(place, "--graph_dropout", "0", *more)))
+    return train_HeLLM.setup_run(parse_args(command(place, "--graph_dropout", "0", *more)))
 
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
@@ -123,7 +125,8 @@ def test_accumulation_equals_one_large_batch(place, objective):
         run = trainer(place, *sizes, "--objective", objective)
         # Adam blows rounding up where gradients vanish
         run.optimizer = torch.optim.SGD(run.model.parameters(), fused=True)
-        losses = [run.step(rows + shift, 0.1).item() for shift in range(3)]
+        loop = train_HeLLM.training_loop(run)
+        losses = [loop.step(rows + shift, 0.1).item() for shift in range(3)]
         states.append((losses, {name: p.detach().clone() for name, p in run.model.named_parameters()}))
     for losses, parameters in states[1:]:
         assert losses == pytest.approx(states[0][0], rel=1e-5)
@@ -139,27 +142,28 @@ def test_clipping_bounds_the_step(place):
         seen.append([p.grad.norm() for p in run.model.parameters() if p.grad is not None]),
         step(),
     )
-    run.step(np.arange(8), 1e-3)
+    train_HeLLM.training_loop(run).step(np.arange(8), 1e-3)
     assert torch.stack(seen[0]).norm() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
     run = trainer(place, "--log_every", "4", "--save_every_minutes", "0")
-    steps = training_batches(run.train_samples.length, 8, 2024, 0)
-    original = run.step
+    loop = train_HeLLM.training_loop(run)
+    steps = training_batches(run.samples.length, 8, 2024, 0)
+    original = loop.step
 
-    def step(rows, rate):
-        if run.progress.step == 6:
+    def step(batch, lr):
+        if loop.progress.step == 6:
             with torch.no_grad():
                 run.model.score.weight[3, 0] = torch.inf
-        return original(rows, rate)
+        return original(batch, lr)
 
-    run.step = step
-    users = ", ".join(str(user) for user in run.train_samples.user[steps[6]])
+    loop.step = step
+    users = ", ".join(str(user) for user in run.samples.user[steps[6]])
     words = f"not finite at epoch 0, step 6: loss (nan|inf), .* users {users}; .*; score.weight was not finite before"
-    with pytest.raises(train_HeLLM.StopTraining, match=words):
-        run.train_epoch()
-    state = torch.load(run.folder / "training_state.pt", weights_only=True)
+    with pytest.raises(StopTraining, match=words):
+        loop.train_epoch()
+    state = torch.load(run.checkpoints.folder / "training_state.pt", weights_only=True)
     assert state["progress"]["step"] == 6
     assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
 
@@ -167,7 +171,7 @@ def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
 def test_learning_rate_of_the_first_step_is_zero(place):
     run = trainer(place)
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
-    run.step(np.arange(4), 0.0)
+    train_HeLLM.training_loop(run).step(np.arange(4), 0.0)
     assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
 
 
@@ -254,23 +258,23 @@ def test_a_causal_run_learns_and_validates_what_it_tests(place, head):
     assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
     best = epochs[last["best_epoch"]]["val"]
     run = trainer(place, *CAUSAL, *more)
-    load_adapter(run.model, run.best_adapter)
-    validated = ranking_metrics(run.rank(run.data.validation()).seen_kept)
+    load_adapter(run.model, run.checkpoints.best)
+    validated = run.validate(lambda: None)["val"]
     assert validated == pytest.approx(best, abs=1e-12)  # the tested adapter is that of the best epoch
 
 
 def test_causal_run_continues_in_the_middle_of_an_epoch(place, monkeypatch):
     argv = command(place, *CAUSAL, "--batch_size", "16")
     assert train_HeLLM.main([*argv, "--target", "whole"]) == 0
-    original = train_HeLLM.Trainer.step
+    original = TrainingLoop.step
 
-    def stop_at_third(self, rows, rate):
-        loss = original(self, rows, rate)
-        if (self.progress.epoch, self.progress.step) == (1, 2):
+    def stop_at_third(self, batch, lr):
+        loss = original(self, batch, lr)
+        if (self.progress.epoch, self.progress.step) == (1, 3):
             self.signals.number = signal.SIGTERM
         return loss
 
-    monkeypatch.setattr(train_HeLLM.Trainer, "step", stop_at_third)
+    monkeypatch.setattr(TrainingLoop, "step", stop_at_third)
     assert train_HeLLM.main([*argv, "--target", "stopped"]) == 128 + signal.SIGTERM
     monkeypatch.undo()
     assert train_HeLLM.main([*argv, "--target", "stopped", "--resume"]) == 0

@@ -73,10 +73,10 @@ def _test_metrics(settings: GraphSettings) -> dict[str, float]:
         seed_everything(settings.seed)
         settings = replace(settings, data_dir=temporary, logging_dir=temporary)
         training = GraphTraining(settings, resolve_device(settings.device))
-        with training.fit.begun():
-            training.train()
-        shutil.rmtree(training.fit.folder)
-        return training.rank(training.data.test())
+        with training.checkpoints.lock():
+            training.train(training.checkpoints.restore())
+        shutil.rmtree(training.checkpoints.folder)
+        return training.evaluate(training.data.test())
 
 
 def _markdown(values: dict[str, list[list[float]]], dataset: str) -> str:

@@ -98,12 +98,15 @@ def _measure(settings: GraphSettings) -> PretrainMeasurement:
     started = time.perf_counter()
     training = GraphTraining(settings, resolve_device(settings.device))
     read_seconds = time.perf_counter() - started
+    loop = training.loop()
+    batches = training.batches(0)
     for number in range(WARM_UP_STEPS + TIMED_STEPS):
         if number == WARM_UP_STEPS:
             started = time.perf_counter()
-        training.step(0, number)
+        loop.step((0, number), settings.lr)
+        loop.read_losses()
     step_seconds = (time.perf_counter() - started) / TIMED_STEPS
-    training.rank(training.data.validation())  # counts for the peak memory
+    training.evaluate(training.data.validation())  # counts for the peak memory
     return PretrainMeasurement(
         batch_size=settings.batch_size,
         users=training.data.n_users,
@@ -111,6 +114,6 @@ def _measure(settings: GraphSettings) -> PretrainMeasurement:
         interactions=training.R.nnz,
         read_seconds=read_seconds,
         step_seconds=step_seconds,
-        epoch_seconds=step_seconds * training.steps,
+        epoch_seconds=step_seconds * len(batches),
         peak=rss_bytes("VmHWM"),
     )

@@ -1,4 +1,4 @@
-"""A complete training state: what is trained, the optimiser, every random generator, the place in the run."""
+"""Checksums of a run's data files, by which a resumed run knows them again."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,12 +7,17 @@ from utils.io.checksums import file_crc32
 
 
 def input_checksums(paths: Iterable[Path]) -> dict[str, str]:
-    """What a state says of the data files that it depends on: their names and CRC-32."""
+    """Return "CRC-32 of NAME" and the checksum of every data file, as checkpoints and logs record them."""
     return {f"CRC-32 of {path.name}": file_crc32(path) for path in paths}
 
 
 def changed_inputs(recorded: dict, paths: list[Path]) -> list[Path]:
-    """Those of some data files that are not what was read by the settings in a state, `recorded`."""
+    """Return the data files that differ from those a run has read.
+
+    Args:
+        recorded: settings of the run's checkpoint, the checksums among them.
+        paths: data files.
+    """
     return [path for path in paths if not input_checksums([path]).items() <= recorded.items()]
 
 
@@ -20,12 +25,15 @@ def require_same_inputs(folder: Path, recorded: dict, paths: list[Path]) -> None
     """Compare data files with those that a run was trained on.
 
     Args:
-        folder: of the run; recorded: the settings in its state.
+        folder: of the run, for the message.
+        recorded: settings of the run's checkpoint, the checksums among them.
+        paths: data files.
 
     Raises:
-        ValueError: naming those that are others.
+        ValueError: naming those that differ.
     """
-    if others := changed_inputs(recorded, paths):
-        told = ", ".join(f"CRC-32 of {path.name}" for path in others)
-        what = f"{paths[0].parent}: other files than {folder} was trained on: {told} differs"
+    changed = changed_inputs(recorded, paths)
+    if changed:
+        names = ", ".join(f"CRC-32 of {path.name}" for path in changed)
+        what = f"{paths[0].parent}: other files than {folder} was trained on: {names} differs"
         raise ValueError(f"{what}; put back those, or train it anew")

@@ -9,15 +9,14 @@ finished runs are skipped, others resume from their checkpoints. A failed run is
 
 import gc
 import os
-import sys
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 
 import torch
 
 from config_HeLLM import Settings
 from preprocess.demo_data import ensure_demo_data
+from utils.cli.errors import report_user_error
 from utils.cli.terminal import print_line
 from utils.io.disk_full import DiskFullError
 from utils.logs.run_log import log_path
@@ -25,29 +24,24 @@ from utils.planning import plan
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import RunInUseError
 from utils.runtime.memory import reset_peak_memory
-from utils.runtime.signals import restore_default_signals
+from utils.runtime.signals import SignalFlag, restore_default_signals
 from utils.sweep.ablation import ablation_runs
 from utils.sweep.command import ABLATION, Command
 from utils.sweep.grid import SweepRun, grid_runs
 from utils.sweep.results import finished_record, record_failure, write_table
 from utils.training.build import build_meta_model, load_data
 
-OpenRun = Callable[[Settings, dict], AbstractContextManager]  # (settings, base_cache) to a run, locked and restored
-RunFn = Callable[[object], int]  # trains and tests an open run; returns its exit status
+RunOne = Callable[[Settings, dict, SignalFlag], int]  # (settings, base_cache, signals) to an exit status
 
 
-class RunFailedError(Exception):
-    """A run ended without results; the message says why."""
-
-
-def run_sweep(command: Command, open_run: OpenRun, run_fn: RunFn) -> int:
+def run_sweep(command: Command, run_one: RunOne) -> int:
     """Run this shard's unfinished runs and write the table of all runs; return the exit status.
 
     Args:
         command: the sweep, its shard, and the settings that all runs share.
-        open_run: opens a run; its cache lets the runs share the weights of a frozen base. Raises ValueError or OSError
-            for errors of the user, RunInUseError among them.
-        run_fn: trains and tests an open run, which has its `signals`.
+        run_one: trains and tests one configuration; its cache lets the runs share the weights of a frozen base, and
+            it notes signals where this looks for them. Raises ValueError or OSError for errors of the user,
+            RunInUseError among them.
 
     Raises:
         ValueError, OSError: whatever is wrong with any run, before the first one starts.
@@ -68,7 +62,7 @@ def run_sweep(command: Command, open_run: OpenRun, run_fn: RunFn) -> int:
             plan.print_plan(settings)
         return 0
     validate_all(runs)
-    sweep = Sweep(open_run, run_fn)
+    sweep = Sweep(run_one)
     status = sweep.run(selected)
     if status is not None:
         return status
@@ -114,13 +108,11 @@ class Sweep:
     """Run configurations one after the other.
 
     Args:
-        open_run: opens a run, see `run_sweep`.
-        run_fn: trains and tests it.
+        run_one: trains and tests one, see `run_sweep`.
     """
 
-    def __init__(self, open_run: OpenRun, run_fn: RunFn) -> None:
-        self.open_run = open_run
-        self.run_fn = run_fn
+    def __init__(self, run_one: RunOne) -> None:
+        self.run_one = run_one
         self.base_cache: dict = {}
         self.failed = False  # whether any run failed
         self.running_elsewhere: set[str] = set()  # targets that other processes run
@@ -136,8 +128,7 @@ class Sweep:
             try:
                 signal_status = self._run_one(settings)
             except DiskFullError as error:  # the next run would have no room either
-                print(f"error: {error}; make room and repeat the command to resume", file=sys.stderr)
-                return 1
+                return report_user_error(error)
             if signal_status:
                 print_line(f"sweep stopped at {settings.target}; repeat the command to resume")
                 return signal_status
@@ -154,51 +145,33 @@ class Sweep:
         """
         restore_default_signals()  # until the run installs its handlers
         reset_peak_memory()
-        signal_status = 0
+        signals = SignalFlag()
         failure = ""
         try:
-            signal_status = self._train_and_test(settings)
+            # A signal that came after the last step does not stop the run, but the sweep
+            status = self.run_one(settings, self.base_cache, signals) or signals.exit_status
+            if 0 < status < 128:
+                failure = log_path(settings, "log.txt").read_text(encoding="utf-8").splitlines()[-1]
         except DiskFullError:
             raise
         except RunInUseError as error:  # mostly another shard
             print_line(f"{settings.target} running elsewhere: {error}")
             self.running_elsewhere.add(settings.target)
-        except RunFailedError as error:
+            status = 0
+        except (ValueError, OSError) as error:  # an error of the user
             failure = str(error)
-        except Exception as error:  # a bug, or too little memory: the next run may do better
+            status = 2
+        except Exception as error:  # a bug: the next run may do better
             traceback.print_exc()
             failure = f"{type(error).__name__}: {error}"
+            status = 1
         finally:
             restore_default_signals()
             _free_memory(settings)
         if failure:
             self.failed = True
             record_failure(settings, failure)
-        return signal_status
-
-    def _train_and_test(self, settings: Settings) -> int:
-        """Open, train and test one run.
-
-        Returns:
-            128 + the number of the signal that stopped it, else 0.
-
-        Raises:
-            RunInUseError: another process runs it.
-            RunFailedError: an error of the user, or a run that ended by itself without results.
-        """
-        with ExitStack() as stack:
-            try:
-                run = stack.enter_context(self.open_run(settings, self.base_cache))
-            except (RunInUseError, DiskFullError):
-                raise
-            except (ValueError, OSError) as error:
-                raise RunFailedError(str(error)) from error
-            status = self.run_fn(run)
-            if status == 0 and run.signals.number:  # it came after the last step and stops the sweep alone
-                status = 128 + run.signals.number
-            if 0 < status < 128:
-                raise RunFailedError(log_path(settings, "log.txt").read_text(encoding="utf-8").splitlines()[-1])
-            return status
+        return status if status > 128 else 0
 
 
 def _free_memory(settings: Settings) -> None:

@@ -1,7 +1,7 @@
-"""A complete training state: what is trained, the optimiser, every random generator, the place in the run."""
+"""Checkpoints of a run: all that is trained, the optimizer, every random generator, and where the run stands."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -9,203 +9,258 @@ import torch
 from torch import Tensor
 
 from llama.checkpoint import check_keys_and_shapes
-from llama.parallel import shard, unshard
+from llama.parallel import dp_rank, shard, unshard
 from utils.cli.restored import diff_settings
 from utils.io.checksums import CorruptFileError, verify_checksum
 from utils.io.torch_files import load_versioned, save_with_checksum
 from utils.logs.records import EpochRecord
 from utils.logs.run_log import RunLog
-from utils.runtime.distributed import all_reduce_max, is_main
+from utils.runtime.distributed import all_reduce_max, barrier, is_main
 from utils.runtime.lock import run_lock
 from utils.runtime.seed import rng_state, set_rng_state
 from utils.runtime.signals import StopTraining
-from utils.training.nonfinite import describe_failed_step, find_nonfinite
+from utils.training.nonfinite import FailedStep, find_nonfinite
 
 FORMAT, VERSION = "HeLLM training state", 2
-STATE, PREVIOUS_STATE, BEST_ADAPTER = "training_state.pt", "training_state_before.pt", "best_adapter.pt"  # of a run
+# Files in a run's folder
+STATE = "training_state.pt"
+PREVIOUS_STATE = "training_state_before.pt"
+BEST_ADAPTER = "best_adapter.pt"
 
 
 @dataclass
 class Progress:
-    """Where a run stands. Epochs count from 0; a state between them has `step` optimiser steps of `epoch` done."""
+    """Where a run stands.
+
+    Epochs count from 0. `step` optimizer steps of `epoch` are done; between epochs it is 0 of the next one.
+    """
 
     epoch: int = 0
     step: int = 0
     samples: int = 0  # trained on in this epoch
-    loss_sum: float = 0.0  # over the steps of this epoch, nats
-    seconds: float = 0.0  # of training in this epoch
-    best_epoch: int = -1
-    best_score: float = -1.0  # the validation metric that chooses
-    records: list[EpochRecord] = field(default_factory=list)  # of the metrics file
+    loss_sum: float = 0.0  # over the steps since the last validation, nats
+    seconds: float = 0.0  # of training since the last validation
+    best_epoch: int = -1  # -1: none is validated yet
+    best_score: float = -1.0  # its validation metric
+    records: list[EpochRecord] = field(default_factory=list)  # one per validated epoch
 
     @property
-    def place(self) -> str:
-        """In words."""
+    def epochs_since_validation(self) -> int:
+        """Number of epochs that are done and not validated, the running one left out."""
+        last = self.records[-1].epoch if self.records else -1
+        return self.epoch - last - 1
+
+    def describe(self) -> str:
+        """Return epoch and step in words."""
         return f"epoch {self.epoch}, step {self.step}"
 
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
-        self.epoch, self.step, self.samples, self.loss_sum, self.seconds = self.epoch + 1, 0, 0, 0.0, 0.0
+        self.epoch += 1
+        self.step = 0
+        self.samples = 0
 
 
 def run_folder(output_dir: str | Path, dataset: str, GNNModel: str, target: str) -> Path:
-    """Where a run keeps its adapter and states."""
+    """Return the folder of a run's best adapter and checkpoints."""
     return Path(output_dir) / dataset / GNNModel / target
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The content of a training state: `settings`, `progress`, `tensors`, `optimizer`, `rng`.
+    """Read a training state: `settings`, `progress`, `tensors`, `optimizer`, `rng`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged (CorruptFileError), of another format or version, or without some of it.
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged (CorruptFileError), of another format or version, or lacks a part.
     """
-    parts = {"settings": (), "progress": [f.name for f in fields(Progress)], "tensors": ()}
-    return load_versioned(path, FORMAT, VERSION, parts | {"optimizer": ("state", "param_groups"), "rng": rng_state()})
+    parts = {
+        "settings": (),
+        "progress": [f.name for f in fields(Progress)],
+        "tensors": (),
+        "optimizer": ("state", "param_groups"),
+        "rng": rng_state(),
+    }
+    return load_versioned(path, FORMAT, VERSION, parts)
 
 
 class CheckpointManager:
-    """The states of one run, the two newest of which are kept in its folder.
+    """Write and restore the checkpoints of one run, of which its folder keeps the two newest.
 
     Args:
-        folder: of the run; best: file of its best epoch.
-        tensors: what is trained, by name; optimizer: of these.
-        settings: what a resumed run must agree with, data files among it.
-        log: of the run, which other runs are kept out of as well; told where a run goes on.
-        dims: along which dimension a tensor is split over the processes that share the model.
-        writes: whether this process, or one that it shares the model with, writes.
+        folder: of the run.
+        best: file of the best epoch's model.
+        log: of the run; the lock keeps other runs out of it, too.
+        fingerprint: what a resumed run must agree with: settings, and checksums of the data files.
+        tensors: what is trained, by name.
+        optimizer: of these tensors.
+        shard_dims: the dimension along which each tensor is split over the ranks that share the model, None for a
+            tensor that each of them holds; None for all where training knows no ranks.
     """
 
     def __init__(
         self,
         folder: Path,
         best: Path,
+        log: RunLog,
+        fingerprint: dict,
         tensors: dict[str, Tensor],
         optimizer: torch.optim.Optimizer,
-        settings: dict,
-        log: RunLog,
-        dims: dict[str, int | None] | None = None,
-        writes: bool = True,
+        shard_dims: dict[str, int | None] | None = None,
     ) -> None:
-        self.folder, self.best, self.tensors, self.optimizer = folder, best, tensors, optimizer
-        self.settings, self.log, self.dims, self.writes = settings, log, dims or {}, writes
+        self.folder = folder
+        self.best = best
+        self.log = log
+        self.fingerprint = fingerprint
+        self.tensors = tensors
+        self.optimizer = optimizer
+        self.shard_dims = shard_dims or {}
+        # One replica of the model writes
+        self.writes = shard_dims is None or dp_rank() == 0
+        self._left_by = ""  # who was here and is gone without leaving
 
     @contextlib.contextmanager
-    def begun(self, resume: bool) -> Iterator[Progress]:
-        """Keep other runs out of folder and log while the block goes on; the place where this run begins.
-
-        Args:
-            resume: go to the newest state that is whole, or to the beginning where there is none. Without it, what
-                an earlier run has left in the folder is removed, so that all that is there is of this one.
+    def lock(self) -> Iterator[None]:
+        """Keep other runs out of the folder and the log while the block runs.
 
         Raises:
-            ValueError: another run is in one of them; states, or the best epoch, are damaged, of another format or
-                version, lack a part, are of other settings or data files (named), do not fit the model, are not the
-                same everywhere.
+            RunInUseError: another run is in one of them.
+            ValueError: a folder stands where this run will write a file.
         """
         with (
             run_lock(self.log.stem, "_") as from_log,
             run_lock(self.folder) as from_folder,
             contextlib.closing(self.log),
         ):
-            self._check_places()
-            progress = self._go_on() if resume else self._start_over()
-            if gone := from_folder or from_log:
-                self.log.info(gone)
-            yield progress
+            paths = [self.folder / STATE, self.folder / PREVIOUS_STATE, self.best, *self.log.paths]
+            for path in paths:
+                if path.is_dir():
+                    raise ValueError(f"{path}: a folder where a file belongs; remove it")
+            self._left_by = from_folder or from_log
+            yield
 
-    def save(self, progress: Progress) -> None:
-        """Save the state; all processes must call.
+    def reset(self) -> Progress:
+        """Remove what an earlier run has left in the folder and the log; return the beginning of a run."""
+        if is_main():
+            for path in (self.folder / STATE, self.folder / PREVIOUS_STATE, self.best):
+                path.unlink(missing_ok=True)
+        self.log.clear()
+        self._log_left_by()
+        return Progress()
+
+    def restore(self) -> Progress:
+        """Restore the newest checkpoint that is not damaged; start from the beginning if there is none.
 
         Raises:
-            StopTraining: something is not finite; what was saved stays.
-            DiskFullError: the disk is full; what was saved stays.
+            ValueError: the checkpoints, or the best epoch's file, are damaged, of another format or version, lack a
+                part, are of other settings or data files (named), do not fit the model, or differ between machines.
+                Nothing is changed.
+        """
+        path, content, damage = self._read_latest_valid()
+        if path is None:
+            progress = self.reset()
+            self.log.info(f"no training state in {self.folder}: starting from the beginning")
+            return progress
+        progress = self._load(path, content)
+        self.log.clear(resumed=True)
+        self._log_left_by()
+        for reason in damage:
+            self.log.info(f"{reason}; the state before it is taken")
+        self.log.info(f"resumed at {progress.describe()}")
+        return progress
+
+    def _log_left_by(self) -> None:
+        if self._left_by:
+            self.log.info(self._left_by)
+
+    def has_state(self) -> bool:
+        """Return whether there is a checkpoint on disk."""
+        return (self.folder / STATE).is_file()
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint; all ranks must call, and wait until it is on disk.
+
+        Raises:
+            StopTraining: a tensor is not finite; the checkpoints on disk stay.
+            DiskFullError: the disk is full; the checkpoints on disk stay.
         """
         bad = find_nonfinite(self.tensors, self.optimizer)
         if bad:
-            raise StopTraining(f"{bad} holds NaN or infinity before {progress.place}: not saved; try a lower --lr", 1)
+            where = progress.describe()
+            raise StopTraining(f"{bad} holds NaN or infinity before {where}: not saved; try a lower --lr", 1)
         self._write(progress)
+        barrier()
 
-    def diverged(self, progress: Progress, *step) -> StopTraining:
-        """How a run ends whose loss or gradient is not finite, the state from before it saved; all must call.
+    def save_before_divergence(self, progress: Progress, failed: FailedStep) -> StopTraining:
+        """Save the state from before a failed step, and return how the run ends; all ranks must call.
 
         Args:
-            progress: before that step, as the tensors are; step: as in `describe_step`, but the tensors.
+            progress: before that step, as the tensors are.
+            failed: the step.
         """
         bad = find_nonfinite(self.tensors, self.optimizer)
         if not bad:
             self._write(progress)
-        older = f"an older state is in {self.folder}" if (self.folder / STATE).is_file() else "there is no older state"
-        kept = f"{bad} was not finite before, and {older}" if bad else f"the state from before it is in {self.folder}"
-        what = describe_failed_step(*step, self.tensors)
-        return StopTraining(f"not finite at {progress.place}: {what}; {kept}; try a lower --lr", 1)
+            kept = f"the state from before it is in {self.folder}"
+        elif self.has_state():
+            kept = f"{bad} was not finite before, and an older state is in {self.folder}"
+        else:
+            kept = f"{bad} was not finite before, and there is no older state"
+        barrier()
+        what = failed.describe(self.tensors)
+        return StopTraining(f"not finite at {progress.describe()}: {what}; {kept}; try a lower --lr", 1)
 
     def _write(self, progress: Progress) -> None:
-        """Whole tensors whatever the number of processes."""
+        """Write unsharded tensors, so that the checkpoint does not depend on the number of ranks."""
         if not self.writes:
             return
-        optimizer, dims = self.optimizer.state_dict(), self.dims
+        tensors = {name: _unshard(t.detach(), self.shard_dims.get(name)) for name, t in self.tensors.items()}
         content = {
             "format": FORMAT,
             "version": VERSION,
-            "settings": self.settings,
+            "settings": self.fingerprint,
             "progress": asdict(progress) | {"records": [record.to_json() for record in progress.records]},
-            "tensors": {name: _unshard(tensor.detach(), dims.get(name)) for name, tensor in self.tensors.items()},
-            "optimizer": _map_optimizer_state(optimizer, _unshard, self._splits()),
+            "tensors": tensors,
+            "optimizer": _map_optimizer_state(self.optimizer.state_dict(), _unshard, self._optimizer_dims()),
             "rng": rng_state(),
         }
         if is_main():
             save_with_checksum(content, self.folder / STATE, self.folder / PREVIOUS_STATE)
 
-    def _splits(self) -> list[int | None]:
-        """Of every parameter in the optimiser's order, the dimension along which it is split."""
+    def _optimizer_dims(self) -> list[int | None]:
+        """Return the dimension along which each parameter is split, in the optimizer's order."""
         names = {id(tensor): name for name, tensor in self.tensors.items()}
-        return [self.dims.get(names[id(p)]) for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return [self.shard_dims.get(names[id(p)]) for p in parameters]
 
-    def _check_places(self) -> None:
-        """See that no folder stands where this run will write."""
-        places = [self.folder / STATE, self.folder / PREVIOUS_STATE, self.best, *self.log.paths]
-        if folders := [path for path in places if path.is_dir()]:
-            raise ValueError(f"{folders[0]}: a folder where a file belongs; remove it")
-
-    def _start_over(self) -> Progress:
-        if is_main():
-            for path in (self.folder / STATE, self.folder / PREVIOUS_STATE, self.best):
-                path.unlink(missing_ok=True)
-        return Progress()
-
-    def _go_on(self) -> Progress:
-        """Go to the newest state that is whole, this process's part of it."""
-        path, content, damage = self._newest()
-        if not path:
-            self.log.info(f"no training state in {self.folder}: starting from the beginning")
-            return Progress()
-        _check_settings(path, content["settings"], self.settings)
+    def _load(self, path: Path, content: dict) -> Progress:
+        """Load this rank's part of a checkpoint that was read from `path`, once all of it is known to fit."""
+        differences = diff_settings(content["settings"], self.fingerprint)
+        if differences:
+            what = f"saved under other settings or data: {'; '.join(differences)}"
+            raise ValueError(f"{path}: {what}; use the same ones or another --target")
         progress = Progress(**{f.name: content["progress"][f.name] for f in fields(Progress)})
         progress.records = [EpochRecord.from_json(values) for values in progress.records]
         if progress.best_epoch >= 0:
             try:
                 verify_checksum(self.best)
-            except (FileNotFoundError, CorruptFileError) as reason:
+            except (FileNotFoundError, CorruptFileError) as error:
                 what = f"it is the best epoch, {progress.best_epoch}; put back a copy, or start anew without --resume"
-                raise CorruptFileError(f"{reason}; {what}") from reason
-        saved = {name: shard(tensor, self.dims.get(name)) for name, tensor in content["tensors"].items()}
+                raise CorruptFileError(f"{error}; {what}") from error
+        saved = {name: shard(tensor, self.shard_dims.get(name)) for name, tensor in content["tensors"].items()}
         shapes = {name: (saved[name].shape, t.shape) for name, t in self.tensors.items() if name in saved}
         check_keys_and_shapes(str(path), set(saved), set(self.tensors), shapes)
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(saved[name])
-        self.optimizer.load_state_dict(_map_optimizer_state(content["optimizer"], _shard, self._splits()))
+        optimizer = _map_optimizer_state(content["optimizer"], _shard, self._optimizer_dims())
+        self.optimizer.load_state_dict(optimizer)
         set_rng_state(content["rng"])
-        for reason in damage:
-            self.log.info(f"{reason}; the state before it is taken")
-        self.log.info(f"resumed at {progress.place}")
         return progress
 
-    def _newest(self) -> tuple[Path | None, dict, list[str]]:
-        """The newest state that is whole, its content, and what is wrong with newer ones; None without any state.
+    def _read_latest_valid(self) -> tuple[Path | None, dict, list[str]]:
+        """Return the newest checkpoint that is not damaged, its content, and the damage of newer ones.
 
-        All processes must call, and get the same.
+        The path is None where there is no checkpoint. A collective call: all ranks get the same.
         """
         paths = [path for path in (self.folder / STATE, self.folder / PREVIOUS_STATE) if path.exists()]
         path, content, damage = None, {}, []
@@ -213,10 +268,12 @@ class CheckpointManager:
             try:
                 content = read_checkpoint(path)
                 break
-            except CorruptFileError as reason:
-                damage.append(str(reason))
+            except CorruptFileError as error:
+                damage.append(str(error))
+        # All ranks must have found the same: the largest and the smallest number agree
         found = 2 * len(paths) + len(damage)
-        if all_reduce_max(found) != [-number for number in all_reduce_max(-found)]:
+        largest, smallest_negated = all_reduce_max(found, -found)
+        if largest != -smallest_negated:
             where = f"{self.folder}: not the same states on every machine"
             raise ValueError(f"{where}; --output_dir must be one folder for all")
         if paths and len(damage) == len(paths):
@@ -225,27 +282,25 @@ class CheckpointManager:
 
 
 def _unshard(part: Tensor, dim: int | None) -> Tensor:
-    """The whole tensor, on the CPU where it may have to be put together."""
+    """Return the unsharded tensor, on the CPU where it has to be put together."""
     return part if dim is None else unshard(part, dim).cpu()
 
 
-def _shard(whole: Tensor, dim: int | None) -> Tensor:
-    """This process's part, with memory of its own where it is split."""
-    return whole if dim is None else shard(whole, dim).clone()
+def _shard(full: Tensor, dim: int | None) -> Tensor:
+    """Return this rank's shard, a copy, so that it does not keep the full tensor alive."""
+    return full if dim is None else shard(full, dim).clone()
 
 
-def _map_optimizer_state(state: dict, change, splits: list[int | None]) -> dict:
-    """An optimiser's state, its tensors of a parameter's shape changed by (tensor, dimension of the split)."""
+def _map_optimizer_state(state: dict, change: Callable[[Tensor, int | None], Tensor], dims: list[int | None]) -> dict:
+    """Return an optimizer's state with `change` applied to each tensor that has the shape of its parameter.
+
+    Args:
+        state: as `state_dict` returns it.
+        change: of tensor and split dimension.
+        dims: the split dimension of each parameter.
+    """
     slots = {
-        number: {key: change(value, splits[number]) if value.ndim else value for key, value in of_one.items()}
-        for number, of_one in state["state"].items()
+        index: {key: change(value, dims[index]) if value.ndim else value for key, value in slot.items()}
+        for index, slot in state["state"].items()
     }
     return state | {"state": slots}
-
-
-def _check_settings(path: Path, theirs: dict, settings: dict) -> None:
-    differ = diff_settings(theirs, settings)
-    if differ:
-        raise ValueError(
-            f"{path}: saved under other settings or data: {'; '.join(differ)}; use the same ones or another --target"
-        )

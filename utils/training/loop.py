@@ -1,0 +1,302 @@
+"""The training loop of fine-tuning and of both pre-trainings.
+
+Epochs, validation, early stopping, the best epoch, checkpoints, signals and the guard against non-finite numbers are
+here. A `Task` says what is trained: its batches, the gradients of one of them, and how it is validated.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.evaluation.metrics import format_headline_metrics
+from utils.io.disk_full import DiskFullError
+from utils.logs.records import EpochRecord
+from utils.logs.run_log import RunLog
+from utils.runtime.distributed import all_reduce_max, is_distributed, is_main
+from utils.runtime.signals import SignalFlag, StopTraining, stop_for_signal
+from utils.training.checkpoints import CheckpointManager, Progress
+from utils.training.loss_meter import LossMeter
+from utils.training.nonfinite import FailedStep
+
+
+class Task(Protocol):
+    """What the loop trains.
+
+    A batch is whatever the task makes of it, one per optimizer step. The best epoch is the one whose validation has
+    the highest `selection_metric`.
+    """
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer  # a fused one: see LossMeter
+    checkpoints: CheckpointManager
+    log: RunLog
+    selection_metric: str
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """Return the batches of an epoch, in order: the same ones whenever the epoch is the same."""
+
+    def n_samples(self, batch: Any) -> int:
+        """Return the number of training samples in a batch."""
+
+    def users(self, batch: Any) -> list[int]:
+        """Return the users whose samples are in a batch."""
+
+    def learning_rate(self, epoch: float) -> float:
+        """Return the learning rate after so many epochs, the fraction of the running one included."""
+
+    def backward(self, batch: Any, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of a batch; return its mean loss in nats and the gradient norm, both on the device."""
+
+    def validate(self, check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
+        """Return the validation metrics as they enter the epoch's record: `val`, and maybe `val_unseen`."""
+
+    def save_best(self) -> None:
+        """Write the model of the best epoch so far."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Settings of the loop."""
+
+    num_epochs: int
+    patience: int  # stop after so many validations without a better one; 0: never
+    save_every_minutes: float  # minutes between checkpoints within an epoch
+    validate_every: int = 1  # epochs between validations; the last epoch is validated in any case
+    log_every: int = 1  # optimizer steps between loss read-outs, each of which synchronises the GPU
+    save_before_validation: bool = False  # for validations that take long
+
+
+class CheckpointTimer:
+    """Decide when a checkpoint is due: after some minutes, or because a signal asks the run to stop.
+
+    Args:
+        minutes: minutes between checkpoints.
+        signals: where signals are noted.
+    """
+
+    def __init__(self, minutes: float, signals: SignalFlag) -> None:
+        self.minutes = minutes
+        self.signals = signals
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the minutes from now."""
+        self._started = time.monotonic()
+
+    def poll(self) -> tuple[bool, int]:
+        """Return whether a checkpoint is due, and the number of a signal or 0.
+
+        A collective call: all ranks get the same answer, so that they save and stop at the same step.
+        """
+        minutes = (time.monotonic() - self._started) / 60
+        signum, minutes = all_reduce_max(self.signals.number, minutes)
+        return bool(signum) or minutes > self.minutes, int(signum)
+
+
+class TrainingLoop:
+    """Train a task from where a run stands to its last epoch.
+
+    Args:
+        task: what is trained.
+        settings: of the loop.
+        signals: where signals are noted; a sweep looks there, too.
+    """
+
+    def __init__(self, task: Task, settings: LoopSettings, signals: SignalFlag | None = None) -> None:
+        self.task = task
+        self.settings = settings
+        self.signals = signals or SignalFlag()
+        self.timer = CheckpointTimer(settings.save_every_minutes, self.signals)
+        self.losses = LossMeter()
+        self.pending: list[tuple[Any, float]] = []  # batch and learning rate of the steps in `losses`
+        self.progress = Progress()
+        self.state_is_consistent = False  # weights, optimizer and progress are of the same step of an epoch
+
+    def run(self, progress: Progress) -> None:
+        """Train to the last epoch, or until no validation has been better for `patience` validations.
+
+        Args:
+            progress: where the run stands; it moves along.
+
+        Raises:
+            StopTraining: by a signal, or by a non-finite loss or gradient; the state is saved.
+            DiskFullError: the disk is full; the states saved before stay.
+        """
+        self.progress = progress
+        settings = self.settings
+        while progress.epoch < settings.num_epochs and not self._out_of_patience():
+            self.train_epoch()
+            done = progress.epoch + 1
+            is_validated = done % settings.validate_every == 0 or done == settings.num_epochs
+            if is_validated:
+                if settings.save_before_validation:
+                    self.save()
+                self.validate()
+            progress.next_epoch()
+            if is_validated:
+                self.save()
+                self.task.log.write_metrics(progress.records)
+
+    def _out_of_patience(self) -> bool:
+        """Return whether training stops early, and log that it does."""
+        settings, progress = self.settings, self.progress
+        if not settings.patience or not progress.records:
+            return False
+        epochs = progress.records[-1].epoch - progress.best_epoch
+        if epochs < settings.patience * settings.validate_every:
+            return False
+        metric = self.task.selection_metric
+        self.task.log.info(f"no better validation {metric} in {settings.patience} validations: training stops early")
+        return True
+
+    def train_epoch(self) -> None:
+        """Take the optimizer steps of the current epoch that are left."""
+        task, progress = self.task, self.progress
+        batches = task.batches(progress.epoch)
+        task.model.train()
+        self.state_is_consistent = True
+        started = time.perf_counter() - progress.seconds
+        title = f"epoch {progress.epoch}"
+        total = sum(map(task.n_samples, batches))
+        hidden = None if is_main() else True  # None: shown on a terminal
+        with tqdm(
+            total=total, initial=progress.samples, desc=title, unit="samples", disable=hidden, leave=False
+        ) as bar:
+            for batch in batches[progress.step :]:
+                self.step(batch, task.learning_rate(progress.epoch + progress.step / len(batches)))
+                bar.update(task.n_samples(batch))
+                # All ranks save at the same step, and stop at the same step
+                is_due, signum = self.timer.poll()
+                if is_due or len(self.losses) == self.settings.log_every or progress.step == len(batches):
+                    self.read_losses()
+                    progress.seconds = time.perf_counter() - started
+                    bar.set_postfix(loss=f"{self._mean_loss(len(batches)):.3f}", refresh=False)
+                if is_due:
+                    self.save()
+                if signum:
+                    raise stop_for_signal(signum, task.checkpoints.folder)
+
+    def step(self, batch: Any, lr: float) -> Tensor:
+        """Take one optimizer step; return its loss in nats, float scalar on the device.
+
+        From the first non-finite loss or gradient on, the optimizer skips every step by itself, until `read_losses`
+        finds out.
+        """
+        optimizer, progress = self.task.optimizer, self.progress
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss, grad_norm = self.task.backward(batch, progress.epoch, progress.step)
+        optimizer.found_inf = self.losses.add(loss, grad_norm)
+        self.pending.append((batch, lr))
+        self.state_is_consistent = False
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.step += 1
+        progress.samples += self.task.n_samples(batch)
+        self.state_is_consistent = True
+        return loss
+
+    def read_losses(self) -> None:
+        """Add the pending losses to the epoch's. Synchronises the GPU.
+
+        Raises:
+            StopTraining: a loss or gradient is not finite. The weights are those from before that step, and saved.
+        """
+        progress = self.progress
+        pending, self.pending = self.pending, []
+        for done, (loss, grad_norm) in enumerate(self.losses.read()):
+            if math.isfinite(loss + grad_norm):
+                progress.loss_sum += loss
+                continue
+            # The optimizer has skipped this step and those after it: they do not count
+            skipped = [batch for batch, _ in pending[done:]]
+            progress.step -= len(skipped)
+            progress.samples -= sum(map(self.task.n_samples, skipped))
+            failed = FailedStep(loss, grad_norm, pending[done][1], self.task.users(skipped[0]))
+            raise self.task.checkpoints.save_before_divergence(progress, failed)
+
+    def _mean_loss(self, steps_per_epoch: int) -> float:
+        """Return the mean loss of all steps since the last validation, nats."""
+        progress = self.progress
+        return progress.loss_sum / (progress.epochs_since_validation * steps_per_epoch + progress.step)
+
+    def save(self) -> None:
+        """Write a checkpoint; all ranks wait until it is on disk."""
+        self.read_losses()
+        self.task.checkpoints.save(self.progress)
+        self.timer.restart()
+
+    def save_after_failure(self) -> bool:
+        """Save what an exception has left, if it can be resumed from; return whether there is a state on disk.
+
+        Other ranks are inside a collective and cannot join a save.
+        """
+        self.task.optimizer.zero_grad()
+        if self.state_is_consistent and not is_distributed():
+            self.save()
+        return self.task.checkpoints.has_state()
+
+    def check_signals(self) -> None:
+        """Stop all ranks if a signal has come to one of them. For the time after a checkpoint, before more training.
+
+        Raises:
+            StopTraining: a signal has come.
+        """
+        (signum,) = all_reduce_max(self.signals.number)
+        if signum:
+            raise stop_for_signal(int(signum), self.task.checkpoints.folder)
+
+    def validate(self) -> None:
+        """Validate, record the epochs since the last validation, and keep the model if it is the best so far."""
+        task, progress = self.task, self.progress
+        self.state_is_consistent = False
+        task.model.eval()
+        metrics = task.validate(self.check_signals)
+        epochs = progress.epochs_since_validation + 1
+        record = EpochRecord(
+            epoch=progress.epoch,
+            train_loss=self._mean_loss(progress.step),
+            lr=task.optimizer.param_groups[0]["lr"],
+            seconds=progress.seconds / epochs,
+            samples_per_s=epochs * progress.samples / progress.seconds,
+            **metrics,
+        )
+        progress.records.append(record)
+        score = record.val[task.selection_metric]
+        is_best = score > progress.best_score
+        if is_best:
+            progress.best_epoch = progress.epoch
+            progress.best_score = score
+            task.save_best()
+        progress.loss_sum = 0.0
+        progress.seconds = 0.0
+        task.log.info(
+            f"epoch {record.epoch:3d}  loss {record.train_loss:.4f}  {record.seconds:.1f} s per epoch  "
+            f"{record.samples_per_s:.0f} samples/s  validation {format_headline_metrics(record.val)}"
+            + ("  best" if is_best else "")
+        )
+
+
+def run_to_end(train: Callable[[], None], log: RunLog) -> int:
+    """Train and return the exit status: 0, or that of a run that was stopped, which is logged.
+
+    Raises:
+        DiskFullError: the disk is full.
+        RuntimeError: a ValueError or OSError, which in training is no user error and keeps its traceback.
+    """
+    try:
+        train()
+    except StopTraining as stop:
+        log.info(str(stop))
+        return stop.status
+    except DiskFullError as error:
+        raise DiskFullError(f"{error}; make room, then resume with --resume") from error
+    except (ValueError, OSError) as error:
+        raise RuntimeError(f"{type(error).__name__} in training: {error}") from error
+    return 0
