@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 PLOTTED_METRIC = "NDCG@10"  # the column whose intervals are also plotted
 TEMPLATES = Path(__file__).with_name("templates")
-STRIP_WIDTH = 120  # pixels of a plotted interval
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,6 @@ class MetricValue:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A plotted interval: x coordinates in pixels, as text."""
-
-    low: str
-    value: str
-    high: str
-    published: str | None
-    width: int = STRIP_WIDTH
-
-
-@dataclass(frozen=True)
 class Table:
     """Rows of text and metrics, the published ones first."""
 
@@ -60,16 +48,9 @@ class Table:
         cells = [row[column] for row in self.rows]
         return any(isinstance(cell, MetricValue) or _is_number(cell) for cell in cells)
 
-    def strip(self, column: int, cell: MetricValue) -> Strip:
-        """Scale an interval to the largest bound of its column."""
-        values = [row[column] for row in self.rows if isinstance(row[column], MetricValue)]
-        largest = max(value.bounds[1] for value in values) or 1
-        low, high = cell.bounds
-
-        def x(value: float) -> str:
-            return f"{STRIP_WIDTH * value / largest:.1f}"
-
-        return Strip(x(low), x(cell.value), x(high), x(values[0].value) if self.n_published else None)
+    def largest(self, column: int) -> float:
+        """Return the largest bound of a column's intervals, 1 if it is 0."""
+        return max(row[column].bounds[1] for row in self.rows if isinstance(row[column], MetricValue)) or 1
 
 
 @dataclass
