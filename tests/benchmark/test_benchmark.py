@@ -11,6 +11,12 @@ from utils.benchmark import command as benchmark
 from utils.planning.flops import REST, FlopsByPart
 
 
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr("utils.benchmark.train.COUNTED_STEPS", 4)
+    monkeypatch.setattr("utils.benchmark.train.TIMED_STEPS", 2)
+
+
 @pytest.mark.slow
 def test_train_compares_two_settings(place, capsys):
     prefix, causal = command(place), command(place, "--objective", "causal", "--prompt", "none")

@@ -70,6 +70,7 @@ def test_largest_within_finds_the_largest_size_that_fits():
     assert largest_within([], lambda size: size, 5) == 0
 
 
+@pytest.mark.slow
 def test_predicted_memory_is_within_a_tenth_of_measured(place):
     """170 MB of weights, so that the process's other allocations do not matter."""
     flags = ("--graph_rank", "48", "--batch_size", "120", "--eval_batch_size", "120", "--max_grad_norm", "1")
@@ -92,6 +93,7 @@ def test_a_simulated_step_allocates_as_a_real_one(place, more):
     assert (real.training_peak(8, 2), real.scoring_peak(5)) == expected
 
 
+@pytest.mark.slow
 def test_max_memory_chooses_the_largest_batches_that_fit_and_keeps_the_step(place):
     settings, simulated = simulation(place, "--batch_size", "60", "--grad_steps", "2", "--eval_batch_size", "300", *ONE)
     limit = simulated.training_peak(40, 3)
@@ -104,11 +106,12 @@ def test_max_memory_chooses_the_largest_batches_that_fit_and_keeps_the_step(plac
     chosen = fit_batch_sizes(replace(settings, max_memory="1GB"), simulated)
     assert (chosen.batch_size, chosen.grad_steps, chosen.eval_batch_size) == (120, 1, 300)
     with pytest.raises(ValueError, match=r"--max_memory 99999: training one sample at a time needs 0\.\d+ GiB"):
-        fit_batch_sizes(replace(settings, max_memory="99999"), simulated)
+        fit_batch_sizes(replace(settings, max_memory="99999", eval_batch_size=1), simulated)
 
 
+@pytest.mark.slow
 def test_max_memory_is_logged_and_applies_to_a_plan(place, capsys):
-    sizes = ("--batch_size", "60", "--num_epochs", "1", *ONE)
+    sizes = ("--batch_size", "60", "--eval_batch_size", "100", "--num_epochs", "1", *ONE)
     _, simulated = simulation(place, *sizes)
     limit = str(simulated.training_peak(20, 3))
     assert train_HeLLM.main(command(place, *sizes, "--plan", "--max_memory", limit)) == 0
@@ -120,6 +123,7 @@ def test_max_memory_is_logged_and_applies_to_a_plan(place, capsys):
     assert re.fullmatch(r"error: --max_memory 1000: training one sample at a time needs .*\n", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_other_micro_batches_of_the_same_step(place, capsys):
     argv = command(place, "--num_epochs", "1")
     assert train_HeLLM.main(argv) == 0
@@ -151,6 +155,7 @@ sys.exit(train_HeLLM.main(sys.argv[3:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["training", "scoring"])
 def test_a_run_out_of_memory_saves_its_state_and_suggests_a_batch_size(place, phase):
     """From the second epoch on, the process may grow by 2 MiB only, so that the allocator fails."""
