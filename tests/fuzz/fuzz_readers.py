@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of what reads a user's files: each may be refused in one line, and nothing else may happen.
 
-    pip install -r requirements.txt -r requirements-dev.txt -r tests/fuzz/requirements.txt
+    pip install -r requirements.txt -r requirements-dev.txt -r requirements-extras.txt
     python tests/fuzz/fuzz_readers.py interactions -max_total_time=600 [CORPUS]
 
 Flags are libFuzzer's; without a corpus, the folder of which comes last, it starts from one good file. A finding is
