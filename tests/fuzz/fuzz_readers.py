@@ -1,10 +1,11 @@
-"""Coverage-guided fuzzing of what reads a user's files: each may be refused in one line, and nothing else may happen.
+"""Coverage-guided fuzzing of the readers of users' files: a reader may refuse a file with a message, and nothing else.
 
     pip install -r requirements.txt -r requirements-dev.txt -r requirements-extras.txt
     python tests/fuzz/fuzz_readers.py interactions -max_total_time=600 [CORPUS]
 
-Flags are libFuzzer's; without a corpus, the folder of which comes last, it starts from one good file. A finding is
-written into the current folder, as `crash-…`, and read again when its path is given in the corpus' place.
+The first argument is a target (`targets`), flags are libFuzzer's, and the last argument may be the folder of a corpus;
+without one, fuzzing starts from one good file. A finding is written to the current folder as `crash-…`; to read it
+again, give its path in place of the corpus.
 """
 
 import gzip
@@ -18,10 +19,6 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf", "html"]):
-    import torch
-
-    from llama.checkpoint import load_base_weights, open_checkpoint
-    from llama.model import ModelArgs, Transformer
     from llama.tokenizer import Tokenizer
     from preprocess.modalities.images import open_image
     from preprocess.modalities.shards import UnusableInputError
@@ -30,38 +27,29 @@ with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf",
     from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
     from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TXT, write_everything
     from tests.support.small_data import N_ITEMS
-    from tests.support.small_gguf import write_gguf
-    from tests.support.small_llama import reference
-    from tests.support.small_model import SHAPE, small_hellm, tokenizer, write_meta
+    from tests.support.small_llama import load, write_every_layout
+    from tests.support.small_model import small_hellm, tokenizer
     from utils.data.embeddings import load_embedding
     from utils.data.interactions import Interactions
+    from utils.io.checksums import CHECKSUM_TRAILER, file_crc32
     from utils.training.adapter_file import load_adapter, save_adapter
 
-
-def load(folder: Path) -> None:
-    """All base weights of a folder or file."""
-    args = ModelArgs(**open_checkpoint(folder).shape, max_seq_len=16)
-    with torch.device("meta"):
-        transformer = Transformer(args)
-    load_base_weights(transformer, folder, torch.float32)
+ADAPTER = "best_adapter.pt"
 
 
-def write_weights(place: Path) -> None:
-    """A folder of each layout, a GGUF file, a tokenizer and an adapter."""
-    state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
-    state = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
-    write_meta(place / "meta", state, SHAPE)
-    model = reference(n_kv_heads=4)
-    model.save_pretrained(place / "hf")
-    model.save_pretrained(place / "sharded", max_shard_size="20KB")
-    write_gguf(place / "small.gguf", model)
-    tokenizer(place / "tokenizer.model")
-    save_adapter(small_hellm(), place / "best_adapter.pt")
+def write_good_files(root: Path) -> None:
+    """Write a valid file of every kind below a folder."""
+    write_everything(root)
+    shutil.copy(root / RAW / REVIEWS, root / RAW / "zipped.json.gz")
+    write_every_layout(root, n_shards=1)
+    tokenizer(root / "tokenizer.model")
+    save_adapter(small_hellm(), root / ADAPTER)
 
 
-def targets(place: Path) -> dict:
-    """Name to the file that is replaced and what reads it then."""
-    data, raw, pictures = place / DATA, place / RAW, place / DATA / "pictures"
+def targets(root: Path) -> dict:
+    """Return target -> the file to fuzz, and the function that reads it."""
+    data = root / DATA
+    raw = root / RAW
     return {
         "interactions": (data / TXT, lambda path: Interactions(path, 50)),
         "table": (data / GRAPH, load_embedding),
@@ -74,63 +62,73 @@ def targets(place: Path) -> dict:
         "metadata": (raw / META, lambda path: load_items(path, ["A", "B"])),
         "metadata_json": (raw / "meta_Small.jsonl.gz", lambda path: load_items(path, ["A", "B"])),
         "gzip": (raw / "zipped.json.gz", load_reviews),
-        "picture": (pictures / "A0.png", lambda path: open_image(path, 100_000)),
-        "params": (place / "meta" / "params.json", lambda path: load(path.parent)),
-        "pth": (place / "meta" / "consolidated.00.pth", lambda path: load(path.parent)),
-        "config": (place / "hf" / "config.json", lambda path: load(path.parent)),
-        "safetensors": (place / "hf" / "model.safetensors", lambda path: load(path.parent)),
-        "index": (place / "sharded" / "model.safetensors.index.json", lambda path: load(path.parent)),
-        "gguf": (place / "small.gguf", load),
-        "tokenizer": (place / "tokenizer.model", lambda path: Tokenizer(path).encode("Below is an instruction")),
-        "adapter": (place / "best_adapter.pt", lambda path: load_adapter(small_hellm(), path)),
+        "picture": (data / "pictures" / "A0.png", lambda path: open_image(path, 100_000)),
+        "params": (root / "meta" / "params.json", lambda path: load(path.parent)),
+        "pth": (root / "meta" / "consolidated.00.pth", lambda path: load(path.parent)),
+        "config": (root / "hf" / "config.json", lambda path: load(path.parent)),
+        "safetensors": (root / "hf" / "model.safetensors", lambda path: load(path.parent)),
+        "index": (root / "sharded" / "model.safetensors.index.json", lambda path: load(path.parent)),
+        "gguf": (root / "small.gguf", load),
+        "tokenizer": (root / "tokenizer.model", lambda path: Tokenizer(path).encode("Below is an instruction")),
+        "adapter": (root / ADAPTER, lambda path: load_adapter(small_hellm(), path)),
     }
 
 
-def unpacked(path: Path, name: str) -> bytes:
-    """What is fuzzed of a file: without compression, and of a PyTorch file the pickle, as all else has checksums."""
-    if path.suffix in (".pt", ".pth"):
+def is_torch_file(path: Path) -> bool:
+    return path.suffix in (".pt", ".pth")
+
+
+def fuzzed_part(path: Path, name: str) -> bytes:
+    """Return the part of a good file to fuzz: what is compressed in it, or of a PyTorch file the pickle.
+
+    The zip archive around the pickle has checksums, which mutations would only break.
+    """
+    if is_torch_file(path):
         with zipfile.ZipFile(path) as archive:
             return archive.read(next(entry for entry in archive.namelist() if entry.endswith("data.pkl")))
     content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == ".gz" and name != "gzip" else content
+    if path.suffix == ".gz" and name != "gzip":
+        return gzip.decompress(content)
+    return content
 
 
-def packed(path: Path, pickle: bytes) -> None:
-    """Replace the pickle of a PyTorch file."""
-    good = path.with_suffix(".good")
-    with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w") as new:
-        for entry in old.namelist():
-            new.writestr(entry, pickle if entry.endswith("data.pkl") else old.read(entry))
+def write_fuzzed(path: Path, content: bytes) -> None:
+    """Write a mutation of the part to fuzz, inside its archive and with a valid checksum, if the file has them."""
+    if not is_torch_file(path):
+        path.write_bytes(content)
+        return
+    with zipfile.ZipFile(path.with_suffix(".good")) as good, zipfile.ZipFile(path, "w") as fuzzed:
+        for entry in good.namelist():
+            fuzzed.writestr(entry, content if entry.endswith("data.pkl") else good.read(entry))
+    if path.name == ADAPTER:
+        crc = int(file_crc32(path), 16)
+        with path.open("ab") as file:
+            file.write(CHECKSUM_TRAILER % crc)
 
 
-def prepared(place: Path) -> Path:
-    """A good file of every kind below a folder."""
-    write_everything(place)
-    write_weights(place)
-    shutil.copy(place / RAW / REVIEWS, place / RAW / "zipped.json.gz")
-    return place
-
-
-def fuzz(place: Path, name: str, flags: list[str]) -> None:
-    """Fuzz one target until a finding or what the flags say; ends the process."""
-    path, read = targets(place)[name]
+def fuzz(root: Path, name: str, arguments: list[str]) -> None:
+    """Fuzz one target until there is a finding or libFuzzer's arguments end it, which also ends the process."""
+    path, read = targets(root)[name]
     shutil.copy(path, path.with_suffix(".good"))
-    corpus = place / "corpus"
+    corpus = root / "corpus"
     corpus.mkdir()
-    (corpus / "good").write_bytes(unpacked(path, name))
+    (corpus / "good").write_bytes(fuzzed_part(path, name))
 
-    def one(content: bytes) -> None:
-        packed(path, content) if path.suffix in (".pt", ".pth") else path.write_bytes(content)
+    def read_one(content: bytes) -> None:
+        write_fuzzed(path, content)
         try:
             read(path)
         except (ValueError, OSError, UnusableInputError) as error:
             if not str(error).strip():
                 raise AssertionError(f"{type(error).__name__} without a message") from error
 
-    given = any(not flag.startswith("-") for flag in flags)
-    atheris.Setup([sys.argv[0], *flags, *([] if given else [str(corpus)])], one)
+    has_corpus = any(not argument.startswith("-") for argument in arguments)
+    corpora = [] if has_corpus else [str(corpus)]
+    atheris.Setup([sys.argv[0], *arguments, *corpora], read_one)
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    fuzz(prepared(Path(tempfile.mkdtemp())), sys.argv[1], sys.argv[2:])
+    folder = Path(tempfile.mkdtemp())
+    write_good_files(folder)
+    fuzz(folder, sys.argv[1], sys.argv[2:])

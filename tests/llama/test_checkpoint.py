@@ -1,4 +1,4 @@
-"""Base weights from Meta's and Hugging Face's folders against the transformers library; adapters to and from disk."""
+"""Base weights in Meta's and Hugging Face's layouts against the transformers library; adapter files."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama.checkpoint import open_checkpoint
-from tests.support.small_llama import load, reference, same_hidden
+from tests.support.small_llama import assert_same_hidden, load, reference
 from tests.support.small_model import histories, shards_of, small_hellm, wake, write_meta
 from utils.io.torch_files import save_with_checksum
 from utils.training.adapter_file import adapter_parameters, load_adapter, save_adapter
@@ -28,8 +28,9 @@ LAYER = {
 
 
 def meta_state(model):
-    """The reference's weights under Meta's names, rows of queries and keys in Meta's order, as real files have them."""
-    theirs, config = model.state_dict(), model.config
+    """Return the reference's weights as Meta's files have them: its names, its order of query and key rows."""
+    theirs = model.state_dict()
+    config = model.config
     state = {
         "tok_embeddings.weight": theirs["model.embed_tokens.weight"],
         "norm.weight": theirs["model.norm.weight"],
@@ -56,7 +57,7 @@ def hugging_face(tmp_path):
 
 @pytest.fixture
 def meta(tmp_path):
-    """Two random shards."""
+    """Write two random shards in Meta's layout."""
     shape = {"tok_embeddings": (90, 32), "norm": (32,), "output": (90, 32)}
     sizes = {"wq": (32, 32), "wk": (16, 32), "wv": (16, 32), "wo": (32, 32), "w1": (96, 32), "w2": (32, 96)}
     sizes["w3"] = sizes["w1"]
@@ -81,7 +82,7 @@ def test_hugging_face_folder_equals_transformers(tmp_path, settings, saving):
     model = reference(**settings)
     model.save_pretrained(tmp_path / "hf", **saving)
     assert (len(list((tmp_path / "hf").glob("*.safetensors"))) > 1) == bool(saving)
-    same_hidden(load(tmp_path / "hf"), model)
+    assert_same_hidden(load(tmp_path / "hf"), model)
 
 
 @pytest.mark.parametrize("n_shards", [1, 2, 4])
@@ -89,7 +90,7 @@ def test_hugging_face_folder_equals_transformers(tmp_path, settings, saving):
 def test_meta_folder_equals_transformers(tmp_path, n_shards, theta):
     model = reference(n_kv_heads=4, theta=theta or 10000.0)
     params = PARAMS if theta is None else {**PARAMS, "rope_theta": theta}
-    same_hidden(load(write_meta(tmp_path / "meta", meta_state(model), params, n_shards)), model)
+    assert_same_hidden(load(write_meta(tmp_path / "meta", meta_state(model), params, n_shards)), model)
 
 
 @pytest.mark.parametrize("layout", ["hugging_face", "meta"])
@@ -102,19 +103,20 @@ def test_bfloat16_base_keeps_float32_norms(request, layout):
 
 
 @pytest.mark.parametrize("layout", ["hugging_face", "meta"])
-def test_files_stay_mapped_only_where_they_are_used_as_they_lie(request, layout):
+def test_files_stay_mapped_only_if_tensors_are_used_without_conversion(request, layout):
     """A norm that stayed a view of its file would keep every page read from it in memory."""
-    maps, folder = Path("/proc/self/maps"), request.getfixturevalue(layout)
+    maps = Path("/proc/self/maps")
+    folder = request.getfixturevalue(layout)
     if not maps.is_file():
         pytest.skip("the list of mapped files is Linux's")
     converted = load(folder, torch.bfloat16)
     assert str(folder) not in maps.read_text()
-    as_they_lie = load(folder, torch.float32)
+    unconverted = load(folder, torch.float32)
     assert (str(folder) in maps.read_text()) == (layout == "hugging_face")  # two shards are merged
-    assert converted.norm.weight.equal(as_they_lie.norm.weight)
+    assert converted.norm.weight.equal(unconverted.norm.weight)
 
 
-def test_missing_and_empty_folder(tmp_path):
+def test_missing_or_empty_folder_is_refused(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(FileNotFoundError, match=rf"{folder}: no base weights"):
             open_checkpoint(folder)
@@ -128,33 +130,33 @@ def cut(path, share=0.5):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])
-def test_truncated_safetensors(hugging_face, share):
+def test_truncated_safetensors_file_is_refused(hugging_face, share):
     cut(hugging_face / "model.safetensors", share)
     with pytest.raises(ValueError, match=r"model\.safetensors: cut short"):
         load(hugging_face)
 
 
 def rewrite(folder, change):
-    """Apply change to the tensors of a folder's one safetensors file."""
+    """Change the tensors of a folder's only safetensors file."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
 
 
-def test_safetensors_without_one_tensor(hugging_face):
+def test_missing_tensor_in_safetensors_is_refused(hugging_face):
     rewrite(hugging_face, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(ValueError, match=r"missing layers\.1\.feed_forward\.w3\.weight"):
         load(hugging_face)
 
 
-def test_safetensors_with_an_unknown_tensor(hugging_face):
+def test_unknown_tensor_in_safetensors_is_refused(hugging_face):
     rewrite(hugging_face, lambda tensors: tensors.update({"model.layers.0.surprise.weight": torch.zeros(2)}))
     with pytest.raises(ValueError, match=r"model\.layers\.0\.surprise\.weight"):
         load(hugging_face)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 32), (32,), (24, 32)])
-def test_safetensors_with_query_rows_that_do_not_divide_into_heads(hugging_face, shape):
+def test_query_rows_that_do_not_divide_into_heads_are_refused(hugging_face, shape):
     name = "model.layers.0.self_attn.q_proj.weight"
     rewrite(hugging_face, lambda tensors: tensors.update({name: torch.zeros(shape)}))
     with pytest.raises(
@@ -163,7 +165,7 @@ def test_safetensors_with_query_rows_that_do_not_divide_into_heads(hugging_face,
         load(hugging_face)
 
 
-def test_sharded_safetensors_without_one_file(tmp_path):
+def test_missing_safetensors_shard_is_refused(tmp_path):
     reference().save_pretrained(tmp_path, max_shard_size="20KB")
     gone = sorted(tmp_path.glob("*.safetensors"))[1]
     gone.unlink()
@@ -182,20 +184,20 @@ def test_sharded_safetensors_without_one_file(tmp_path):
         ({"head_dim": 8}, "head_dim 8"),
     ],
 )
-def test_unsupported_hugging_face_config(hugging_face, change, message):
+def test_unsupported_hugging_face_config_is_refused(hugging_face, change, message):
     path = hugging_face / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
         load(hugging_face)
 
 
-def test_unsupported_meta_rope_scaling(meta):
+def test_unsupported_meta_rope_scaling_is_refused(meta):
     (meta / "params.json").write_text(json.dumps({**PARAMS, "vocab_size": -1, "use_scaled_rope": True}))
     with pytest.raises(ValueError, match="use_scaled_rope"):
         load(meta)
 
 
-def test_shards_that_disagree(meta):
+def test_meta_shards_that_disagree_are_refused(meta):
     path = meta / "consolidated.01.pth"
     shard = torch.load(path, weights_only=True)
     name = "layers.1.attention.wo.weight"
@@ -205,12 +207,12 @@ def test_shards_that_disagree(meta):
     torch.save({key: tensor for key, tensor in shard.items() if key != name}, path)
     with pytest.raises(ValueError, match=rf"consolidated\.01\.pth: {name}"):
         load(meta)
-    path.unlink()  # half of every split matrix is gone
+    path.unlink()  # half of every split matrix
     with pytest.raises(ValueError, match="has 16 columns in each of 1 shards, dim is 32: fetch"):
         load(meta)
 
 
-def test_meta_shards_with_an_unknown_tensor(meta):
+def test_unknown_tensor_in_meta_shards_is_refused(meta):
     for path in meta.glob("*.pth"):
         torch.save({**torch.load(path, weights_only=True), "surprise": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="unknown surprise"):
@@ -218,7 +220,7 @@ def test_meta_shards_with_an_unknown_tensor(meta):
 
 
 @pytest.mark.parametrize("settings", [{}, {"train_score": True, "lora_targets": ("wq", "w2")}, {"train_base": True}])
-def test_adapter_round_trip(tmp_path, settings):
+def test_adapter_file_restores_the_scores(tmp_path, settings):
     saved = wake(small_hellm(1, **settings))
     save_adapter(saved, tmp_path / "adapter.pt")
     other = wake(small_hellm(1, **settings))
@@ -243,13 +245,13 @@ def test_adapter_round_trip(tmp_path, settings):
         ({"n_kv_heads": 2}, "n_kv_heads is 4 there, 2 here"),
     ],
 )
-def test_adapter_of_other_settings(tmp_path, settings, message):
+def test_adapter_of_other_settings_is_refused(tmp_path, settings, message):
     save_adapter(small_hellm(), tmp_path / "adapter.pt")
     with pytest.raises(ValueError, match=message):
         load_adapter(small_hellm(**settings), tmp_path / "adapter.pt")
 
 
-def test_adapter_does_not_depend_on_how_the_files_state_the_sizes(tmp_path):
+def test_adapter_does_not_depend_on_how_weight_files_state_the_sizes(tmp_path):
     """Meta states n_kv_heads and the feed-forward width by a rule, Hugging Face as numbers: the same model."""
     saved = small_hellm(lora_dropout=0.5, max_seq_len=20)
     save_adapter(saved, tmp_path / "adapter.pt")
@@ -258,8 +260,9 @@ def test_adapter_does_not_depend_on_how_the_files_state_the_sizes(tmp_path):
     torch.testing.assert_close(other(histories()), saved.eval()(histories()))
 
 
-def test_adapter_files_that_are_refused(tmp_path):
-    model, path = small_hellm(), tmp_path / "adapter.pt"
+def test_invalid_adapter_files_are_refused(tmp_path):
+    model = small_hellm()
+    path = tmp_path / "adapter.pt"
     with pytest.raises(FileNotFoundError, match=r"adapter\.pt"):
         load_adapter(model, path)
     save_adapter(model, path)
@@ -284,9 +287,9 @@ def test_adapter_files_that_are_refused(tmp_path):
         load_adapter(model, path)
 
 
-def test_shards_are_cut_as_the_model_splits_them():
-    """The reference of this file: pieces put together again give the whole, and norms are whole in every shard."""
-    whole = {"layers.0.attention.wo.weight": torch.arange(8.0).view(2, 4), "norm.weight": torch.ones(2)}
-    left, right = shards_of(whole, 2)
+def test_small_shards_are_split_as_meta_splits_them():
+    """Check the function that makes this file's shards: matrices are split, norms are complete in every shard."""
+    state = {"layers.0.attention.wo.weight": torch.arange(8.0).view(2, 4), "norm.weight": torch.ones(2)}
+    left, right = shards_of(state, 2)
     assert torch.equal(left["layers.0.attention.wo.weight"], torch.tensor([[0.0, 1.0], [4.0, 5.0]]))
-    assert torch.equal(right["norm.weight"], whole["norm.weight"])
+    assert torch.equal(right["norm.weight"], state["norm.weight"])

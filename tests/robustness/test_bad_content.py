@@ -18,8 +18,8 @@ from tests.support.bad_files import (
     SEQUENCE,
     TABLE,
     TXT,
-    complaint,
-    copied,
+    copy_template,
+    error_line,
     fetch,
     graph,
     image,
@@ -42,7 +42,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def place(template, tmp_path):
-    return copied(template, tmp_path / "place")
+    return copy_template(template, tmp_path / "place")
 
 
 NAN, INF = float("nan"), float("inf")
@@ -308,6 +308,6 @@ CONTENTS = [
 @pytest.mark.parametrize(("program", "path", "damage", "message"), CONTENTS)
 def test_invalid_content_is_refused_with_its_position(place, capfd, program, path, damage, message):
     damage(place / path)
-    line = complaint(place, capfd, *program(place))
+    line = error_line(place, capfd, *program(place))
     assert message in line
     assert path.name in line

@@ -23,8 +23,8 @@ from tests.support.bad_files import (
     SEQUENCE,
     TABLE,
     TXT,
-    complaint,
-    copied,
+    copy_template,
+    error_line,
     fetch,
     graph,
     image,
@@ -48,7 +48,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def place(template, tmp_path):
-    return copied(template, tmp_path / "place")
+    return copy_template(template, tmp_path / "place")
 
 
 READERS = [  # program, folder, file, and whether half of the file is still a file of its kind
@@ -80,7 +80,7 @@ def test_any_file(place, capfd, program, folder, name, way):
     damage(place / folder / name)
     if way == "unreadable" and os.access(place / folder / name, os.R_OK):
         pytest.skip("root reads every file")
-    line = complaint(place, capfd, *program(place))
+    line = error_line(place, capfd, *program(place))
     assert name in line and str(place / folder) in line, line
     assert re.search(pattern, line), line
 

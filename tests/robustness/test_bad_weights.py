@@ -1,6 +1,6 @@
-"""Weights, tokenizers, adapters and training states that are damaged or of another kind: one line each.
+"""Damaged or invalid weights, tokenizers, adapters and training states: each is refused in one line.
 
-The tables of what a header or a configuration may state are those of test_checkpoint.py and test_gguf.py.
+tests/llama/test_checkpoint.py and test_gguf.py test which sizes and features a file may state.
 """
 
 import json
@@ -12,89 +12,86 @@ import torch
 
 import train_HeLLM
 from llama.checkpoint import open_checkpoint
-from tests.support.bad_files import ANY_FILE, complaint, copied
+from tests.support.bad_files import ANY_FILE, copy_template, error_line
 from tests.support.small_data import command, write_dataset
-from tests.support.small_gguf import write_gguf
-from tests.support.small_llama import reference
-from tests.support.small_model import SHAPE, small_hellm, tokenizer, write_meta
+from tests.support.small_llama import write_every_layout
+from tests.support.small_model import tokenizer
 
-gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
-STATE, STATE_BEFORE, ADAPTER = (
-    f"output/Small/MMHCL/tiny/{name}.pt" for name in ("training_state", "training_state_before", "best_adapter")
-)
-SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
+pytest.importorskip("gguf", reason="the package gguf is not installed")
+STATE = "output/Small/MMHCL/tiny/training_state.pt"
+PREVIOUS_STATE = "output/Small/MMHCL/tiny/training_state_before.pt"
+ADAPTER = "output/Small/MMHCL/tiny/best_adapter.pt"
+PARAMS = "meta/params.json"
+SHARD = "meta/consolidated.01.pth"
+TOKENIZER = "meta/tokenizer.model"
+CONFIG = "hf/config.json"
+SAFETENSORS = "hf/model.safetensors"
+INDEX = "sharded/model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """The small data, base weights of every layout, and what a run of an epoch has left."""
-    place = tmp_path_factory.mktemp("template")
-    write_dataset(place / "data")
-    state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
-    state = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
-    write_meta(place / "meta", state, SHAPE, 2)
-    model = reference(n_kv_heads=4)
-    model.save_pretrained(place / "hf")
-    model.save_pretrained(place / "sharded", max_shard_size="20KB")
-    write_gguf(place / "small.gguf", model)
-    tokenizer(place / "meta" / "tokenizer.model")
-    assert train_HeLLM.main(command(place, "--num_epochs", "1")) == 0
-    (place / STATE_BEFORE).unlink()  # which would do instead
-    return place
+    """Write the small data, base weights in every layout, and the files of a run of one epoch."""
+    root = tmp_path_factory.mktemp("template")
+    write_dataset(root / "data")
+    write_every_layout(root, n_shards=2)
+    tokenizer(root / TOKENIZER)
+    assert train_HeLLM.main(command(root, "--num_epochs", "1")) == 0
+    (root / PREVIOUS_STATE).unlink()  # which a run resumes from if the other state is damaged
+    return root
 
 
 @pytest.fixture
-def place(template, tmp_path):
-    return copied(template, tmp_path / "place")
+def root(template, tmp_path):
+    return copy_template(template, tmp_path / "root")
 
 
 def weights(name, *more):
-    """A run from some weights."""
-    return lambda place: (
+    """Return a function from the folder to a run from these weights: a program and its arguments."""
+    return lambda root: (
         train_HeLLM.main,
-        command(place, "--model_name", str(place / name), "--no-train_base", "--target", "other", *more),
+        command(root, "--model_name", str(root / name), "--no-train_base", "--target", "other", *more),
     )
 
 
-def resume(place):
-    return train_HeLLM.main, command(place, "--num_epochs", "1", "--resume")
+def resume(root):
+    return train_HeLLM.main, command(root, "--num_epochs", "1", "--resume")
 
 
 READERS = {
-    "meta/params.json": weights("meta"),
-    "meta/consolidated.01.pth": weights("meta"),
-    "meta/tokenizer.model": weights("meta", "--prompt", "alpaca"),
-    "hf/config.json": weights("hf"),
-    f"hf/{SAFETENSORS}": weights("hf"),
-    f"sharded/{INDEX}": weights("sharded"),
+    PARAMS: weights("meta"),
+    SHARD: weights("meta"),
+    TOKENIZER: weights("meta", "--prompt", "alpaca"),
+    CONFIG: weights("hf"),
+    SAFETENSORS: weights("hf"),
+    INDEX: weights("sharded"),
     "sharded/model-00002-of-00008.safetensors": weights("sharded"),
     "small.gguf": weights("small.gguf"),
     STATE: resume,
     ADAPTER: resume,
 }
-# All shards are found without it; a run begins anew; another folder of weights.
-LEGAL = {
-    (f"sharded/{INDEX}", "missing"),
-    (STATE, "missing"),
-    ("small.gguf", "folder"),
+ACCEPTED = {
+    (INDEX, "missing"),  # the shards are found without it
+    (STATE, "missing"),  # the run starts from the beginning
+    ("small.gguf", "folder"),  # a folder of weights without files, which another test has
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [(name, way) for name in READERS for way in ANY_FILE if (name, way) not in LEGAL]
+    ("name", "way"), [(name, way) for name in READERS for way in ANY_FILE if (name, way) not in ACCEPTED]
 )
-def test_any_file(place, capfd, name, way):
+def test_damaged_file_is_refused(root, capfd, name, way):
     damage, pattern = ANY_FILE[way]
-    damage(place / name)
-    if way == "unreadable" and os.access(place / name, os.R_OK):
+    damage(root / name)
+    if way == "unreadable" and os.access(root / name, os.R_OK):
         pytest.skip("root reads every file")
-    line = complaint(place, capfd, *READERS[name](place))
-    assert str((place / name).parent) in line
+    line = error_line(root, capfd, *READERS[name](root))
+    assert str((root / name).parent) in line
     assert re.search(pattern, line), line
 
 
 def changed(**entries):
-    """Damage that changes entries of a JSON file."""
+    """Return a function that changes entries of a JSON file."""
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
@@ -103,12 +100,12 @@ def text(content):
 
 
 def tensors(change):
-    """Damage that changes what a PyTorch file holds."""
+    """Return a function that changes the content of a PyTorch file."""
     return lambda path: torch.save(change(torch.load(path, weights_only=True)), path)
 
 
 def header(change=dict, length=None):
-    """Damage that changes a safetensors header, or the length that it claims to have."""
+    """Return a function that changes a safetensors header, or the length that the file states for it."""
 
     def damage(path):
         content = path.read_bytes()
@@ -120,13 +117,15 @@ def header(change=dict, length=None):
 
 
 def entry(**values):
+    """Return a function that changes the header's entry of one tensor."""
     name = "model.layers.0.self_attn.q_proj.weight"
     return header(lambda entries: entries | {name: entries[name] | values})
 
 
-DEEP, LONG = "[" * 100_000, "9" * 5000
-PARAMS, CONFIG, SHARD = "meta/params.json", "hf/config.json", "meta/consolidated.01.pth"
-NORM, COUNT = "norm.weight", "(an integer from 1 to"
+DEEP = "[" * 100_000
+LONG = "9" * 5000
+NORM = "norm.weight"
+COUNT = "(an integer from 1 to"
 BAD_ENTRY = "cut short or damaged (Error while deserializing header: invalid shape, data type, or offset for tensor"
 CONTENTS = [
     (PARAMS, text(DEEP), "params.json: not JSON (maximum recursion depth"),
@@ -177,67 +176,70 @@ CONTENTS = [
     (CONFIG, changed(rope_parameters="linear"), "rope_parameters is 'linear' (an object is expected)"),
     (CONFIG, changed(rope_parameters={"rope_theta": [1]}), "rope_theta is [1] (a number"),
     (
-        f"hf/{SAFETENSORS}",
+        SAFETENSORS,
         header(length=2**62),
         "cut short or damaged (Error while deserializing header: header too large)",
     ),
     (
-        f"hf/{SAFETENSORS}",
+        SAFETENSORS,
         lambda path: path.write_bytes((9).to_bytes(8, "little") + b"[" * 9),
         "cut short or damaged (Error while deserializing header: invalid JSON in header",
     ),
-    (f"hf/{SAFETENSORS}", header(lambda entries: [*entries.items()]), "invalid JSON in header: invalid type: sequence"),
+    (SAFETENSORS, header(lambda entries: [*entries.items()]), "invalid JSON in header: invalid type: sequence"),
     (
-        f"hf/{SAFETENSORS}",
+        SAFETENSORS,
         header(lambda entries: entries | {"a": 3}),
         "invalid JSON in header: invalid type: integer `3`",
     ),
     (
-        f"hf/{SAFETENSORS}",
+        SAFETENSORS,
         header(lambda entries: entries | {"a": {"dtype": "F32"}}),
         "invalid JSON in header: missing field `shape`",
     ),
-    (f"hf/{SAFETENSORS}", entry(data_offsets=[0, 9]), BAD_ENTRY),
-    (f"hf/{SAFETENSORS}", entry(data_offsets=[-4096, 0]), "invalid value: integer `-4096`"),
-    (f"hf/{SAFETENSORS}", entry(dtype="F128"), "unknown variant `F128`"),
-    (f"hf/{SAFETENSORS}", entry(dtype="I32"), "q_proj.weight' has dtype I32; take weights in F64, F32, F16 or BF16"),
-    (f"hf/{SAFETENSORS}", header(lambda entries: entries | {"\x1b[31m\n": {}}), "cut short or damaged"),
-    (f"hf/{SAFETENSORS}", entry(shape=[10**12, 32]), BAD_ENTRY),
-    (f"hf/{SAFETENSORS}", entry(shape=[-32, -32]), "invalid value: integer `-32`"),
-    (f"hf/{SAFETENSORS}", entry(shape=[0, 10**30], data_offsets=[0, 0]), "floating point `1e+30`"),
-    (f"hf/{SAFETENSORS}", entry(shape=[32.0, 32]), "floating point `32.0`"),
-    (f"hf/{SAFETENSORS}", entry(shape=[1, 1024]), "q_proj.weight has shape (1, 1024) for 8 heads; fetch it again"),
-    (f"hf/{SAFETENSORS}", entry(data_offsets=[2**60, 2**60 + 4096]), "invalid offset for tensor"),
-    (f"sharded/{INDEX}", text("{}"), "weight_map, from tensor to file, is missing; fetch it again"),
-    (f"sharded/{INDEX}", text(DEEP), "index.json: not JSON"),
-    (f"sharded/{INDEX}", text('{"weight_map": {"x": "../../elsewhere.safetensors"}}'), "sharded/elsewhere.safetensors"),
-    (f"sharded/{INDEX}", text('{"weight_map": {"x": ".."}}'), "a folder where a file belongs"),
-    ("meta/tokenizer.model", lambda path: tokenizer(path, bos_id=-1), "has no begin-of-sequence token"),
-    ("meta/tokenizer.model", tokenizer, "outside the vocabulary of 20"),
+    (SAFETENSORS, entry(data_offsets=[0, 9]), BAD_ENTRY),
+    (SAFETENSORS, entry(data_offsets=[-4096, 0]), "invalid value: integer `-4096`"),
+    (SAFETENSORS, entry(dtype="F128"), "unknown variant `F128`"),
+    (SAFETENSORS, entry(dtype="I32"), "q_proj.weight' has dtype I32; take weights in F64, F32, F16 or BF16"),
+    (SAFETENSORS, header(lambda entries: entries | {"\x1b[31m\n": {}}), "cut short or damaged"),
+    (SAFETENSORS, entry(shape=[10**12, 32]), BAD_ENTRY),
+    (SAFETENSORS, entry(shape=[-32, -32]), "invalid value: integer `-32`"),
+    (SAFETENSORS, entry(shape=[0, 10**30], data_offsets=[0, 0]), "floating point `1e+30`"),
+    (SAFETENSORS, entry(shape=[32.0, 32]), "floating point `32.0`"),
+    (SAFETENSORS, entry(shape=[1, 1024]), "q_proj.weight has shape (1, 1024) for 8 heads; fetch it again"),
+    (SAFETENSORS, entry(data_offsets=[2**60, 2**60 + 4096]), "invalid offset for tensor"),
+    (INDEX, text("{}"), "weight_map, from tensor to file, is missing; fetch it again"),
+    (INDEX, text(DEEP), "index.json: not JSON"),
+    (INDEX, text('{"weight_map": {"x": "../../elsewhere.safetensors"}}'), "sharded/elsewhere.safetensors"),
+    (INDEX, text('{"weight_map": {"x": ".."}}'), "a folder where a file belongs"),
+    (TOKENIZER, lambda path: tokenizer(path, bos_id=-1), "has no begin-of-sequence token"),
+    (TOKENIZER, tokenizer, "outside the vocabulary of 20"),
 ]
 
 
 @pytest.mark.parametrize(("name", "damage", "message"), CONTENTS)
-def test_content(place, capfd, name, damage, message):
-    damage(place / name)
-    line = complaint(place, capfd, *READERS[name](place))
-    path = place / name
-    assert message in line and (str(path.parent) in line or path.name in line)
+def test_invalid_content_is_refused(root, capfd, name, damage, message):
+    damage(root / name)
+    line = error_line(root, capfd, *READERS[name](root))
+    path = root / name
+    assert message in line
+    assert str(path.parent) in line or path.name in line
 
 
 @pytest.mark.parametrize("name", [STATE, ADAPTER])
 @pytest.mark.parametrize("content", [torch.zeros(3), [], {}, {"format": 3}, {"format": []}])
-def test_another_file_as_a_state_or_adapter(place, capsys, name, content):
-    torch.save(content, place / name)
-    program, argv = resume(place)
+def test_other_file_in_place_of_state_or_adapter_is_refused(root, capsys, name, content):
+    torch.save(content, root / name)
+    program, argv = resume(root)
     capsys.readouterr()
     assert program(argv) == 2
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and str(place / name) in line
+    assert line.count("\n") == 1
+    assert str(root / name) in line
 
 
-def test_sizes_behind_a_byte_order_mark(place):
-    for name in ("meta/params.json", "hf/config.json"):
-        expected, path = open_checkpoint((place / name).parent).shape, place / name
+def test_byte_order_mark_is_skipped(root):
+    for name in (PARAMS, CONFIG):
+        path = root / name
+        expected = open_checkpoint(path.parent).shape
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
         assert open_checkpoint(path.parent).shape == expected

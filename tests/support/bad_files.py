@@ -1,4 +1,4 @@
-"""What goes wrong with any file, and what a program that refuses one owes its user."""
+"""Ways to damage any file, the programs that read it, and the error line that a program owes its user."""
 
 import os
 import re
@@ -15,14 +15,14 @@ from tests.support.small_data import N_ITEMS, command, sequences, write_dataset,
 from tests.support.small_encoders import write_pictures
 from tests.support.small_raw import raw
 
-# What is to be done about it: some word of advice, or what is expected instead.
+# An error line says what to do, or what is expected instead.
 REMEDY = re.compile(
     r"\b(fetch|make|makes|take|takes|give|remove|correct|write|put|convert|copy|allow|save|number|use|add|expected"
     r"|comes|needed|lower|overwrite|is read|are read)\b"
 )
 
 
-def replaced_by_folder(path: Path) -> None:
+def replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
@@ -35,54 +35,61 @@ def noise(path: Path) -> None:
     path.write_bytes(np.random.default_rng(0).bytes(999))
 
 
-ANY_FILE: dict[str, tuple[Callable[[Path], object], str]] = {  # way to damage and what the message says, a pattern
+ANY_FILE: dict[str, tuple[Callable[[Path], object], str]] = {  # name -> damage, pattern of the error line
     "missing": (Path.unlink, "missing|[Nn]o such|no base weights|without|neither|no text_feat or image_feat"),
     "empty": (
         lambda path: path.write_bytes(b""),
         "empty|cut short|no column|no review|none of the|no text|not JSON|not a|no begin-of|line 1: '' ",
     ),
-    "folder": (replaced_by_folder, "folder"),
+    "folder": (replace_by_folder, "folder"),
     "unreadable": (lambda path: path.chmod(0), "ermission denied"),
     "noise": (noise, "not a|not JSON|not UTF-8|cut short"),
     "cut": (cut, "cut short|damaged|not JSON|not a"),
 }
 
 
-def tree(place: Path) -> dict[str, bytes | None]:
-    """Every path below a folder, with what its file holds."""
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Return every path below a folder with its file's content, None for a folder or an unreadable file."""
     return {
-        str(path.relative_to(place)): path.read_bytes() if path.is_file() and os.access(path, os.R_OK) else None
-        for path in place.rglob("*")
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and os.access(path, os.R_OK) else None
+        for path in folder.rglob("*")
     }
 
 
-def complaint(place: Path, capsys, program: Callable[[list[str]], int], argv: list[str]) -> str:
-    """The one line with which a program refuses its input, advice in it, having touched nothing below `place`."""
-    before = tree(place)
+def error_line(folder: Path, capsys, program: Callable[[list[str]], int], argv: list[str]) -> str:
+    """Check that a program refuses its input in one line, with advice, and changes nothing; return the line."""
+    before = tree(folder)
     capsys.readouterr()
     assert program(argv) == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: ") and line.count("\n") == 1, line
-    assert "\x1b" not in line and len(line) < 1000
+    assert line.startswith("error: "), line
+    assert line.count("\n") == 1, line
+    assert "\x1b" not in line
+    assert len(line) < 1000
     assert REMEDY.search(line), line
-    assert tree(place) == before
+    assert tree(folder) == before
     return line
 
 
-def copied(template: Path, place: Path) -> Path:
-    shutil.copytree(template, place, dirs_exist_ok=True)
-    return place
+def copy_template(template: Path, folder: Path) -> Path:
+    shutil.copytree(template, folder, dirs_exist_ok=True)
+    return folder
 
 
-DATA, RAW = Path("data/sequential/Small"), Path("data/raw")
-REVIEWS, META, TXT = "reviews_Small_5.json.gz", "meta_Small.json.gz", "Small.txt"
-TABLE, ITEMS = "table.csv", "items.csv"  # of one's own
-GRAPH, SEQUENCE = "MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"
+DATA = Path("data/sequential/Small")
+RAW = Path("data/raw")
+REVIEWS = "reviews_Small_5.json.gz"
+META = "meta_Small.json.gz"
+TXT = "Small.txt"
+TABLE = "table.csv"  # a user's interactions
+ITEMS = "items.csv"  # a user's items
+GRAPH = "MMHCL_item_embeddings.pt"
+SEQUENCE = "SASRec_item_embedding.pt"
 
 
-def write_everything(place: Path) -> Path:
-    """Below a folder, a file of every kind of data that a program reads."""
-    folder = write_dataset(place / "data")
+def write_everything(root: Path) -> Path:
+    """Write a file of every kind of data that a program reads below a folder."""
+    folder = write_dataset(root / "data")
     write_texts(folder)
     rng = np.random.default_rng(0)
     np.save(folder / "image_feat.npy", rng.normal(size=(N_ITEMS, 5)))
@@ -91,68 +98,68 @@ def write_everything(place: Path) -> Path:
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
     (folder / "item_image.tsv").write_text("item_id\tasin\turl\n" + "".join(f"{i}\tA{i}\tx\n" for i in range(N_ITEMS)))
     for release in (2014, 2018, 2023):
-        raw(place / "data", release)
+        raw(root / "data", release)
     lines = [f"u{user},A{item},{time}" for user, items in enumerate(sequences()) for time, item in enumerate(items)]
-    (place / RAW / TABLE).write_text("\n".join(["user,item,time", *lines]) + "\n")
-    about = [f"A{item},thing {item},../sequential/Small/pictures/A{item % 3}.png" for item in range(N_ITEMS)]
-    (place / RAW / ITEMS).write_text("\n".join(["item,title,picture", *about]) + "\n")
-    return place
+    (root / RAW / TABLE).write_text("\n".join(["user,item,time", *lines]) + "\n")
+    items = [f"A{item},thing {item},../sequential/Small/pictures/A{item % 3}.png" for item in range(N_ITEMS)]
+    (root / RAW / ITEMS).write_text("\n".join(["item,title,picture", *items]) + "\n")
+    return root
 
 
-def _argv(place: Path, *more: str) -> list[str]:
-    return ["--dataset", "Small", "--data_dir", str(place / "data"), *more]
+def _argv(root: Path, *more: str) -> list[str]:
+    return ["--dataset", "Small", "--data_dir", str(root / "data"), *more]
 
 
-def _fit(place: Path) -> list[str]:
-    return _argv(place, "--output_dir", str(place / "output"), "--logging_dir", str(place / "log"), "--overwrite")
+def _pretrain_argv(root: Path) -> list[str]:
+    return _argv(root, "--output_dir", str(root / "output"), "--logging_dir", str(root / "log"), "--overwrite")
 
 
-# What reads it: the folder with `data` to a program and its arguments.
-def train(place):
-    return train_HeLLM.main, command(place)
+# Each function below returns a program and its arguments, for a folder with `data`.
+def train(root):
+    return train_HeLLM.main, command(root)
 
 
-def plan(place):
-    return train_HeLLM.main, command(place, "--plan")
+def plan(root):
+    return train_HeLLM.main, command(root, "--plan")
 
 
-def graph(place):
-    return pretrain_graph.main, _fit(place)
+def graph(root):
+    return pretrain_graph.main, _pretrain_argv(root)
 
 
-def sequence(place):
-    return pretrain_sasrec.main, _fit(place)
+def sequence(root):
+    return pretrain_sasrec.main, _pretrain_argv(root)
 
 
-def text(place):
-    return features.main, ["text", *_argv(place, "--name", "words")]
+def text(root):
+    return features.main, ["text", *_argv(root, "--name", "words")]
 
 
-def image(place):
-    return features.main, ["image", *_argv(place, "--name", "colours", "--encoder", "histogram")]
+def image(root):
+    return features.main, ["image", *_argv(root, "--name", "colours", "--encoder", "histogram")]
 
 
-def fetch(place):
-    return features.main, ["image", *_argv(place, "--name", "colours", "--encoder", "histogram", "--fetch")]
+def fetch(root):
+    return features.main, ["image", *_argv(root, "--name", "colours", "--encoder", "histogram", "--fetch")]
 
 
-def _amazon(place: Path, reviews: str, meta: str):
-    files = ("--reviews", str(place / RAW / reviews), "--meta", str(place / RAW / meta))
-    return amazon.main, _argv(place, "--k_core", "2", "--overwrite", *files)
+def _amazon(root: Path, reviews: str, meta: str):
+    files = ("--reviews", str(root / RAW / reviews), "--meta", str(root / RAW / meta))
+    return amazon.main, _argv(root, "--k_core", "2", "--overwrite", *files)
 
 
-def raw_2014(place):
-    return _amazon(place, REVIEWS, META)
+def raw_2014(root):
+    return _amazon(root, REVIEWS, META)
 
 
-def raw_2018(place):
-    return _amazon(place, "Small_5.json", "meta_Small.json")
+def raw_2018(root):
+    return _amazon(root, "Small_5.json", "meta_Small.json")
 
 
-def table(place):
-    files = (str(place / RAW / TABLE), "--item_file", str(place / RAW / ITEMS))
-    return own.main, [*files, "--dataset", "Mine", "--data_dir", str(place / "data")]
+def raw_2023(root):
+    return _amazon(root, "Small.jsonl.gz", "meta_Small.jsonl.gz")
 
 
-def raw_2023(place):
-    return _amazon(place, "Small.jsonl.gz", "meta_Small.jsonl.gz")
+def table(root):
+    files = (str(root / RAW / TABLE), "--item_file", str(root / RAW / ITEMS))
+    return own.main, [*files, "--dataset", "Mine", "--data_dir", str(root / "data")]

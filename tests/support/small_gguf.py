@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp's converter writes them, from a LLaMA of the transformers library, and back."""
+"""GGUF files as llama.cpp's converter writes them, from a LLaMA of the transformers library and back."""
 
 from pathlib import Path
 
@@ -18,15 +18,18 @@ LAYER = {
 }
 
 
-def their_names(n_layers: int) -> dict[str, str]:
-    """Name in the file -> name in transformers."""
+def transformers_names(n_layers: int) -> dict[str, str]:
+    """Return name in the file -> name in transformers."""
     top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
     layers = {f"blk.{n}.{a}": f"model.layers.{n}.{b}" for n in range(n_layers) for a, b in LAYER.items()}
     return {f"{a}.weight": f"{b}.weight" for a, b in (top | layers).items()}
 
 
 def row_order(name: str, config) -> list[int] | None:
-    """Which row of transformers is row 0, 1, … of the file: halves become pairs in every head; None: as they are."""
+    """Return the index in transformers of every row in the file; None if the order is the same.
+
+    In each head, the halves of rotated pairs become pairs of neighbours.
+    """
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-2])
     if heads is None:
         return None
@@ -49,18 +52,24 @@ def metadata(config) -> dict:
 
 @torch.no_grad()
 def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="llama") -> Path:
-    """Write the model, whose weights become what the file holds.
+    """Write a model to a GGUF file, and give the model the rounded weights that the file holds.
 
     Args:
-        kinds: number formats of the matrices, in turn; norms are float32.
-        change: called with metadata (below "llama.") and tensors, {name: (array, format)}, before they are written.
+        path: The file.
+        model: A LLaMA of the transformers library.
+        kinds: GGML types of the matrices, in turn; norms are float32.
+        change: Called with metadata (keys below "llama.") and tensors, {name: (array, type)}, before they are written.
+        architecture: The metadata's architecture and prefix.
     """
     import gguf
 
-    parameters, fields, tensors = dict(model.named_parameters()), metadata(model.config), {}
-    names = {a: b for a, b in their_names(model.config.num_hidden_layers).items() if b in parameters}
+    parameters = dict(model.named_parameters())
+    fields = metadata(model.config)
+    tensors = {}
+    names = {a: b for a, b in transformers_names(model.config.num_hidden_layers).items() if b in parameters}
     for number, (name, theirs) in enumerate(names.items()):
-        p, order = parameters[theirs], row_order(name, model.config)
+        p = parameters[theirs]
+        order = row_order(name, model.config)
         kind = gguf.GGMLQuantizationType["F32" if p.ndim == 1 else kinds[number % len(kinds)]]
         stored = gguf.quants.quantize(p.numpy(), kind)  # row by row, so that rows may be moved afterwards
         p.copy_(torch.from_numpy(gguf.quants.dequantize(stored, kind).copy()))
@@ -84,12 +93,12 @@ def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="lla
 
 @torch.no_grad()
 def fill_from_gguf(model, path: Path) -> None:
-    """Give a LLaMA of the transformers library the weights of a file, rows in its own order."""
+    """Load a GGUF file into a LLaMA of the transformers library, with rows in that library's order."""
     import gguf
 
     tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
     parameters = dict(model.named_parameters())
-    names = their_names(model.config.num_hidden_layers)
+    names = transformers_names(model.config.num_hidden_layers)
     assert {a for a, b in names.items() if b in parameters} == set(tensors)
     for name, tensor in tensors.items():
         order = row_order(name, model.config)

@@ -1,17 +1,21 @@
-"""A small random LLaMA of the transformers library, and whether ours, read from its files, computes the same."""
+"""A small random LLaMA of the transformers library, its files in every layout, and its comparison with ours."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from llama.model import ModelArgs, Transformer
 from llama.checkpoint import load_base_weights, open_checkpoint
+from llama.model import ModelArgs, Transformer
+from tests.support.small_gguf import write_gguf
+from tests.support.small_model import SHAPE, small_hellm, write_meta
 
 IDS = torch.randint(0, 90, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9) >= torch.tensor([[0], [4]])  # the second row is padded on the left
 
 
 def reference(n_kv_heads=8, tied=False, theta=10000.0):
-    """A random LLaMA of the transformers library whose every weight matters."""
+    """Return a random LLaMA of the transformers library in which every weight changes the output."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -27,16 +31,29 @@ def reference(n_kv_heads=8, tied=False, theta=10000.0):
     return model
 
 
-def load(folder, dtype=torch.float32, max_seq_len=16):
-    args = ModelArgs(**open_checkpoint(folder).shape, max_seq_len=max_seq_len)
+def write_every_layout(root: Path, n_shards: int) -> None:
+    """Write `meta`, of some shards, `hf`, `sharded` and `small.gguf` below a folder."""
+    state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
+    base = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
+    write_meta(root / "meta", base, SHAPE, n_shards)
+    model = reference(n_kv_heads=4)
+    model.save_pretrained(root / "hf")
+    model.save_pretrained(root / "sharded", max_shard_size="20KB")
+    write_gguf(root / "small.gguf", model)
+
+
+def load(path, dtype=torch.float32, max_seq_len=16):
+    """Load all base weights of a folder or file into a new Transformer."""
+    args = ModelArgs(**open_checkpoint(path).shape, max_seq_len=max_seq_len)
     with torch.device("meta"):
         transformer = Transformer(args)
-    load_base_weights(transformer, folder, dtype)
+    load_base_weights(transformer, path, dtype)
     return transformer.eval()
 
 
 @torch.no_grad()
-def same_hidden(transformer, model):
+def assert_same_hidden(transformer, model):
+    """Check that our Transformer computes the reference's hidden states, with and without padding."""
     ours = transformer(transformer.tok_embeddings(IDS))
     torch.testing.assert_close(ours, model.model(IDS).last_hidden_state, rtol=0, atol=1e-5)
     ours = transformer(transformer.tok_embeddings(IDS), MASK)

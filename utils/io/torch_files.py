@@ -61,8 +61,8 @@ def load_versioned(path: Path, name: str, version: int, parts: dict[str, Iterabl
     """
     content = load_with_checksum(path)
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (name, version):
-        raise ValueError(f"{path}: not a {name} of version {version}, found {found}")
+    if str(found) != str((name, version)):  # as text, because a tensor cannot be compared with a number
+        raise ValueError(f"{path}: not a {name} of version {version}, found {found!s:.90}")
     if problem := _parts_problem(content, parts or {}) or _settings_problem(content):
         raise ValueError(f"{path}: {problem}; {RESTORE_HINT}")
     return content
