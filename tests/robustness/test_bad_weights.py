@@ -210,7 +210,7 @@ CONTENTS = [
     (INDEX, text("{}"), "weight_map, from tensor to file, is missing; fetch it again"),
     (INDEX, text(DEEP), "index.json: not JSON"),
     (INDEX, text('{"weight_map": {"x": "../../elsewhere.safetensors"}}'), "sharded/elsewhere.safetensors"),
-    (INDEX, text('{"weight_map": {"x": ".."}}'), "a folder where a file belongs"),
+    (INDEX, text('{"weight_map": {"x": ".."}}'), "a folder where a file is expected"),
     (TOKENIZER, lambda path: tokenizer(path, bos_id=-1), "has no begin-of-sequence token"),
     (TOKENIZER, tokenizer, "outside the vocabulary of 20"),
 ]
