@@ -9,8 +9,10 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="random moments at which test_crashes kills each program")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config) -> None:
     """Use one thread per process, so that sums have one order and `-n auto` one core each, and no GPU unless asked."""
+    if config.getoption("dist", "no") == "load":
+        config.option.dist = "worksteal"  # each worker has a run of whole files, so that their fixtures are made once
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
