@@ -1,6 +1,7 @@
-"""Every reader of data and every way any file goes wrong: one line with path, place and remedy, and nothing written.
+"""Input files that are missing, damaged or written in another way, with every program that reads them.
 
-What does no harm, such as another kind of line end, is read as if it were not there.
+A damaged file is one error line with its path and a remedy, and nothing is written. Harmless differences, such as the
+line ends of Windows, change nothing.
 """
 
 import gzip
@@ -51,7 +52,7 @@ def place(template, tmp_path):
     return copy_template(template, tmp_path / "place")
 
 
-READERS = [  # program, folder, file, and whether half of the file is still a file of its kind
+READERS = [  # program, folder, file, and whether the first half of the file is a valid file
     *((program, DATA, TXT, True) for program in (train, graph, sequence, text)),
     (train, DATA, GRAPH, False),
     (train, DATA, SEQUENCE, False),
@@ -65,23 +66,25 @@ READERS = [  # program, folder, file, and whether half of the file is still a fi
     *((raw_2018, RAW, name, False) for name in ("Small_5.json", "meta_Small.json")),
     *((raw_2023, RAW, name, False) for name in ("Small.jsonl.gz", "meta_Small.jsonl.gz")),
 ]
-LEGAL = {("graph", "image_feat.npy"), ("graph", "text_feat.pt"), ("image", "i_id_mapping.csv")}  # another file will do
-EVERY = [
+# Programs that read another file instead if this one is missing
+OPTIONAL = {("graph", "image_feat.npy"), ("graph", "text_feat.pt"), ("image", "i_id_mapping.csv")}
+CASES = [
     pytest.param(program, folder, name, way, id=f"{program.__name__}-{name}-{way}")
-    for program, folder, name, survives in READERS
+    for program, folder, name, half_is_valid in READERS
     for way in ANY_FILE
-    if not (survives and way == "cut") and not (way == "missing" and (program.__name__, name) in LEGAL)
+    if not (way == "cut" and half_is_valid) and not (way == "missing" and (program.__name__, name) in OPTIONAL)
 ]
 
 
-@pytest.mark.parametrize(("program", "folder", "name", "way"), EVERY)
-def test_any_file(place, capfd, program, folder, name, way):
+@pytest.mark.parametrize(("program", "folder", "name", "way"), CASES)
+def test_a_damaged_file_is_one_error_line_and_nothing_is_written(place, capfd, program, folder, name, way):
     damage, pattern = ANY_FILE[way]
     damage(place / folder / name)
     if way == "unreadable" and os.access(place / folder / name, os.R_OK):
         pytest.skip("root reads every file")
     line = error_line(place, capfd, *program(place))
-    assert name in line and str(place / folder) in line, line
+    assert name in line
+    assert str(place / folder) in line
     assert re.search(pattern, line), line
 
 
@@ -96,8 +99,8 @@ TEXT_FILES = {
     "item_text.tsv": (DATA / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
     "item_image.tsv": (DATA / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
     "i_id_mapping.csv": (DATA / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
-    "table of one's own": (RAW / TABLE, lambda path: read_csv_interactions(path, ColumnSettings()).item.tolist()),
-    "items of one's own": (RAW / ITEMS, lambda path: [*read_csv_items(path, ColumnSettings())[0].items()]),
+    "CSV interactions": (RAW / TABLE, lambda path: read_csv_interactions(path, ColumnSettings()).item.tolist()),
+    "CSV items": (RAW / ITEMS, lambda path: [*read_csv_items(path, ColumnSettings())[0].items()]),
     "JSON reviews": (RAW / "Small_5.json", lambda path: [*read_reviews(path)]),
     "JSON metadata": (RAW / "meta_Small.json", lambda path: [*read_items(path, "AB")]),
     "zipped literals": (RAW / REVIEWS, lambda path: [*read_reviews(path)]),
@@ -108,18 +111,20 @@ TEXT_FILES = {
 
 @pytest.mark.parametrize("change", HARMLESS)
 @pytest.mark.parametrize("file", TEXT_FILES)
-def test_what_does_no_harm(place, file, change):
-    path, read = place / TEXT_FILES[file][0], TEXT_FILES[file][1]
-    expected, old = read(path), path.read_bytes()
+def test_harmless_differences_of_a_text_file_change_nothing(place, file, change):
+    relative_path, read = TEXT_FILES[file]
+    path = place / relative_path
+    expected = read(path)
+    old = path.read_bytes()
     zipped = path.suffix == ".gz"
     new = HARMLESS[change](gzip.decompress(old) if zipped else old)
     path.write_bytes(gzip.compress(new) if zipped else new)
     assert path.read_bytes() != old
-    assert read(path) == expected != []
+    assert expected != []
+    assert read(path) == expected
 
 
-def test_gzipped_or_not_by_content(place):
-    """A file that a browser has unpacked keeps its name."""
+def test_compression_is_recognised_by_content_not_by_name(place):  # browsers decompress but keep the name
     path = place / RAW / REVIEWS
     expected = [*read_reviews(path)]
     path.write_bytes(gzip.decompress(path.read_bytes()))
