@@ -10,7 +10,6 @@ kept; what was made from another interaction file is refused. Re-run the same co
 """
 
 import contextlib
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from utils.cli.validation import check_names
 from utils.data.input_files import changed_inputs
 from utils.data.layout import require_files
 from utils.evaluation.metrics import format_headline_metrics
+from utils.logs.records import read_metrics
 from utils.logs.run_log import RunLog
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
@@ -111,8 +111,8 @@ class Pipeline:
         files = ", ".join(str(self.folder / name) for name in outputs)
         test = ""
         if metrics:
-            *_, final_record = (self.logs / metrics / "pretrain_metrics.jsonl").read_text().splitlines()
-            test = f"; test {format_headline_metrics(json.loads(final_record)['test'])}"
+            _, final = read_metrics(self.logs / metrics / "pretrain_metrics.jsonl")
+            test = f"; test {format_headline_metrics(final.test)}"
         self.log.info(f"{program.__name__}: {files}{test}")
 
 
