@@ -40,13 +40,7 @@ def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFi
 
 
 def assign_parameter(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace a parameter's tensor without a copy; the parameter keeps its `requires_grad`.
-
-    Args:
-        module: The module that has the parameter, at any depth.
-        name: The parameter's name in the module.
-        tensor: The new values, of any dtype and device.
-    """
+    """Replace a parameter, at any depth of a module, by a tensor without a copy; `requires_grad` stays."""
     owner_name, _, attribute = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     requires_grad = getattr(owner, attribute).requires_grad
@@ -121,13 +115,7 @@ def load_base_weights(
 
 @torch.no_grad()
 def copy_or_assign(model: nn.Module, tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-    """Write tensors into the model: copied into targets that have memory, assigned to those on the meta device.
-
-    Args:
-        model: The model.
-        tensors: Name to new values, this process's slice of each.
-        targets: Name to the model's parameter or buffer of that name.
-    """
+    """Copy tensors into the model's `targets` of the same names; assign them to those on the meta device."""
     for name, tensor in tensors.items():
         if targets[name].is_meta:
             assign_parameter(model, name, tensor.clone())

@@ -52,14 +52,7 @@ class TensorEntry(NamedTuple):
 
 
 def import_gguf(path: Path):
-    """Import the package gguf.
-
-    Args:
-        path: The file that needs it, for the message.
-
-    Raises:
-        ValueError: It is not installed.
-    """
+    """Import the package gguf; raise ValueError, naming the file that needs it, if it is not installed."""
     try:
         import gguf
     except ImportError as error:
@@ -236,10 +229,6 @@ class GGUFFile:
             ) from error
 
     def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
-        """Return a function from a parameter's name to its tensor, float32, from a new mapping of the file.
-
-        Args:
-            shard_dims: Not needed here; see `MetaFolder.reader`.
-        """
+        """Return a function from a parameter's name to its tensor, float32, from a new mapping of the file."""
         data = self._map()
         return lambda name: self._dequantize(name, self.locations[name], data)

@@ -253,9 +253,6 @@ class HuggingFaceFolder:
         """Return a function from a parameter's name to its tensor.
 
         Tensors are mapped to the file, except query and key matrices, whose rows are reordered.
-
-        Args:
-            shard_dims: Not needed here; see `MetaFolder.reader`.
         """
         files = {path: open_safetensors(path) for path in self.files}
         n_heads_of = {"wq": self.shape["n_heads"], "wk": self.shape["n_kv_heads"]}

@@ -15,10 +15,9 @@ from utils.io.torch_files import RESTORE_HINT, load_versioned, save_with_checksu
 FORMAT = "HeLLM adapter"
 VERSION = 2
 REQUIRED_PARTS = {"settings": (), "tensors": ()}
-FREE_SETTINGS = (  # what only training depends on, and the room for tokens
-    *("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives", "compile", "recompute"),
-    *("max_seq_len", "multiple_of", "ffn_dim_multiplier"),
-)
+# Only training depends on them; max_seq_len is room for tokens, and ffn_dim stands for the last two.
+FREE_SETTINGS = ("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives", "compile", "recompute")
+FREE_SETTINGS += ("max_seq_len", "multiple_of", "ffn_dim_multiplier")
 
 
 def adapter_config(model: HeLLM) -> dict:
