@@ -22,6 +22,7 @@ from utils.runtime.seed import seed_at
 
 ROOT = Path(__file__).parents[2]
 LAYOUTS = {"replicas": (2, 1), "shards": (2, 2), "both": (4, 2)}  # processes, and how many of them share a model
+ALL_LAYERS = ("--num_epochs", "1", "--n_layers", "-1")
 N_USERS = 2_363  # a multiple neither of the batch size nor of the number of processes
 
 
@@ -33,8 +34,8 @@ def torchrun(n_processes: int, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def run(place: Path, target: str, *more: str) -> list[str]:
-    """Return the flags of a run without dropout, so that only rounding can differ."""
-    sizes = ("--batch_size", "15", "--grad_steps", "2", "--num_epochs", "2", "--warmup_epochs", "0")
+    """Return the flags of a run of 5 steps per epoch without dropout, so that only rounding can differ."""
+    sizes = ("--n_layers", "1", "--batch_size", "60", "--grad_steps", "2", "--num_epochs", "2", "--warmup_epochs", "0")
     return command(place, *sizes, "--graph_dropout", "0", "--max_grad_norm", "0.5", *more, "--target", target)
 
 
@@ -71,7 +72,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(place):
     """Return the results of one process."""
-    replica_worker.train_both_objectives(place, run(place, "one", "--num_epochs", "1"))
+    replica_worker.train_both_objectives(place, run(place, "one", *ALL_LAYERS))
     return torch.load(place / "one-0.pt", weights_only=True)
 
 
@@ -79,7 +80,7 @@ def one(place):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_losses_and_metrics_equal_those_of_one_process(place, one, layout, tmp_path):
     n_processes, model_parallel = LAYOUTS[layout]
-    argv = run(place, layout, "--num_epochs", "1", "--model_parallel", str(model_parallel))
+    argv = run(place, layout, *ALL_LAYERS, "--model_parallel", str(model_parallel))
     for outcome in run_distributed(n_processes, tmp_path, replica_worker.train_both_objectives, place, argv):
         assert outcome.status == 0, outcome.err
     of_each = [torch.load(place / f"{layout}-{rank}.pt", weights_only=True) for rank in range(n_processes)]
