@@ -113,14 +113,13 @@ def item_knn(settings: BaselineSettings, data: Interactions) -> Baseline:
     """
     similarity = item_cosine_similarity(data)
     candidates = [settings.neighbours] if settings.neighbours else K_CANDIDATES
-    best, best_metric = None, -1.0
+    tried = {}
     for k in candidates:
         score = partial(_sum_over_history, keep_top_k(similarity, k))
         validation = evaluate_ranking(score, data, data.validation(), BATCH)
-        metric = ranking_metrics(validation.seen_kept)[SELECTION_METRIC]
-        if metric > best_metric:
-            best, best_metric = (k, score, validation), metric
-    k, score, validation = best
+        tried[k] = ranking_metrics(validation.seen_kept)[SELECTION_METRIC], score, validation
+    k = max(tried, key=lambda k: tried[k][0])
+    _, score, validation = tried[k]
     return Baseline(validation, evaluate_ranking(score, data, data.test(), BATCH), {"neighbours": k})
 
 

@@ -161,7 +161,8 @@ def read_catalogue(data: Interactions) -> Catalogue:
     user_ids = [""] * data.n_users
     if (folder / ITEM_TEXT_FILE).is_file():
         for _, item, rest in read_item_rows(folder / ITEM_TEXT_FILE, data.n_items, "\t"):
-            item_ids[item], titles[item], *_ = [*rest.split("\t"), ""]
+            item_ids[item], _, text = rest.partition("\t")
+            titles[item] = text.partition("\t")[0]
     if (folder / ITEM_ID_FILE).is_file() or (folder / IMAGE_URL_FILE).is_file():
         item_ids = read_item_ids(folder, data.n_items)
     if (folder / USER_ID_FILE).is_file():

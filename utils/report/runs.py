@@ -113,7 +113,8 @@ def read_run(path: Path, mark: str = "") -> Run:
         ValueError: A file can't be read; names the file, and the line.
     """
     epochs, final = read_metrics(run_file(path, "metrics.jsonl"))
-    title, settings = "", final.settings if final else None
+    title = ""
+    settings = final.settings if final else None
     if settings is None:  # not finished, or by an earlier version
         log = run_file(path, "log.txt")
         title, settings = read_settings(log) if log.is_file() else ("", {})

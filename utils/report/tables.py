@@ -72,7 +72,8 @@ def verdict(metrics: dict[str, MetricValue], published: Metrics) -> str:
 def cost_cells(run: Run) -> list[str]:
     """Format minutes of training, samples per second and peak memory in GB; "" where unknown."""
     seconds = training_seconds(run.epochs)
-    minutes, speed = "", ""
+    minutes = ""
+    speed = ""
     if seconds:
         speeds = [record.samples_per_s for record in run.epochs]
         weights = [record.seconds for record in run.epochs]
