@@ -250,20 +250,21 @@ def test_failed_runs_are_listed_and_the_others_run(place, capsys):
 
 
 def test_an_error_of_the_program_is_listed_with_its_traceback_and_the_others_run(place, capsys, monkeypatch):
-    train_and_test = train_HeLLM.run
+    train_and_test = train_HeLLM.train_and_test
 
-    def fail_once(run):
+    def fail_once(run, *args):
         if run.settings.lr == 1e-3:
             raise ValueError("a bug")
-        return train_and_test(run)
+        train_and_test(run, *args)
 
-    monkeypatch.setattr(train_HeLLM, "run", fail_once)
+    monkeypatch.setattr(train_HeLLM, "train_and_test", fail_once)
     assert train_HeLLM.main(command(place, "--sweep", "lr=1e-3,3e-3")) == 1
     assert is_finished(place, "tiny-lr3e-3")
     captured = capsys.readouterr()
     assert "Traceback" in captured.err
-    assert "tiny-lr1e-3 failed: ValueError: a bug\n" in captured.out
-    assert "* tiny-lr1e-3 failed: ValueError: a bug\n" in (log_folder(place) / "tiny_sweep-lr.md").read_text()
+    failure = "tiny-lr1e-3 failed: RuntimeError: ValueError in training: a bug\n"
+    assert failure in captured.out
+    assert f"* {failure}" in (log_folder(place) / "tiny_sweep-lr.md").read_text()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import Field, fields
 from functools import partial
@@ -38,7 +39,7 @@ class SettingsParser(Parser, Generic[S]):
     Args:
         kind: a dataclass with a comment behind every field, which is its help text.
         program: how the program is started, for --help.
-        description: its purpose, for --help, in lines of at most 100 columns.
+        description: its purpose, for --help.
         validate: returns all problems of the settings, one phrase each.
         presets: the fields that each preset changes; without presets there is no --preset.
         choose_preset: returns the preset to use without --preset, given the flags' values by name.
@@ -55,6 +56,9 @@ class SettingsParser(Parser, Generic[S]):
     ) -> None:
         if any(field.type is bool for field in fields(kind)):
             description += "\n\nA switch --NAME is turned off by --no-NAME."
+        description = "\n".join(
+            textwrap.fill(line, HELP_WIDTH, break_on_hyphens=False) for line in description.splitlines()
+        )
         super().__init__(prog=program, usage=f"{program} [flags]", description=description)
         self.kind = kind
         self.validate = validate
