@@ -46,20 +46,21 @@ SELECTION_METRIC = "Recall@20"  # of validation: decides which epoch is the best
 class GraphSettings(PretrainSettings):
     """The published settings on Beauty; PRESETS lists what is published for other datasets."""
 
-    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # LightGCN: without both hypergraphs
-    cf_model: Literal["LightGCN", "NGCF", "MF"] = "LightGCN"  # collaborative part
-    embed_dim: int = 64  # width of the tables
-    UI_layers: int = 2  # of the interaction graph
-    User_layers: int = 2  # of the user hypergraph
-    Item_layers: int = 1  # of the item hypergraph
+    # model
+    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # MMHCL, or LightGCN: without both hypergraphs
+    cf_model: Literal["LightGCN", "NGCF", "MF"] = "LightGCN"  # encoder of the interaction graph
+    embed_dim: int = 64  # width of the embeddings
+    UI_layers: int = 2  # propagation layers of the interaction graph
+    User_layers: int = 2  # propagation layers of the user hypergraph
+    Item_layers: int = 1  # propagation layers of the item hypergraph
     user_loss_ratio: float = 0.9  # weight of the users' contrastive loss; 0: no user hypergraph
     item_loss_ratio: float = 0.1  # weight of the items' contrastive loss; 0: no item hypergraph
-    topk: int = 10  # nearest items a hyperedge, itself among them
+    topk: int = 10  # nearest items per hyperedge, the item itself included
     tau: float = 0.5  # temperature of the contrastive losses
-    regs: float = 1e-4  # weight of the batch's squared norms
-    contrastive_anchors: int = 0  # nodes sampled a step for the contrastive losses; 0: all
-    features: tuple[str, ...] = ()  # modalities, comma-separated: text,image; all that are found when empty
-    tables: str = ""  # first part of the names of tables and log folder, a --GNNModel of fine-tuning; empty: GNNModel
+    regs: float = 1e-4  # weight of the L2 penalty on the embeddings of a batch
+    contrastive_anchors: int = 0  # nodes sampled per step for the contrastive losses; 0: all nodes
+    features: tuple[str, ...] = ()  # modalities of the item hypergraph, such as text,image; empty: all that have a file
+    tables: str = ""  # name of the tables, for --GNNModel of fine-tuning, and of the log folder; empty: GNNModel
 
     @property
     def name(self) -> str:

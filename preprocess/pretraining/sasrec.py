@@ -19,16 +19,20 @@ from preprocess.pretraining.trainer import PretrainSettings
 class SequenceSettings(PretrainSettings):
     """The setting that validated best on Beauty."""
 
-    batch_size: int = 64  # users an optimiser step
+    # training
+    batch_size: int = 64  # users per optimizer step
     lr: float = 1e-3  # learning rate
-    num_epochs: int = 200  # epochs at most
+    num_epochs: int = 200  # maximum number of epochs
     validate_every: int = 2  # epochs between validations
-    max_len: int = 50  # last items of a user that are read and trained on, both targets among them
-    width: int = 64  # of the item embeddings
-    hidden: int = 64  # width between them; projected where it differs
+    # data
+    max_len: int = 50  # most recent items kept per user, the validation and the test target included
+    # model
+    width: int = 64  # width of the item embeddings
+    hidden: int = 64  # width of the attention blocks; item embeddings of another width are projected
     n_layers: int = 2  # attention blocks
     n_heads: int = 2  # attention heads
-    dropout: float = 0.5  # on item vectors and in the blocks
+    dropout: float = 0.5  # dropout on the item embeddings and in the blocks
+    # training
     wd: float = 0.0  # AdamW weight decay
 
 

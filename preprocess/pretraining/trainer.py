@@ -37,21 +37,24 @@ PRETRAIN_IGNORED_ON_RESUME |= {"save_every_minutes", "resume", "overwrite"}
 class PretrainSettings:
     """Settings of every pre-training."""
 
+    # data
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/DATASET/, where the tables go as well
-    batch_size: int = 1024  # users an optimiser step
-    lr: float = 1e-4  # learning rate at the beginning
-    num_epochs: int = 1000  # epochs at most
+    data_dir: str = "datasets"  # folder that holds sequential/DATASET/, where the embedding tables are written too
+    # training
+    batch_size: int = 1024  # users per optimizer step
+    lr: float = 1e-4  # initial learning rate
+    num_epochs: int = 1000  # maximum number of epochs
     validate_every: int = 5  # epochs between validations
-    patience: int = 5  # stop after so many validations without a better one; 0: never
-    seed: int = 2024  # of every random generator
-    device: str = "auto"  # cuda, cpu, …; auto: CUDA where there is one
-    target: str = "pretrain"  # name of this run's files
-    output_dir: str = "output"  # best model and training state
-    logging_dir: str = "log"  # log, metrics and curves
-    save_every_minutes: float = 10.0  # minutes between training states
-    resume: bool = False  # go on from this run's last training state
-    overwrite: bool = False  # replace tables that are there already
+    patience: int = 5  # stop after this many validations without a better one; 0: never
+    seed: int = 2024  # seed of every random generator
+    device: str = "auto"  # cuda, cpu or another torch device; auto: CUDA if available
+    # output
+    target: str = "pretrain"  # name of the run and of its files
+    output_dir: str = "output"  # folder for the best model and the checkpoints
+    logging_dir: str = "log"  # folder for the log, metrics and curves
+    save_every_minutes: float = 10.0  # minutes between checkpoints
+    resume: bool = False  # resume from the last checkpoint of this run
+    overwrite: bool = False  # replace existing embedding tables
 
 
 def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:
