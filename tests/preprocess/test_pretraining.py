@@ -157,8 +157,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, which, damage, flag
     ("which", "flags", "message"),
     [
         ("graph", ("--tau", "0"), "--tau 0.0: above 0"),
-        ("graph", ("--cf_model", "GAT"), "--cf_model GAT: one of LightGCN, NGCF, MF"),
-        ("graph", ("--preset", "Books"), "unknown preset Books: one of Beauty"),
+        ("graph", ("--cf_model", "GAT"), "--cf_model: invalid choice: GAT (choose from LightGCN, NGCF, MF)"),
+        ("graph", ("--preset", "Books"), "--preset: invalid choice: Books (choose from Beauty, "),
         ("sasrec", ("--hidden", "65"), "--hidden 65: a multiple of --n_heads 2"),
         ("sasrec", ("--max_len", "3"), "--max_len 3: from 4"),
         ("sasrec", ("--preset", "Beauty"), "unknown argument --preset"),
@@ -168,7 +168,7 @@ def test_mistaken_settings(place, which, flags, message, capsys):
     with pytest.raises(SystemExit) as stop:
         run(place, which, *flags)
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in capsys.readouterr().err.replace("'", "")  # Python 3.12 quotes no choices
 
 
 def test_published_settings_by_dataset():
