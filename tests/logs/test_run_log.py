@@ -146,6 +146,7 @@ def test_a_dollar_in_a_target_is_not_parsed_as_math(tmp_path, target, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_curves_that_can_not_be_plotted_do_not_end_the_run(tmp_path):
     program = (
         "import sys; from tests.logs.test_run_log import RunLog, epoch_records; "

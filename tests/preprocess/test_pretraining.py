@@ -255,6 +255,7 @@ def test_ablation_table_and_picture(place, monkeypatch, capsys):
     assert (folder / "ablation.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_ablation_goes_on_where_a_signal_stopped_it(place, monkeypatch, capsys):
     monkeypatch.setattr("utils.benchmark.ablation.SEEDS", 2)  # of the runs that go to the end
 

@@ -46,6 +46,7 @@ def assert_same_run(place, one, other):
             assert a[key] == b[key], key
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("real_curves")
 def test_a_run_learns_and_leaves_its_files(place, capsys):
     assert train_HeLLM.main(command(place, "--num_epochs", "8", "--lr", "3e-3", "--patience", "0")) == 0
@@ -71,6 +72,7 @@ def test_a_run_learns_and_leaves_its_files(place, capsys):
     assert "trainable params:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves(place):
     assert train_HeLLM.main(command(place, "--target", "whole")) == 0
     argv = command(place, "--target", "asked")
@@ -235,6 +237,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, monkeypatch, flags,
     assert not (place / "log").exists()
 
 
+@pytest.mark.slow
 def test_plan_needs_neither_weights_nor_tables(place, capsys):
     folder = place / "data" / "sequential" / "Small"
     for table in folder.glob("*.pt"):
@@ -249,6 +252,7 @@ def test_plan_needs_neither_weights_nor_tables(place, capsys):
 CAUSAL = ("--objective", "causal", "--prompt", "none", "--dropout", "0.1", "--standardize", "--graph_mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["trained", "tied"])
 def test_a_causal_run_learns_and_validates_what_it_tests(place, head):
     more = ("--head", head, "--num_epochs", "12", "--lr", "3e-3", "--patience", "0", "--prompt", "bos")
@@ -315,6 +319,7 @@ def test_warm_head_keeps_how_alike_the_tables_hold_items_to_be(place, width):
     assert torch.corrcoef(torch.stack([found[off_diagonal], wanted[off_diagonal]]))[0, 1] > 0.5
 
 
+@pytest.mark.slow
 def test_plan_counts_operations_and_hours_of_both_objectives(place, capsys):
     """At the published shape, against the number of LLaMA's matrix parameters by hand."""
     shown = {}
