@@ -9,7 +9,6 @@ from utils.sweep.command import parse_command
 from utils.sweep.grid import grid_runs, run_suffix
 from utils.sweep.runner import shard_runs
 
-
 GRID = ("--sweep", "lr=1e-3,3e-3", "adapter_len=2,3,4")
 
 
