@@ -5,14 +5,16 @@
 
 Every setting is in config_HeLLM.py and is a flag of the same name. Where things live:
 
-    settings, presets     config_HeLLM.py
-    data, batches         utils/data/interactions.py, utils/data/batches.py
-    model                 llama/HeLLM.py on llama/model.py, put together by utils/training/build.py
-    epochs, checkpoints   utils/training/loop.py, utils/training/checkpoints.py
-    ranking, metrics      utils/evaluation
-    log, records, curves  utils/logs
-    --plan, --max_memory  utils/planning
-    --sweep               utils/sweep
+    settings, presets       config_HeLLM.py
+    interactions, samples   utils/data/interactions.py
+    batches                 utils/data/batches.py, utils/training/sample_batches.py
+    model                   llama/HeLLM.py on llama/model.py, put together by utils/training/build.py
+    epochs, early stopping  utils/training/loop.py
+    checkpoints             utils/training/checkpoints.py
+    ranking, metrics        utils/evaluation
+    log, records, curves    utils/logs
+    --plan, --max_memory    utils/planning
+    --sweep                 utils/sweep
 """
 
 import signal
@@ -24,130 +26,95 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config_HeLLM import Settings, non_default_settings, run_fingerprint
+from config_HeLLM import Settings, non_default_settings
 from llama import parallel
 from llama.HeLLM import HeLLM
 from preprocess.demo_data import ensure_demo_data
 from utils.cli.errors import report_user_error
-from utils.data.batches import collate, split_microbatches, training_batches
-from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, Samples
-from utils.data.layout import required_files
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity
-from utils.logs.records import SELECTION_METRIC, FinalRecord
-from utils.logs.run_log import RunLog, log_folder
-from utils.planning import batch_size, plan, simulation
+from utils.logs import records, run_log
+from utils.planning import batch_size, plan
 from utils.runtime import distributed, memory, seed
-from utils.runtime.signals import SignalFlag, StopTraining
+from utils.runtime.signals import SignalFlag
 from utils.sweep.command import parse_command
 from utils.sweep.runner import run_sweep
 from utils.training import adapter_file, build
-from utils.training.checkpoints import BEST_ADAPTER, CheckpointManager, Progress, run_folder
-from utils.training.loop import LoopSettings, TrainingLoop, run_to_end
-from utils.training.prompt import prompt_positions_per_row
+from utils.training.checkpoints import CheckpointManager, Progress
+from utils.training.loop import LoopSettings, TrainingLoop
+from utils.training.sample_batches import ReplicaBatches
 from utils.training.schedule import learning_rate
 
-# ---------------------------------------------------------------- setup
+# ---------------------------------------------------------------- a run: what the training loop works on
 
 
 @dataclass
 class FineTuning:
-    """One run: the task that the training loop works on.
-
-    Every rank of a distributed job holds one and makes the same calls in the same order.
-    """
+    """One run. Every rank of a distributed job holds one and makes the same calls in the same order."""
 
     settings: Settings
     device: torch.device
     data: Interactions
-    samples: Samples  # to train on
     checksums: dict[str, str]  # of the data files
+    batches: ReplicaBatches
     model: HeLLM
     optimizer: torch.optim.AdamW
-    log: RunLog
+    log: run_log.RunLog
     checkpoints: CheckpointManager
-    selection_metric: str = SELECTION_METRIC
-
-    # ------------------------------------------------------------ one optimizer step
-
-    def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the sample indices of every optimizer step of an epoch."""
-        s = self.settings
-        size, tokens = s.batch_size * s.grad_steps, s.tokens_per_batch * s.grad_steps
-        prompt = prompt_positions_per_row(s.objective, s.prompt)
-        return training_batches(self.samples.length, size, s.seed, epoch, tokens, prompt)
-
-    def n_samples(self, batch: np.ndarray) -> int:
-        """Return the number of targets in a batch."""
-        return self.samples.n_targets(batch)
-
-    def users(self, batch: np.ndarray) -> list[int]:
-        """Return the users of a batch."""
-        return self.samples.user[batch].tolist()
+    selection_metric: str = records.SELECTION_METRIC
 
     def learning_rate(self, epoch: float) -> float:
-        """Return the learning rate after so many epochs."""
+        """Return the learning rate after so many epochs: linear warm-up, then half a cosine."""
         s = self.settings
         return learning_rate(epoch, s.lr, s.min_lr, s.warmup_epochs, s.num_epochs)
 
     def backward(self, batch: np.ndarray, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Compute the gradients of one optimizer step: micro-batches, all-reduce, clipping.
-
-        Every replica of the model takes its share of the samples; loss and gradients are those of all of them.
+        """Compute the gradients of one optimizer step, of which the loop takes the step itself.
 
         Returns: mean loss in nats and gradient norm before clipping, float64 scalars on the device.
         """
-        s = self.settings
         # Dropout is seeded per (epoch, step, replica), so a checkpoint can be resumed on any number of replicas
-        seed.seed_at(s.seed, epoch, step, parallel.dp_rank())
+        seed.seed_at(self.settings.seed, epoch, step, parallel.dp_rank())
 
-        # With fewer samples than replicas, run one sample with weight 0: all replicas need gradients to all-reduce
-        has_no_samples = parallel.dp_rank() >= len(batch)
-        local_idx = batch[:1] if has_no_samples else batch[parallel.dp_rank() :: parallel.dp_size()]
+        # Gradient accumulation: the weights of the micro-batches of all replicas add up to 1
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        for inputs, n_targets, weight in self.batches.microbatches(batch, self.model.padding, self.device):
+            part = self.model.loss(*inputs, n_targets) * weight
+            part.backward()
+            loss += part.detach()
 
-        n_targets = self.n_samples(batch)
-        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        prompt = prompt_positions_per_row(s.objective, s.prompt)
-        for part in split_microbatches(local_idx, self.samples.length, s.batch_size, s.tokens_per_batch, prompt):
-            inputs = collate(self.data, self.samples, part, self.model.padding).to(self.device)
-            weight = 0 if has_no_samples else self.n_samples(part) / n_targets
-            loss = self.model.loss(*inputs, self.n_samples(part)) * weight
-            loss.backward()
-            total_loss += loss.detach()
-
+        # Loss and gradients of all replicas together; clipping needs the norm over the shards of the model, too
         parallel.all_reduce_gradients(self.model.parameters())
-        parallel.all_reduce_data_parallel(total_loss)
-        grad_norm = parallel.clip_grad_norm(self.model, s.max_grad_norm)
-        return total_loss, grad_norm.double()
-
-    # ------------------------------------------------------------ validation and test
+        parallel.all_reduce_data_parallel(loss)
+        grad_norm = parallel.clip_grad_norm(self.model, self.settings.max_grad_norm)
+        return loss, grad_norm.double()
 
     def evaluate(self, samples: Samples, check_signals: Callable[[], None]) -> Ranking:
         """Rank all items for every user of a split; every replica ranks its share of the users."""
         self.model.eval()
-        size = self.settings.eval_batch_size
+        size, padding = self.settings.eval_batch_size, self.model.padding
         return evaluate_ranking(
-            self.model, self.data, samples, size, self.device, self.model.padding, check_signals, distributed=True
+            self.model, self.data, samples, size, self.device, padding, check_signals, distributed=True
         )
 
     def validate(self, check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
-        """Return the validation metrics: all items ranked, and without those of the history."""
+        """Return the validation metrics: all items ranked, and without those of the user's history."""
         ranking = self.evaluate(self.data.validation(), check_signals)
         return {"val": ranking_metrics(ranking.seen_kept), "val_unseen": ranking_metrics(ranking.seen_removed)}
 
     def save_best(self) -> None:
-        """Write the adapter of the best epoch so far; one replica does."""
+        """Write the adapter of the best epoch so far; one replica of the model does."""
         if parallel.dp_rank() == 0:
             adapter_file.save_adapter(self.model, self.checkpoints.best)
 
     def test(self, progress: Progress, check_signals: Callable[[], None]) -> None:
-        """Test the adapter that validated best, once; write the test record and every user's rank."""
+        """Test the adapter of the best epoch, once; log and write its metrics and every user's rank."""
         adapter_file.load_adapter(self.model, self.checkpoints.best)
         samples = self.data.test()
         ranking = self.evaluate(samples, check_signals)
         popularity = rank_by_popularity(self.data, samples)
-        record = FinalRecord(
+        record = records.FinalRecord(
             best_epoch=progress.best_epoch,
             test=ranking_metrics(ranking.seen_kept),
             test_unseen=ranking_metrics(ranking.seen_removed),
@@ -162,10 +129,11 @@ class FineTuning:
         self.log.write_final(progress.records, record, ranking)
 
 
-def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
-    """Build everything that a run needs.
+# ---------------------------------------------------------------- setup
 
-    What can be refused is refused here, before any file is written.
+
+def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
+    """Build everything that a run needs. What can be refused is refused here, before any file is written.
 
     Args:
         settings: of the run.
@@ -174,56 +142,49 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
     Raises:
         ValueError, OSError: settings, data or weights that cannot be used.
     """
-    # Devices and ranks
+    # Devices and ranks: torchrun's processes become replicas of the model, or shards of one
     if settings.deterministic:
         seed.make_deterministic()
     distributed.init_processes(settings.model_parallel, settings.model_name)
     device = distributed.resolve_device(settings.device)
 
-    # Data; --max_memory may shrink the micro-batches, but not the optimizer step
+    # Data: interactions, and the embeddings that pre-training has left; --preset demo makes its own
     ensure_demo_data(settings)
     data, embeddings = build.load_data(settings)
-    if settings.max_memory:
-        settings = batch_size.fit_batch_sizes(settings, simulation.simulate(settings, data, embeddings, device))
-    names = required_files(settings.dataset, settings.GNNModel)
-    checksums = input_checksums(map(data.path.with_name, names))
+    checksums = build.data_checksums(settings)
 
-    # Model and optimizer
+    # --max_memory may shrink the micro-batches, but not the optimizer step
+    settings = batch_size.fit_to_max_memory(settings, data, embeddings, device)
+
+    # Model: LLaMA from its files or at random, and on it everything that is trained
     seed.seed_everything(settings.seed)
     model = build.build_model(settings, embeddings, device, base_cache)
+
+    # Optimizer: fused, because the guard against non-finite numbers needs a step that can be skipped on the device
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True)
 
-    # What the run writes
-    logs = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
-    log = RunLog(logs, settings.target, f"HeLLM/{settings.dataset}", quiet=not distributed.is_main())
-    folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
-    checkpoints = CheckpointManager(
-        folder=folder,
-        best=folder / BEST_ADAPTER,
-        log=log,
-        fingerprint=run_fingerprint(settings) | checksums,
-        tensors=adapter_file.adapter_parameters(model),
-        optimizer=optimizer,
-        shard_dims=parallel.shard_dims(model),
-    )
-    samples = data.training_samples(settings.objective)
-    return FineTuning(settings, device, data, samples, checksums, model, optimizer, log, checkpoints)
-
-
-# ---------------------------------------------------------------- one run
+    # What the run will write; nothing is written yet
+    log = build.open_log(settings)
+    checkpoints = build.open_checkpoints(settings, model, optimizer, log, checksums)
+    batches = ReplicaBatches(settings, data)
+    return FineTuning(settings, device, data, checksums, batches, model, optimizer, log, checkpoints)
 
 
 def training_loop(run: FineTuning, signals: SignalFlag | None = None) -> TrainingLoop:
     """Return the loop that trains a run."""
-    settings = LoopSettings(
-        num_epochs=run.settings.num_epochs,
-        patience=run.settings.patience,
-        save_every_minutes=run.settings.save_every_minutes,
-        log_every=run.settings.log_every,
+    s = run.settings
+    limits = LoopSettings(
+        num_epochs=s.num_epochs,
+        patience=s.patience,
+        save_every_minutes=s.save_every_minutes,
+        log_every=s.log_every,
         save_before_validation=True,
     )
-    return TrainingLoop(run, settings, signals)
+    return TrainingLoop(run, limits, signals)
+
+
+# ---------------------------------------------------------------- from start to end
 
 
 def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalFlag | None = None) -> int:
@@ -240,9 +201,11 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
     with memory.explain_out_of_memory():
         run = setup_run(settings, base_cache)
     loop = training_loop(run, signals)
-    with run.checkpoints.lock():  # refuses a second run here
+
+    # The lock refuses a second run at the same files; it ends with the process, however that ends
+    with run.checkpoints.lock():
         progress = run.checkpoints.restore() if settings.resume else run.checkpoints.reset()
-        return run_to_end(lambda: train_and_test(run, loop, progress), run.log)
+        return loop.run_to_end(lambda: train_and_test(run, loop, progress))
 
 
 def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> None:
@@ -251,6 +214,7 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
     Raises:
         StopTraining: a signal, a non-finite loss, or no memory; the state is saved where that is possible.
     """
+    # From here on a signal stops the run where its state can be saved
     loop.signals.install()
     for line in plan.run_header(run.settings, run.model):
         run.log.info(line)
@@ -262,23 +226,14 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
         if not memory.is_out_of_memory(error):
             raise
     # Only out here has the error let go of the tensors of the failed pass
-    raise stop_out_of_memory(run, loop)
-
-
-def stop_out_of_memory(run: FineTuning, loop: TrainingLoop) -> StopTraining:
-    """Save what can be saved after memory ran out; return how the run ends, with a batch size that should fit."""
-    saved = loop.save_after_failure()
-    resume = f"state saved in {run.checkpoints.folder}, resume with --resume" if saved else "no state to resume from"
-    phase = "training" if run.model.training else "scoring"
-    advice = batch_size.suggest_batch_size(run.settings, run.data, run.model, run.device)
-    return StopTraining(f"out of memory in {phase}: {resume}; {advice}", 1)
+    raise loop.stop_out_of_memory(lambda: batch_size.suggest_batch_size(run.settings, run.data, run.model, run.device))
 
 
 # ---------------------------------------------------------------- command line
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; return its exit status."""
+    """Run the program; return its exit status: 0, 1 for a failed run, 2 for a user's error, 128 + a signal's number."""
     try:
         command = parse_command(argv)
         if command.sweep:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -127,10 +128,44 @@ def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Pa
     return {name: path for name, path in paths.items() if not settings.features or name in settings.features}
 
 
+class GraphBatches:
+    """Batches of users with a bought and another item each. A batch is the (epoch, step) that it is sampled at.
+
+    Args:
+        R: interactions, CSR (users, items).
+        batch_size: users per batch.
+        seed: of the run.
+    """
+
+    def __init__(self, R: sp.csr_matrix, batch_size: int, seed: int) -> None:
+        self.sampler = BatchSampler(R)
+        self.steps_per_epoch = R.nnz // batch_size + 1
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def epoch(self, epoch: int) -> list[tuple[int, int]]:
+        """Return the batches of an epoch."""
+        return [(epoch, step) for step in range(self.steps_per_epoch)]
+
+    def n_samples(self, _batch: tuple[int, int]) -> int:
+        """Return the number of users in a batch."""
+        return min(self.batch_size, len(self.sampler.users))
+
+    def users(self, batch: tuple[int, int]) -> list[int]:
+        """Return the users of a batch."""
+        return self.sample(self.generator(batch))[0].tolist()
+
+    def generator(self, batch: tuple[int, int]) -> np.random.Generator:
+        """Return the generator of all that is random in a batch."""
+        return np.random.default_rng([self.seed, *batch])
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return users, bought items and items not bought: int64 (batch_size,) each, as `BatchSampler.sample`."""
+        return self.sampler.sample(rng, self.batch_size)
+
+
 class GraphTraining(Pretraining):
     """A training of MMHCL or LightGCN, everything read and checked.
-
-    A batch is the pair (epoch, step) from which its users and items are sampled.
 
     Args:
         settings: of the run.
@@ -148,8 +183,8 @@ class GraphTraining(Pretraining):
         self.item_ratio = s.item_loss_ratio if use_hypergraphs else 0.0
         self.data = open_training_data(s, 0, table_names(s.name))
         self.R = interaction_matrix(*self.data.training_pairs(), (self.data.n_users, self.data.n_items))
-        self.sampler = BatchSampler(self.R)
-        if not len(self.sampler.users):
+        batches = GraphBatches(self.R, s.batch_size, s.seed)
+        if not len(batches.sampler.users):
             raise ValueError(f"{self.data.path}: no user has a training item; take data with longer histories")
         paths = chosen_features(s, self.data) if self.item_ratio else {}
         features = {name: load_features(path, self.data.n_items) for name, path in paths.items()}
@@ -157,27 +192,11 @@ class GraphTraining(Pretraining):
         cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
-        super().__init__(s, s.name, model, optimizer, SELECTION_METRIC, [self.data.path, *paths.values()])
-
-    def batches(self, epoch: int) -> list[tuple[int, int]]:
-        """Return (epoch, step) of every batch."""
-        return [(epoch, step) for step in range(self.R.nnz // self.settings.batch_size + 1)]
-
-    def n_samples(self, _batch: tuple[int, int]) -> int:
-        """Return the number of users in a batch."""
-        return min(self.settings.batch_size, len(self.sampler.users))
-
-    def users(self, batch: tuple[int, int]) -> list[int]:
-        """Return the users of a batch."""
-        users, _, _ = self.sampler.sample(self._generator(batch), self.settings.batch_size)
-        return users.tolist()
+        super().__init__(s, s.name, batches, model, optimizer, SELECTION_METRIC, [self.data.path, *paths.values()])
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate after so many epochs: a factor 0.96 in 50 epochs."""
         return self.settings.lr * 0.96 ** (int(epoch) / 50)
-
-    def _generator(self, batch: tuple[int, int]) -> np.random.Generator:
-        return np.random.default_rng([self.settings.seed, *batch])
 
     def loss(self, batch: tuple[int, int]) -> Tensor:
         """Return the BPR loss of a batch and, where they have weight, the contrastive losses of both hypergraphs."""

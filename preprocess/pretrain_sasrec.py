@@ -22,10 +22,11 @@ from preprocess.pretraining.trainer import (
 )
 from utils.cli.flags import parse_settings
 from utils.cli.validation import MAX_COUNT, MAX_LAYERS, check_numbers, check_ranges
-from utils.data.batches import collate, training_batches
+from utils.data.batches import collate
 from utils.data.interactions import Samples, require_trainable
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking
+from utils.training.sample_batches import SampleBatches
 
 EMBEDDING_FILE = "SASRec_item_embedding.pt"
 SELECTION_METRIC = "NDCG@10"  # of validation: decides which epoch is the best
@@ -57,8 +58,6 @@ def validate_settings(settings: SequenceSettings) -> list[str]:
 class SequenceTraining(Pretraining):
     """A training of SASRec, everything read and checked.
 
-    A batch is the indices of its samples.
-
     Args:
         settings: of the run.
         device: where it is computed.
@@ -71,22 +70,10 @@ class SequenceTraining(Pretraining):
         self.device = device
         self.data = open_training_data(settings, settings.max_len, [EMBEDDING_FILE])
         require_trainable(self.data)
-        self.samples = self.data.user_samples()
+        batches = SampleBatches(self.data.user_samples(), settings.batch_size, settings.seed)
         model = SASRec(self.data.n_items, settings).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
-        super().__init__(settings, "SASRec", model, optimizer, SELECTION_METRIC, [self.data.path])
-
-    def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the sample indices of every batch."""
-        return training_batches(self.samples.length, self.settings.batch_size, self.settings.seed, epoch)
-
-    def n_samples(self, batch: np.ndarray) -> int:
-        """Return the number of users in a batch."""
-        return len(batch)
-
-    def users(self, batch: np.ndarray) -> list[int]:
-        """Return the users of a batch."""
-        return self.samples.user[batch].tolist()
+        super().__init__(settings, "SASRec", batches, model, optimizer, SELECTION_METRIC, [self.data.path])
 
     def learning_rate(self, _epoch: float) -> float:
         """Return the learning rate, which is constant."""
@@ -94,7 +81,7 @@ class SequenceTraining(Pretraining):
 
     def loss(self, batch: np.ndarray) -> Tensor:
         """Return the mean loss over all positions of a batch, nats."""
-        return self.model.loss(*collate(self.data, self.samples, batch, padding="right").to(self.device))
+        return self.model.loss(*collate(self.data, self.batches.samples, batch, padding="right").to(self.device))
 
     def evaluate(self, samples: Samples) -> Ranking:
         """Rank all items for every user of a split."""

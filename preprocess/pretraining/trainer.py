@@ -1,7 +1,7 @@
 """What both pre-trainings share: settings, and all of a run that is not in the training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import explain_out_of_memory, peak_memory
 from utils.runtime.seed import seed_everything
 from utils.training.checkpoints import CheckpointManager, Progress, run_folder
-from utils.training.loop import LoopSettings, TrainingLoop, run_to_end
+from utils.training.loop import Batches, LoopSettings, TrainingLoop
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
 # Settings that a resumed pre-training may change: paths, devices and how often it saves
@@ -87,6 +87,7 @@ class Pretraining(ABC):
     Args:
         settings: of the run.
         name: first part of its folders, what is trained (MMHCL, SASRec, …).
+        batches: of the training; every epoch has the same number of them.
         model: all of its parameters are trained.
         optimizer: of these parameters, a fused one.
         selection_metric: validation metric that decides which epoch is the best.
@@ -97,12 +98,14 @@ class Pretraining(ABC):
         self,
         settings: PretrainSettings,
         name: str,
+        batches: Batches,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         selection_metric: str,
         files: list[Path],
     ) -> None:
         self.settings = settings
+        self.batches = batches
         self.model = model
         self.optimizer = optimizer
         self.selection_metric = selection_metric
@@ -114,18 +117,6 @@ class Pretraining(ABC):
         self.checkpoints = CheckpointManager(
             folder, folder / BEST_MODEL, self.log, self.fingerprint, self.parameters, optimizer
         )
-
-    @abstractmethod
-    def batches(self, epoch: int) -> Sequence[Any]:
-        """Return the batches of an epoch, as `Task.batches`; every epoch has the same number of them."""
-
-    @abstractmethod
-    def n_samples(self, batch: Any) -> int:
-        """Return the number of users in a batch."""
-
-    @abstractmethod
-    def users(self, batch: Any) -> list[int]:
-        """Return the users of a batch."""
 
     @abstractmethod
     def learning_rate(self, epoch: float) -> float:
@@ -173,18 +164,21 @@ class Pretraining(ABC):
         s = self.settings
         return TrainingLoop(self, LoopSettings(s.num_epochs, s.patience, s.save_every_minutes, s.validate_every))
 
-    def train(self, progress: Progress) -> None:
+    def train(self, loop: TrainingLoop, progress: Progress) -> None:
         """Train from `progress` to the end, test the best epoch, and write its tables.
+
+        Args:
+            loop: as `loop` returns it.
+            progress: where the run stands.
 
         Raises:
             StopTraining: by a signal, or by a non-finite loss or gradient; the state is saved.
             DiskFullError: the disk is full.
         """
-        loop = self.loop()
         loop.signals.install()
         n_parameters = sum(p.numel() for p in self.parameters.values())
         self.log.info(settings_line(SETTINGS, self.fingerprint))
-        self.log.info(f"{n_parameters:,} parameters, {len(self.batches(0)):,} steps per epoch")
+        self.log.info(f"{n_parameters:,} parameters, {len(self.batches.epoch(0)):,} steps per epoch")
         loop.run(progress)
         self.load_best()
         self._finish(progress)
@@ -223,8 +217,9 @@ def run_pretraining(settings: PretrainSettings, make: Callable[[PretrainSettings
         seed_everything(settings.seed)
         with explain_out_of_memory():
             run = make(settings, device)
+        loop = run.loop()
         with run.checkpoints.lock():
             progress = run.checkpoints.restore() if settings.resume else run.checkpoints.reset()
-            return run_to_end(lambda: run.train(progress), run.log)
+            return loop.run_to_end(lambda: run.train(loop, progress))
     except (ValueError, OSError) as error:
         return report_user_error(error)

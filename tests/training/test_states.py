@@ -297,7 +297,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_from_before_it(place, st
     words = rf"not finite at epoch 0, step {step}: loss \d\S+, gradient norm (nan|inf), learning rate \d\S+, users "
     with pytest.raises(StopTraining, match=words) as stop:
         loop.train_epoch()
-    users = run.samples.user
+    users = run.batches.samples.user
     shown = str(stop.value).split("users ")[1].split(";")[0]
     assert all(int(word) in users for word in shown.split(" and ")[0].split(", "))
     assert "parameters of largest norm: " in str(stop.value) and stop.value.status == 1

@@ -151,7 +151,7 @@ def test_clipping_bounds_the_step(place):
 def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
     run = trainer(place, "--log_every", "4", "--save_every_minutes", "0")
     loop = train_HeLLM.training_loop(run)
-    steps = training_batches(run.samples.length, 8, 2024, 0)
+    steps = training_batches(run.batches.samples.length, 8, 2024, 0)
     original = loop.step
 
     def step(batch, lr):
@@ -161,7 +161,7 @@ def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
         return original(batch, lr)
 
     loop.step = step
-    users = ", ".join(str(user) for user in run.samples.user[steps[6]])
+    users = ", ".join(str(user) for user in run.batches.samples.user[steps[6]])
     words = f"not finite at epoch 0, step 6: loss (nan|inf), .* users {users}; .*; score.weight was not finite before"
     with pytest.raises(StopTraining, match=words):
         loop.train_epoch()

@@ -74,7 +74,7 @@ def _test_metrics(settings: GraphSettings) -> dict[str, float]:
         settings = replace(settings, data_dir=temporary, logging_dir=temporary)
         training = GraphTraining(settings, resolve_device(settings.device))
         with training.checkpoints.lock():
-            training.train(training.checkpoints.restore())
+            training.train(training.loop(), training.checkpoints.restore())
         shutil.rmtree(training.checkpoints.folder)
         return training.evaluate(training.data.test())
 

@@ -99,7 +99,7 @@ def _measure(settings: GraphSettings) -> PretrainMeasurement:
     training = GraphTraining(settings, resolve_device(settings.device))
     read_seconds = time.perf_counter() - started
     loop = training.loop()
-    batches = training.batches(0)
+    batches = training.batches.epoch(0)
     for number in range(WARM_UP_STEPS + TIMED_STEPS):
         if number == WARM_UP_STEPS:
             started = time.perf_counter()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from config_HeLLM import Settings
 from llama.HeLLM import HeLLM
@@ -58,6 +59,25 @@ def fit_batch_sizes(settings: Settings, simulator: MemorySimulator) -> Settings:
             "smaller model, fewer trained parts (--plan lists their sizes) or a shorter --max_len"
         )
     return replace(settings, batch_size=batch_size, grad_steps=effective // batch_size, eval_batch_size=users)
+
+
+def fit_to_max_memory(
+    settings: Settings, data: Interactions, tables: tuple[Tensor, Tensor], device: torch.device
+) -> Settings:
+    """Return the settings with batch sizes that fit into --max_memory; without it, as they are.
+
+    Args:
+        settings: of the run.
+        data: interactions.
+        tables: graph and sequence embeddings of the items.
+        device: where the run is computed.
+
+    Raises:
+        ValueError: as `fit_batch_sizes`.
+    """
+    if not settings.max_memory:
+        return settings
+    return fit_batch_sizes(settings, simulate(settings, data, tables, device))
 
 
 def describe_choice(settings: Settings) -> str:

@@ -5,14 +5,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from config_HeLLM import Settings
+from config_HeLLM import Settings, run_fingerprint
 from llama.checkpoint import assign_parameter, load_base_weights, open_checkpoint
 from llama.HeLLM import HeLLM, HeLLMArgs, base_parameters, materialize
 from llama.model import MODEL_SIZES
+from llama.parallel import shard_dims
 from llama.weight_files import DOWNLOAD_HINT
 from utils.data.embeddings import load_item_embeddings
+from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import require_files, required_files
+from utils.logs.run_log import RunLog, log_folder
+from utils.runtime.distributed import is_main
+from utils.training.adapter_file import adapter_parameters
+from utils.training.checkpoints import BEST_ADAPTER, CheckpointManager, run_folder
 from utils.training.prompt import prompt_ids
 
 HEAD_STD = 0.1  # of a head that starts from the tables
@@ -174,3 +180,40 @@ def build_model(
     if settings.warm_head:
         init_head_from_tables(model)
     return model.to(device)
+
+
+def data_checksums(settings: Settings) -> dict[str, str]:
+    """Return the checksums of the files that a run reads."""
+    names = required_files(settings.dataset, settings.GNNModel)
+    folder = require_files(settings.data_dir, settings.dataset, names)
+    return input_checksums(folder / name for name in names)
+
+
+def open_log(settings: Settings) -> RunLog:
+    """Return the log of a run, to which rank 0 writes; nothing is written yet."""
+    folder = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
+    return RunLog(folder, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
+
+
+def open_checkpoints(
+    settings: Settings, model: HeLLM, optimizer: torch.optim.Optimizer, log: RunLog, checksums: dict[str, str]
+) -> CheckpointManager:
+    """Return the manager of a run's checkpoints, which hold the adapter and all else that is trained.
+
+    Args:
+        settings: of the run.
+        model: of the run.
+        optimizer: of the model's trained parameters.
+        log: of the run.
+        checksums: of the files that the run reads.
+    """
+    folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
+    return CheckpointManager(
+        folder=folder,
+        best=folder / BEST_ADAPTER,
+        log=log,
+        fingerprint=run_fingerprint(settings) | checksums,
+        tensors=adapter_parameters(model),
+        optimizer=optimizer,
+        shard_dims=shard_dims(model),
+    )

@@ -25,20 +25,10 @@ from utils.training.loss_meter import LossMeter
 from utils.training.nonfinite import FailedStep
 
 
-class Task(Protocol):
-    """What the loop trains.
+class Batches(Protocol):
+    """The batches of a task, one per optimizer step; a batch is whatever the task's `backward` understands."""
 
-    A batch is whatever the task makes of it, one per optimizer step. The best epoch is the one whose validation has
-    the highest `selection_metric`.
-    """
-
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer  # a fused one: see LossMeter
-    checkpoints: CheckpointManager
-    log: RunLog
-    selection_metric: str
-
-    def batches(self, epoch: int) -> Sequence[Any]:
+    def epoch(self, epoch: int) -> Sequence[Any]:
         """Return the batches of an epoch, in order: the same ones whenever the epoch is the same."""
 
     def n_samples(self, batch: Any) -> int:
@@ -46,6 +36,17 @@ class Task(Protocol):
 
     def users(self, batch: Any) -> list[int]:
         """Return the users whose samples are in a batch."""
+
+
+class Task(Protocol):
+    """What the loop trains. The best epoch is the one whose validation has the highest `selection_metric`."""
+
+    batches: Batches
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer  # a fused one: see LossMeter
+    checkpoints: CheckpointManager
+    log: RunLog
+    selection_metric: str
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate after so many epochs, the fraction of the running one included."""
@@ -118,6 +119,24 @@ class TrainingLoop:
         self.progress = Progress()
         self.state_is_consistent = False  # weights, optimizer and progress are of the same step of an epoch
 
+    def run_to_end(self, work: Callable[[], None]) -> int:
+        """Do what a run is for, training among it; return its exit status: 0, or that of a stop, which is logged.
+
+        Raises:
+            DiskFullError: the disk is full.
+            RuntimeError: a ValueError or OSError, which in training is no user error and keeps its traceback.
+        """
+        try:
+            work()
+        except StopTraining as stop:
+            self.task.log.info(str(stop))
+            return stop.status
+        except DiskFullError as error:
+            raise DiskFullError(f"{error}; make room, then resume with --resume") from error
+        except (ValueError, OSError) as error:
+            raise RuntimeError(f"{type(error).__name__} in training: {error}") from error
+        return 0
+
     def run(self, progress: Progress) -> None:
         """Train to the last epoch, or until no validation has been better for `patience` validations.
 
@@ -158,19 +177,19 @@ class TrainingLoop:
     def train_epoch(self) -> None:
         """Take the optimizer steps of the current epoch that are left."""
         task, progress = self.task, self.progress
-        batches = task.batches(progress.epoch)
+        batches = task.batches.epoch(progress.epoch)
         task.model.train()
         self.state_is_consistent = True
         started = time.perf_counter() - progress.seconds
         title = f"epoch {progress.epoch}"
-        total = sum(map(task.n_samples, batches))
+        total = sum(map(task.batches.n_samples, batches))
         hidden = None if is_main() else True  # None: shown on a terminal
         with tqdm(
             total=total, initial=progress.samples, desc=title, unit="samples", disable=hidden, leave=False
         ) as bar:
             for batch in batches[progress.step :]:
                 self.step(batch, task.learning_rate(progress.epoch + progress.step / len(batches)))
-                bar.update(task.n_samples(batch))
+                bar.update(task.batches.n_samples(batch))
                 # All ranks save at the same step, and stop at the same step
                 is_due, signum = self.timer.poll()
                 if is_due or len(self.losses) == self.settings.log_every or progress.step == len(batches):
@@ -198,7 +217,7 @@ class TrainingLoop:
         optimizer.step()
         optimizer.zero_grad()
         progress.step += 1
-        progress.samples += self.task.n_samples(batch)
+        progress.samples += self.task.batches.n_samples(batch)
         self.state_is_consistent = True
         return loss
 
@@ -217,8 +236,8 @@ class TrainingLoop:
             # The optimizer has skipped this step and those after it: they do not count
             skipped = [batch for batch, _ in pending[done:]]
             progress.step -= len(skipped)
-            progress.samples -= sum(map(self.task.n_samples, skipped))
-            failed = FailedStep(loss, grad_norm, pending[done][1], self.task.users(skipped[0]))
+            progress.samples -= sum(map(self.task.batches.n_samples, skipped))
+            failed = FailedStep(loss, grad_norm, pending[done][1], self.task.batches.users(skipped[0]))
             raise self.task.checkpoints.save_before_divergence(progress, failed)
 
     def _mean_loss(self, steps_per_epoch: int) -> float:
@@ -232,15 +251,21 @@ class TrainingLoop:
         self.task.checkpoints.save(self.progress)
         self.timer.restart()
 
-    def save_after_failure(self) -> bool:
-        """Save what an exception has left, if it can be resumed from; return whether there is a state on disk.
+    def stop_out_of_memory(self, advise: Callable[[], str]) -> StopTraining:
+        """Return how a run ends for which memory ran out; save its state if it can be resumed from.
 
-        Other ranks are inside a collective and cannot join a save.
+        Args:
+            advise: returns settings that need less memory; called once nothing holds the failed step any more.
         """
+        phase = "training" if self.task.model.training else "scoring"
         self.task.optimizer.zero_grad()
+        # Other ranks are inside a collective and cannot join a save
         if self.state_is_consistent and not is_distributed():
             self.save()
-        return self.task.checkpoints.has_state()
+        resume = "no state to resume from"
+        if self.task.checkpoints.has_state():
+            resume = f"state saved in {self.task.checkpoints.folder}, resume with --resume"
+        return StopTraining(f"out of memory in {phase}: {resume}; {advise()}", 1)
 
     def check_signals(self) -> None:
         """Stop all ranks if a signal has come to one of them. For the time after a checkpoint, before more training.
@@ -281,22 +306,3 @@ class TrainingLoop:
             f"{record.samples_per_s:.0f} samples/s  validation {format_headline_metrics(record.val)}"
             + ("  best" if is_best else "")
         )
-
-
-def run_to_end(train: Callable[[], None], log: RunLog) -> int:
-    """Train and return the exit status: 0, or that of a run that was stopped, which is logged.
-
-    Raises:
-        DiskFullError: the disk is full.
-        RuntimeError: a ValueError or OSError, which in training is no user error and keeps its traceback.
-    """
-    try:
-        train()
-    except StopTraining as stop:
-        log.info(str(stop))
-        return stop.status
-    except DiskFullError as error:
-        raise DiskFullError(f"{error}; make room, then resume with --resume") from error
-    except (ValueError, OSError) as error:
-        raise RuntimeError(f"{type(error).__name__} in training: {error}") from error
-    return 0
