@@ -1,4 +1,4 @@
-"""Pre-train MMHCL: interactions and item features to graph embeddings of users and items.
+"""Pre-train MMHCL, whose item embeddings fine-tuning reads, on interactions and item features.
 
     python -m preprocess.pretrain_graph --dataset Beauty
     python -m preprocess.pretrain_graph --dataset Beauty --GNNModel LightGCN
@@ -45,7 +45,7 @@ SELECTION_METRIC = "Recall@20"  # of validation: decides which epoch is the best
 
 @dataclass(frozen=True)
 class GraphSettings(PretrainSettings):
-    """The published settings on Beauty; PRESETS lists what is published for other datasets."""
+    """The settings published for Beauty; PRESETS has those of other datasets."""
 
     # model
     GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # MMHCL, or LightGCN: without both hypergraphs
@@ -65,7 +65,7 @@ class GraphSettings(PretrainSettings):
 
     @property
     def name(self) -> str:
-        """First part of the names of what is written."""
+        """Return the prefix of the names of what is written."""
         return self.tables or self.GNNModel
 
 
@@ -73,16 +73,20 @@ PRESETS = {
     "Beauty": {},
     "Sports_and_Outdoors": {"Item_layers": 2, "user_loss_ratio": 0.7, "topk": 5, "regs": 1e-3},
     "Toys_and_Games": {
-        **{"User_layers": 3, "Item_layers": 2, "user_loss_ratio": 0.03, "item_loss_ratio": 0.07},
-        **{"tau": 0.3, "regs": 1e-3},
+        "User_layers": 3,
+        "Item_layers": 2,
+        "user_loss_ratio": 0.03,
+        "item_loss_ratio": 0.07,
+        "tau": 0.3,
+        "regs": 1e-3,
     },
 }
 
 
 def parse_args(argv: list[str] | None = None) -> GraphSettings:
-    """Settings of a command line: those published for the dataset (Beauty's for others), then the flags.
+    """Parse a command line: the settings published for the dataset (Beauty's for others), changed by the flags.
 
-    A mistake ends the program with one line and exit status 2.
+    An invalid one ends the program with one line and exit status 2.
     """
 
     def published(given: dict) -> str:
@@ -97,7 +101,7 @@ def parse_args(argv: list[str] | None = None) -> GraphSettings:
 
 
 def validate_settings(settings: GraphSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
+    """Return all problems of the settings, one phrase per problem."""
     return (
         validate_pretrain_settings(settings)
         + check_numbers(
@@ -112,18 +116,23 @@ def validate_settings(settings: GraphSettings) -> list[str]:
 
 
 def table_names(name: str) -> list[str]:
-    """The two files, users' first."""
+    """Return the names of the two files, that of the users first."""
     return [f"{name}_{side}_embeddings.pt" for side in ("user", "item")]
 
 
 def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Path]:
-    """Files of the modalities that the settings ask for."""
+    """Return the feature files of the modalities that the settings ask for, by modality.
+
+    Raises:
+        FileNotFoundError: one of them is missing, or there is none at all.
+    """
     paths = {path.stem.removesuffix("_feat"): path for path in find_features(data.path.parent)}
     absent = [name for name in settings.features if name not in paths]
     if absent or not paths:
+        names = " or ".join(f"{name}_feat" for name in absent or ["text", "image"])
         raise FileNotFoundError(
-            f"{data.path.parent}: no {' or '.join(f'{name}_feat' for name in absent or ['text', 'image'])}.npy or .pt; "
-            f"python -m preprocess.features makes one, --item_loss_ratio 0 goes without"
+            f"{data.path.parent}: no {names}.npy or .pt; make one by python -m preprocess.features, or train without "
+            "item features by --item_loss_ratio 0"
         )
     return {name: path for name, path in paths.items() if not settings.features or name in settings.features}
 
@@ -165,7 +174,7 @@ class GraphBatches:
 
 
 class GraphTraining(Pretraining):
-    """A training of MMHCL or LightGCN, everything read and checked.
+    """Train MMHCL or LightGCN on interactions and item features.
 
     Args:
         settings: of the run.

@@ -1,4 +1,4 @@
-"""Pre-train SASRec: sequences to the item embeddings that fine-tuning reads beside the graph embeddings.
+"""Pre-train SASRec, whose item embeddings fine-tuning reads beside the graph embeddings.
 
     python -m preprocess.pretrain_sasrec --dataset Beauty
 
@@ -30,18 +30,18 @@ from utils.training.sample_batches import SampleBatches
 
 EMBEDDING_FILE = "SASRec_item_embedding.pt"
 SELECTION_METRIC = "NDCG@10"  # of validation: decides which epoch is the best
-EVAL_BATCH = 512  # users
+EVAL_BATCH_SIZE = 512  # users per forward pass
 
 
 def parse_args(argv: list[str] | None = None) -> SequenceSettings:
-    """Settings of a command line. A mistake ends the program with one line and exit status 2."""
+    """Parse a command line; an invalid one ends the program with one line and exit status 2."""
     return parse_settings(
         SequenceSettings, argv, "python -m preprocess.pretrain_sasrec", "Pre-train SASRec.", validate_settings
     )
 
 
 def validate_settings(settings: SequenceSettings) -> list[str]:
-    """Everything wrong with the settings by themselves, a phrase each."""
+    """Return all problems of the settings, one phrase per problem."""
     problems = validate_pretrain_settings(settings) + check_numbers(
         settings, at_least_1=("width", "hidden", "n_heads"), at_least_0=("wd",), share=("dropout",)
     )
@@ -56,7 +56,7 @@ def validate_settings(settings: SequenceSettings) -> list[str]:
 
 
 class SequenceTraining(Pretraining):
-    """A training of SASRec, everything read and checked.
+    """Train SASRec on the sequences of an interaction file.
 
     Args:
         settings: of the run.
@@ -85,7 +85,7 @@ class SequenceTraining(Pretraining):
 
     def evaluate(self, samples: Samples) -> Ranking:
         """Rank all items for every user of a split."""
-        return evaluate_ranking(self.model, self.data, samples, EVAL_BATCH, self.device, padding="right")
+        return evaluate_ranking(self.model, self.data, samples, EVAL_BATCH_SIZE, self.device, padding="right")
 
     def validate(self, _check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Return the validation metrics."""

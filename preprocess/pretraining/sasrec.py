@@ -1,10 +1,4 @@
-"""Pre-train SASRec: sequences to the item embeddings that fine-tuning reads beside the graph embeddings.
-
-    python -m preprocess.pretrain_sasrec --dataset Beauty
-
-Reads `{dataset}.txt`; writes `SASRec_item_embedding.pt` (I + 1, width), row 0 for padding, beside it.
-Self-attention over the history (arXiv 1808.09781) with cross-entropy over all items at every position.
-"""
+"""SASRec: self-attention over the history, cross-entropy over all items at every position (arXiv 1808.09781)."""
 
 from dataclasses import dataclass
 
@@ -17,7 +11,7 @@ from preprocess.pretraining.trainer import PretrainSettings
 
 @dataclass(frozen=True)
 class SequenceSettings(PretrainSettings):
-    """The setting that validated best on Beauty."""
+    """The settings that validated best on Beauty."""
 
     # training
     batch_size: int = 64  # users per optimizer step
@@ -40,14 +34,17 @@ class SASRec(nn.Module):
     """Causal self-attention over item embeddings, which also score the next item.
 
     Args:
-        n_items: I; settings: sizes.
+        n_items: number of items, I.
+        settings: sizes and dropout.
     """
 
     def __init__(self, n_items: int, settings: SequenceSettings) -> None:
         super().__init__()
         s = settings
         self.item_embedding = nn.Embedding(n_items + 1, s.width, padding_idx=0)
-        self.scale = s.width**0.5  # of the items' vectors, which start small because they are also the output layer
+        self.scale = (
+            s.width**0.5
+        )  # of the item vectors, which are initialised small because they are also the output layer
         self.position_embedding = nn.Parameter(torch.zeros(s.max_len, s.hidden))
         same = s.width == s.hidden
         self.enter = nn.Identity() if same else nn.Linear(s.width, s.hidden)

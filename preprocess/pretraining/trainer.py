@@ -58,7 +58,7 @@ class PretrainSettings:
 
 
 def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:
-    """Everything wrong with the shared settings, a phrase each."""
+    """Return all problems of the shared settings, one phrase per problem."""
     problems = check_numbers(
         settings,
         at_least_1=("batch_size", "num_epochs", "validate_every"),
@@ -69,15 +69,20 @@ def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:
 
 
 def open_training_data(settings: PretrainSettings, max_len: int, tables: list[str]) -> Interactions:
-    """The interaction file, once it is sure that the tables' places are free.
+    """Load the interaction file, after a check that the run will not replace tables unasked.
+
+    Args:
+        settings: of the run.
+        max_len: last items of a user that are kept; 0: all.
+        tables: names of the files that the run will write.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, place and remedy.
+        FileNotFoundError, ValueError: the file is missing or invalid, or a table exists; names file and line.
     """
     folder = require_files(settings.data_dir, settings.dataset, [f"{settings.dataset}.txt"])
-    taken = [str(folder / name) for name in tables if (folder / name).exists()]
-    if taken and not (settings.overwrite or settings.resume):
-        raise ValueError(f"{', '.join(taken)}: there already; --overwrite replaces, another --data_dir keeps it")
+    existing = [str(folder / name) for name in tables if (folder / name).exists()]
+    if existing and not (settings.overwrite or settings.resume):
+        raise ValueError(f"{', '.join(existing)}: exists already; --overwrite replaces it, another --data_dir keeps it")
     return Interactions(folder / f"{settings.dataset}.txt", max_len)
 
 

@@ -202,6 +202,6 @@ def test_no_process_enters_the_folder_of_another_run(place, tmp_path):
         outcomes = run_distributed(2, tmp_path, train_HeLLM.main, run(place, "held"))
     assert [outcome.status for outcome in outcomes] == [2, 2]
     for outcome in outcomes:
-        assert outcome.err.startswith(f"error: {folder}: held by process {os.getpid()} on ")
+        assert outcome.err.startswith(f"error: {folder}: in use by process {os.getpid()} on ")
         assert outcome.err.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["held_by.txt"]

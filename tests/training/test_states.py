@@ -227,7 +227,7 @@ def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
     capsys.readouterr()
     assert main(argv) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"error: {held}: held by process {holder.pid} on {os.uname().nodename} since 2")
+    assert message.startswith(f"error: {held}: in use by process {holder.pid} on {os.uname().nodename} since 2")
     assert message.endswith(f"or take another {flag}\n") and message.count("\n") == 1
     with pytest.raises(SystemExit):
         main(["--help"])

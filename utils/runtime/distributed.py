@@ -1,4 +1,4 @@
-"""Devices and processes."""
+"""Devices, and the processes (ranks) of a distributed job."""
 
 import os
 from collections.abc import Callable
@@ -9,14 +9,15 @@ import torch.distributed as dist
 
 from llama.parallel import init_model_parallel
 
-_main_only = False  # whether this process does what the others wait for
+# True on rank 0 inside `run_on_main_process`, while the other ranks wait: it must not join them in a collective call
+_main_only = False
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a setting; "auto" is CUDA where there is one, one GPU a process under torchrun.
+    """Return the device of a setting; "auto" is CUDA if there is a GPU, under torchrun one GPU per process.
 
     Raises:
-        ValueError: a device that this machine does not have.
+        ValueError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # not every device that torch knows can compute
+        torch.zeros(1, device=device).item()  # torch knows devices that cannot compute, such as meta
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: not available here; try --device cpu") from error
     if device.type == "cuda":
@@ -33,52 +34,54 @@ def resolve_device(name: str) -> torch.device:
 
 
 def init_processes(model_parallel: int, model_name: str) -> None:
-    """Arrange the processes that torchrun started, or the only one, into replicas of the model.
+    """Arrange the processes of torchrun, or the only process, into replicas of the model.
 
     Args:
-        model_parallel: processes that share one model; 0: as many as there are Meta shards in the folder
-            `model_name`, one where there are none or no others were started.
+        model_parallel: processes that share one model; 0: one per consolidated.*.pth in the folder `model_name`, and
+            one where there are none or there is only one process.
+        model_name: base weights.
 
     Raises:
         ValueError: the number of processes is no multiple of it.
     """
-    processes, shards = int(os.environ.get("WORLD_SIZE", "1")), len(list(Path(model_name).glob("consolidated.*.pth")))
-    size = model_parallel or (max(shards, 1) if processes > 1 else 1)
-    if processes % size:
-        why = "" if model_parallel else f" ({model_name} has {size} consolidated.*.pth)"
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    n_shards = len(list(Path(model_name).glob("consolidated.*.pth")))
+    size = model_parallel or (max(n_shards, 1) if n_processes > 1 else 1)
+    if n_processes % size:
+        reason = "" if model_parallel else f" ({model_name} has {size} consolidated.*.pth)"
         raise ValueError(
-            f"--model_parallel {size}{why}: {processes} processes cannot share models {size} by {size}; "
-            f"torchrun --nproc_per_node takes a multiple of {size}, --model_parallel a number that divides {processes}"
+            f"--model_parallel {size}{reason}: {n_processes} processes cannot share models {size} by {size}; torchrun "
+            f"--nproc_per_node takes a multiple of {size}, --model_parallel a number that divides {n_processes}"
         )
     init_model_parallel(size)
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of several that go on together."""
+    """Return whether this process is one of several that make the same calls."""
     return not _main_only and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def is_main() -> bool:
-    """Whether this process writes the logs and files."""
+    """Return whether this process writes the logs and files."""
     return not is_distributed() or dist.get_rank() == 0
 
 
 def all_reduce_max(*numbers: float) -> list[float]:
-    """The largest that any process gives, number by number; all processes must call and go on together."""
+    """Return the largest value of each number over all ranks; a collective call."""
     if not is_distributed():
         return list(numbers)
-    of_all = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(of_all, dist.ReduceOp.MAX)
-    return of_all.tolist()
+    reduced = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(reduced, dist.ReduceOp.MAX)
+    return reduced.tolist()
 
 
 def barrier() -> None:
-    """Go on once every process has come here."""
+    """Wait until every rank is here."""
     all_reduce_max(0)
 
 
 def run_on_main_process(work: Callable[..., object], *args) -> None:
-    """Let the first process do `work(*args)` as if it were the only one; the others go on once it is done."""
+    """Run `work(*args)` on rank 0 only; the other ranks wait."""
     global _main_only
     if is_main():
         _main_only = True

@@ -1,58 +1,64 @@
-"""One run at a time in a folder, or at files of one name."""
+"""An exclusive, crash-safe lock on a folder or on the files of one prefix."""
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from utils.io.disk_full import explain_disk_full
 from utils.runtime.distributed import all_reduce_max, is_main
 
-LOCK_FILE = "held_by.txt"  # in the folder, or after the files' name: who is at it; empty once a run has left it
+LOCK_FILE = "held_by.txt"  # in the folder, or after the prefix: names the process that runs; empty when it has ended
 
 
 class RunInUseError(ValueError):
-    """Another run is at a folder or files."""
+    """Another process uses a folder or files."""
 
 
 @contextlib.contextmanager
-def run_lock(what: Path, separator: str = "/", flag: str = "--target") -> Iterator[str]:
-    """Keep other runs out of a folder, made when absent, for as long as the block goes on.
+def run_lock(target: Path, separator: str = "/", flag: str = "--target") -> Iterator[str]:
+    """Lock a folder, which is made if it does not exist, or a prefix of files, while the block runs.
 
-    With the separator "_" from the files whose names begin with `what` and it.
-
-    The lock is the system's and ends with the process, however that ends. The first of several processes takes it
-    for all; all must call.
+    The operating system holds the lock and releases it with the process, however that ends. Of a distributed job
+    rank 0 takes it; all ranks must call.
 
     Args:
-        flag: of the program, which takes it to another place.
+        target: the folder, or the prefix of files.
+        separator: "/" for a folder, "_" for a prefix.
+        flag: of the program, by which it would use another target.
 
-    Yields: who was there last and is gone without leaving it, in words for the log, "" mostly.
+    Yields:
+        A sentence for the log about a process that ended without releasing the lock; "" mostly.
 
     Raises:
-        Held: another run is there, with its process, host and time.
+        RunInUseError: another process holds the lock; names it, its host and the time since when.
         DiskFullError: the disk is full.
     """
-    with contextlib.ExitStack() as leaving:
-        path, taken, gone = Path(f"{what}{separator}{LOCK_FILE}"), False, ""
+    path = Path(f"{target}{separator}{LOCK_FILE}")
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    is_taken = False
+    previous = ""
+    if is_main():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            is_taken = True
+        previous = path.read_text(encoding="utf-8", errors="replace")
+    if any(all_reduce_max(is_taken)):
+        owner = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "another process"
+        raise RunInUseError(f"{target}: in use by {owner}; wait for it, stop it, or use another {flag}")
+    try:
         if is_main():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = leaving.enter_context(path.open("ab", buffering=0))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                taken = True
-            gone = path.read_text(encoding="utf-8", errors="replace")
-        if any(all_reduce_max(taken)):
-            who = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "another process"
-            raise RunInUseError(f"{what}: held by {who}; wait for it, end it, or take another {flag}")
-        if is_main():
-            leaving.callback(file.truncate, 0)
-            file.truncate(0)
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             with explain_disk_full(path):
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
-        yield f"{gone} was in {what} and is gone" if gone else ""
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}", encoding="utf-8")
+        yield f"{target} was in use by {previous}, which ended without releasing it" if previous else ""
+    finally:
+        if lock.is_locked:
+            path.write_text("", encoding="utf-8")
+            lock.release()

@@ -1,4 +1,4 @@
-"""Bytes: as the user writes them, alive in a simulation, resident in a process, refused by an allocator."""
+"""Memory in bytes: parsed, tracked in a simulation, measured of a process or device, and out-of-memory errors."""
 
 import contextlib
 import re
@@ -13,35 +13,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GIB = 2**30
-UNITS = {"": 1, "B": 1} | {f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}
+UNITS = {"": 1, "B": 1}
+UNITS |= {f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)}
 UNITS |= {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
-PROC_STATUS = Path("/proc/self/status")  # of Linux
+PROC_STATUS = Path("/proc/self/status")  # on Linux
+# How allocators that raise RuntimeError say that they have no memory
 OOM_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "ALLOC_FAILED")
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of "24GiB", "20GB", "1.5 GiB" or a plain number.
+    """Return the bytes of "24GiB", "20GB", "1.5 GiB" or a plain number.
 
     Raises:
-        ValueError: anything else, or nothing above 0.
+        ValueError: the text is none of these, or less than one byte.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", text.strip())
-    if not found or found[2] not in UNITS or not int(float(found[1]) * UNITS[found[2]]):
-        raise ValueError(f"{text!r} is no amount of memory; write bytes, or a number with {', '.join([*UNITS][2:])}")
-    return int(float(found[1]) * UNITS[found[2]])
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", text.strip())
+    size = int(float(match[1]) * UNITS.get(match[2], 0)) if match else 0
+    if not size:
+        units = ", ".join(unit for unit in UNITS if unit not in ("", "B"))
+        raise ValueError(f"{text!r} is no amount of memory; write bytes, or a number with {units}")
+    return size
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows the memory of every tensor that is made under it, from allocation to release.
+    """Track the memory of every tensor made in its context, from allocation to release.
 
-    `live` are the bytes that are alive, `peak` the most there have been since it was last set. Works on tensors
-    without content as on real ones; what an operation allocates and releases within itself is not seen.
+    `live` is the number of bytes now, `peak` the largest number since it was last set. Fake tensors count like real
+    ones. What an operation allocates and releases within itself is not seen.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._alive: dict[int, weakref.ref] = {}  # by address of the storage
+        self._alive: dict[int, weakref.ref] = {}  # storages by address
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
@@ -52,7 +56,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         address = storage._cdata
-        if address not in self._alive:  # else a view, or changed in place
+        if address not in self._alive:  # otherwise a view, or the result of an in-place operation
             size = storage.nbytes()
             self._alive[address] = weakref.ref(storage, partial(self._remove, address, size))
             self.live += size
@@ -63,25 +67,25 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def rss_bytes(what: str = "VmRSS") -> int:
-    """This process's resident memory in bytes; "VmHWM": the most there was since the start or the last reset."""
-    return int(PROC_STATUS.read_text().split(f"{what}:")[1].split()[0]) * 1024
+def rss_bytes(field: str = "VmRSS") -> int:
+    """Return this process's resident memory in bytes; with "VmHWM" its peak since the start or the last reset."""
+    return int(PROC_STATUS.read_text().split(f"{field}:")[1].split()[0]) * 1024
 
 
 def reset_peak_rss() -> None:
-    """Start the count of the most resident memory anew."""
+    """Reset the peak of the resident memory to what is resident now."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that was allocated on a GPU, or that was resident in this process; None where nobody counts."""
+    """Return the peak bytes allocated on a GPU, or resident in this process; None where the system does not count."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return rss_bytes("VmHWM") if PROC_STATUS.is_file() else None
 
 
 def reset_peak_memory() -> None:
-    """Start the count of `peak_memory` anew, where there is one."""
+    """Reset what `peak_memory` returns, where the system allows it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
@@ -89,14 +93,14 @@ def reset_peak_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator, of a device or of the CPU, refused memory."""
+    """Return whether an error says that a device or the CPU has no memory left."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in OOM_MESSAGES)
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes that this process can have on a device: free ones and those it holds already; of the CPU, all."""
+    """Return the bytes this process can use: of a GPU those free or reserved by it, of the CPU all memory."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -106,15 +110,17 @@ def device_memory(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Where memory has no room for the model that the block builds, say so.
+    """Turn an out-of-memory error of the block, which builds a model, into one for the user.
 
     Raises:
-        ValueError: with what the allocator said.
+        ValueError: with the first line of the allocator's message.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"no memory for a model of these sizes ({said}); take smaller ones, or more memory") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"no memory for a model of these sizes ({reason}); use smaller ones, or more memory"
+        ) from error

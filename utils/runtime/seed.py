@@ -1,4 +1,4 @@
-"""Every random generator of a run, together, and what else makes two runs equal."""
+"""Seeding, the state of the random generators, and determinism."""
 
 import os
 import random
@@ -15,19 +15,22 @@ def seed_everything(seed: int) -> None:
 
 
 def make_deterministic() -> None:
-    """From here on, before CUDA starts, the operations of torch give the same bits again, or raise a RuntimeError."""
+    """Let torch use deterministic kernels only, and raise RuntimeError where there is none. Call before CUDA starts."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
 
 
-def seed_at(*place: int) -> None:
-    """Seed torch from a place in a run (seed, epoch, step, …), so that what is drawn there depends on nothing else."""
-    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+def seed_at(*coordinates: int) -> None:
+    """Seed torch from the coordinates of a step (seed, epoch, step, …).
+
+    What is random in a step then depends on nothing that came before, so a resumed run needs no replay.
+    """
+    torch.manual_seed(int(np.random.SeedSequence(coordinates).generate_state(1, np.uint64)[0]))
 
 
 def rng_state() -> dict:
-    """The state of all of them, as plain numbers and tensors."""
+    """Return the state of all random generators as plain numbers and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": list(random.getstate()[1]),
@@ -38,7 +41,7 @@ def rng_state() -> dict:
 
 
 def set_rng_state(state: dict) -> None:
-    """Put back what `rng_state` returned."""
+    """Restore what `rng_state` returned."""
     random.setstate((3, tuple(state["python"]), None))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])

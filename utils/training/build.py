@@ -1,4 +1,4 @@
-"""From settings to data and model."""
+"""Build what a run needs from its settings: data, model, log and checkpoints."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from utils.training.adapter_file import adapter_parameters
 from utils.training.checkpoints import BEST_ADAPTER, CheckpointManager, run_folder
 from utils.training.prompt import prompt_ids
 
-HEAD_STD = 0.1  # of a head that starts from the tables
+HEAD_STD = 0.1  # of the weights of a head that is initialised from the tables
 
 
 def load_interactions(settings: Settings) -> Interactions:
-    """The interaction file alone, in which there is something to train on.
+    """Load the interaction file, without the embedding tables.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, place and remedy.
+        FileNotFoundError, ValueError: the file is missing or invalid, or has nothing to train on; names file and line.
     """
     name = required_files(settings.dataset, settings.GNNModel)[0]
     data = Interactions(require_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
@@ -37,20 +37,22 @@ def load_interactions(settings: Settings) -> Interactions:
 
 
 def load_data(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
-    """Interactions, and the graph and sequence tables, checked against each other.
+    """Load the interactions and the graph and sequence embeddings of the items.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, place and remedy.
+        FileNotFoundError, ValueError: a file is missing or invalid, or does not fit the others; names file and line.
     """
     names = required_files(settings.dataset, settings.GNNModel)
     folder = require_files(settings.data_dir, settings.dataset, names)
     data = load_interactions(settings)
     tables = load_item_embeddings(folder, settings.GNNModel, data)
-    return data, tuple(map(standardize_columns, tables)) if settings.standardize else tables
+    if settings.standardize:
+        tables = tuple(standardize_columns(table) for table in tables)
+    return data, tables
 
 
 def standardize_columns(table: Tensor) -> Tensor:
-    """Columns scaled to mean 0 and variance 1; a constant column becomes 0."""
+    """Return a table with its columns scaled to mean 0 and variance 1; a constant column becomes 0."""
     return (table - table.mean(0)) / table.std(0).clamp(min=1e-8)
 
 
@@ -58,7 +60,7 @@ def model_args(settings: Settings) -> HeLLMArgs:
     """Return sizes from the base weights or the built-in size, and all else from the settings.
 
     Raises:
-        FileNotFoundError: neither a folder or file nor a size that can start without weights.
+        FileNotFoundError: `model_name` is neither a folder or file nor a built-in size that can start at random.
     """
     name = settings.model_name
     if Path(name).exists():
@@ -66,11 +68,11 @@ def model_args(settings: Settings) -> HeLLMArgs:
     elif name in MODEL_SIZES and (settings.train_base or settings.random_base or settings.plan):
         shape = MODEL_SIZES[name]
     else:
-        sizes = f"a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or --random_base"
         raise FileNotFoundError(
             f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            f"consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; {DOWNLOAD_HINT}; "
-            f"{sizes}"
+            "consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; "
+            f"{DOWNLOAD_HINT}; a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or "
+            "--random_base"
         )
     if settings.n_layers != -1:
         shape = shape | {"n_layers": settings.n_layers}
@@ -105,32 +107,37 @@ def model_args(settings: Settings) -> HeLLMArgs:
 
 @torch.no_grad()
 def init_head_from_tables(model: HeLLM) -> None:
-    """Start each row of a trained head from the item's two embeddings, through one random orthonormal map.
+    """Initialise each row of a trained head from the item's two embeddings, by one random orthonormal map.
 
-    Items that the tables hold to be alike then start with like scores, the rarely bought ones too.
+    Items of similar embeddings then have similar scores from the start, rarely bought items too.
     """
-    table = torch.cat(
-        [standardize_columns(model.graph_item_embedding), standardize_columns(model.seq_item_embedding[1:])], 1
-    )
-    dim, width = model.score.weight.shape[1], table.shape[1]
-    basis = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width)))[0].to(table.device)
+    graph = standardize_columns(model.graph_item_embedding)
+    sequence = standardize_columns(model.seq_item_embedding[1:])
+    table = torch.cat([graph, sequence], 1)
+    dim = model.score.weight.shape[1]
+    width = table.shape[1]
+    # A random orthonormal basis keeps the cosines of the table's rows, exactly where the head is at least as wide
+    basis, _ = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width)))
+    basis = basis.to(table.device)
     rows = table @ (basis.T if dim >= width else basis)
     model.score.weight.copy_(rows * (HEAD_STD / rows.std()))
 
 
 def matmul_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """Of matrix products, and of a base that is not trained."""
+    """Return the dtype of matrix products, and of the matrices of a frozen base."""
     if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
 
 
 def build_empty(args: HeLLMArgs, tables: tuple[Tensor, Tensor], prompt: tuple, dtype: torch.dtype) -> HeLLM:
-    """The model without memory for its parameters, each of them in the number format that it is to have.
+    """Build the model without memory for its parameters, each of its final dtype.
 
     Args:
+        args: sizes and switches.
+        tables: graph and sequence embeddings of the items.
         prompt: token ids before and after the items.
-        dtype: of matrix products, and of the matrices of a base that is not trained.
+        dtype: of matrix products, and of the matrices of a frozen base.
     """
     with torch.device("meta"):
         model = HeLLM(args, *tables, *prompt, dtype=dtype)
@@ -141,41 +148,51 @@ def build_empty(args: HeLLMArgs, tables: tuple[Tensor, Tensor], prompt: tuple, d
 
 
 def build_meta_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
-    """The model of some settings without memory for its parameters, for a device; tables as they are given.
+    """Build the model of some settings without memory for its parameters.
+
+    Args:
+        settings: of the run.
+        tables: graph and sequence embeddings of the items; they stay where they are.
+        device: where the model will be, which decides its dtype.
 
     Raises:
-        FileNotFoundError, ValueError: sizes, switches or prompt that do not go with each other or with the files.
+        FileNotFoundError, ValueError: sizes, switches or prompt do not fit each other or the files.
     """
-    args, weights = model_args(settings), Path(settings.model_name)
-    prompt = prompt_ids(settings.prompt, (weights.parent if weights.is_file() else weights) / "tokenizer.model")
-    return build_empty(args, tables, prompt, matmul_dtype(settings, device))
+    weights = Path(settings.model_name)
+    folder = weights.parent if weights.is_file() else weights
+    prompt = prompt_ids(settings.prompt, folder / "tokenizer.model")
+    return build_empty(model_args(settings), tables, prompt, matmul_dtype(settings, device))
 
 
-def load_base(model: HeLLM, settings: Settings, device: torch.device, shared: dict) -> None:
-    """Give the model its base weights; a frozen base is that of `shared`, once a run has read it."""
-    name, dtype = settings.model_name, matmul_dtype(settings, device)
+def load_base(model: HeLLM, settings: Settings, device: torch.device, base_cache: dict) -> None:
+    """Load the base weights into the model; a frozen base comes from the cache, once a run has read it."""
     if settings.train_base:
-        load_base_weights(model.llama, name, torch.float32, device)
+        load_base_weights(model.llama, settings.model_name, torch.float32, device)
         return
-    if (name, dtype, device) not in shared:
-        shared.clear()  # memory for one base at a time
-        load_base_weights(model.llama, name, dtype, device)
-        shared[name, dtype, device] = base_parameters(model)
-    for parameter, p in shared[name, dtype, device].items():
-        assign_parameter(model.llama, parameter, p.data)
+    dtype = matmul_dtype(settings, device)
+    key = (settings.model_name, dtype, device)
+    if key not in base_cache:
+        base_cache.clear()  # there is memory for one base at a time
+        load_base_weights(model.llama, settings.model_name, dtype, device)
+        base_cache[key] = base_parameters(model)
+    for name, parameter in base_cache[key].items():
+        assign_parameter(model.llama, name, parameter.data)
 
 
 def build_model(
-    settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device, shared: dict | None = None
+    settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device, base_cache: dict | None = None
 ) -> HeLLM:
-    """The model on its device, base weights read from their files where there are any, the rest initialised.
+    """Build the model on its device: base weights from their files if there are any, all else initialised.
 
     Args:
-        shared: one dict for several runs: the first leaves a frozen base there, which is the others' too.
+        settings: of the run.
+        tables: graph and sequence embeddings of the items.
+        device: where the model will be.
+        base_cache: a dict for several runs, which share a frozen base: the first run leaves it there.
     """
     model = build_meta_model(settings, [table.to(device) for table in tables], device)
     if Path(settings.model_name).exists() and not settings.random_base:
-        load_base(model, settings, device, {} if shared is None else shared)
+        load_base(model, settings, device, {} if base_cache is None else base_cache)
     materialize(model, device)
     if settings.warm_head:
         init_head_from_tables(model)

@@ -116,7 +116,7 @@ class CheckpointManager:
         self.shard_dims = shard_dims or {}
         # One replica of the model writes
         self.writes = shard_dims is None or dp_rank() == 0
-        self._left_by = ""  # who was here and is gone without leaving
+        self._left_by = ""  # about a process that ended without releasing the lock
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The constant text around a history (SPEC.md section 2)."""
+"""The prompt: constant text around a history (docs/method.md, section 2)."""
 
 from llama.tokenizer import Tokenizer
 
@@ -10,21 +10,21 @@ INSTRUCT = (
 )
 RESPONSE = "\n### Response:\n"
 BOS = 1  # LLaMA-2's begin-of-sequence token
-# Tokens before and after the items, under LLaMA-2's tokenizer
+# Tokens before and after the items by LLaMA-2's tokenizer
 PROMPT_LENGTHS = {"alpaca": (63, 8), "bos": (1, 1), "none": (0, 0)}
 
 
 def prompt_positions_per_row(objective: str, prompt: str) -> int:
-    """Prompt positions of every row of a batch; under the causal objective all rows share one prompt."""
+    """Return the prompt positions that each row of a batch adds: none if causal, where all rows share one prompt."""
     return 0 if objective == "causal" else sum(PROMPT_LENGTHS[prompt])
 
 
 def prompt_ids(prompt: str, tokenizer_path) -> tuple[list[int], list[int]]:
-    """Token ids before and after the items.
+    """Return the token ids before and after the items.
 
     Args:
-        prompt: "alpaca" for the published text, "bos" for the begin-of-sequence token alone, "none" for nothing.
-        tokenizer_path: `tokenizer.model`, read for "alpaca" only.
+        prompt: "alpaca" for the published text, "bos" for the begin-of-sequence token alone, "none" for no prompt.
+        tokenizer_path: `tokenizer.model`, which is read for "alpaca" only.
     """
     if prompt == "none":
         return [], []

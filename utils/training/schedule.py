@@ -1,15 +1,17 @@
-"""Learning rate: linear warm-up, then half a cosine down (SPEC.md section 3)."""
+"""Learning rate: linear warm-up, then half a cosine down (docs/method.md, section 3)."""
 
 import math
 
 
 def learning_rate(epoch: float, lr: float, min_lr: float, warmup_epochs: int, num_epochs: int) -> float:
-    """Rate at a point of the run.
+    """Return the learning rate at a point of a run.
 
     Args:
         epoch: epochs done, with the fraction of the running one.
-        lr, min_lr: highest rate, and where the cosine ends.
-        warmup_epochs, num_epochs: length of the warm-up and of the whole run, in epochs.
+        lr: highest rate.
+        min_lr: rate at the end of the cosine.
+        warmup_epochs: epochs of the warm-up.
+        num_epochs: epochs of the run, the warm-up included.
     """
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
