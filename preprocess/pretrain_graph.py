@@ -210,10 +210,8 @@ class GraphTraining(Pretraining):
     def loss(self, batch: tuple[int, int]) -> Tensor:
         """Return the BPR loss of a batch and, where they have weight, the contrastive losses of both hypergraphs."""
         s = self.settings
-        rng = self._generator(batch)
-        users, positive, negative = (
-            torch.from_numpy(x).to(self.device) for x in self.sampler.sample(rng, s.batch_size)
-        )
+        rng = self.batches.generator(batch)
+        users, positive, negative = (torch.from_numpy(x).to(self.device) for x in self.batches.sample(rng))
         out = self.model()
         loss = bpr_loss(
             F.embedding(users, out.users), F.embedding(positive, out.items), F.embedding(negative, out.items), s.regs

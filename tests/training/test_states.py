@@ -228,7 +228,7 @@ def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
     assert main(argv) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {held}: in use by process {holder.pid} on {os.uname().nodename} since 2")
-    assert message.endswith(f"or take another {flag}\n") and message.count("\n") == 1
+    assert message.endswith(f"or use another {flag}\n") and message.count("\n") == 1
     with pytest.raises(SystemExit):
         main(["--help"])
     assert f"  {flag} " in capsys.readouterr().out
