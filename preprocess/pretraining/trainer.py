@@ -1,6 +1,6 @@
 """What both pre-trainings share: settings, and all of a run that is not in the training loop."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import explain_out_of_memory, peak_memory
 from utils.runtime.seed import seed_everything
 from utils.training.checkpoints import CheckpointManager, Progress, run_folder
-from utils.training.loop import Batches, LoopSettings, TrainingLoop
+from utils.training.loop import Batches, LoopSettings, Task, TrainingLoop
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
 # Settings that a resumed pre-training may change: paths, devices and how often it saves
@@ -86,7 +86,7 @@ def open_training_data(settings: PretrainSettings, max_len: int, tables: list[st
     return Interactions(folder / f"{settings.dataset}.txt", max_len)
 
 
-class Pretraining(ABC):
+class Pretraining(Task):
     """One pre-training run: the task that the training loop works on, and the tables that it leaves.
 
     Args:
@@ -124,16 +124,8 @@ class Pretraining(ABC):
         )
 
     @abstractmethod
-    def learning_rate(self, epoch: float) -> float:
-        """Return the learning rate after so many epochs."""
-
-    @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch in nats, float scalar."""
-
-    @abstractmethod
-    def validate(self, check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
-        """Return the validation metrics, as `Task.validate`."""
 
     @abstractmethod
     def test(self) -> tuple[dict[str, dict[str, float]], int, Ranking | None]:

@@ -1,4 +1,4 @@
-"""The pre-training programs as a whole, on data of a few hundred lines."""
+"""The pre-training programs, end to end on a small dataset."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def records(place, which, target="pretrain"):
 
 @pytest.mark.usefixtures("real_curves")
 @pytest.mark.parametrize("which", PROGRAMS)
-def test_a_run_learns_and_leaves_its_files(place, which):
+def test_run_learns_and_writes_its_files(place, which):
     assert run(place, which, "--num_epochs", "20") == 0
     *epochs, last = records(place, which)
     assert [record["epoch"] for record in epochs] == list(range(1, 20, 2))[: len(epochs)]
@@ -78,8 +78,8 @@ def test_a_run_learns_and_leaves_its_files(place, which):
     assert (place / "log" / "Small" / NAMES[which] / "pretrain_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_tested_embeddings_are_the_ones_written(place):
-    """Ranking every test target by hand, training items left out, gives the logged figures."""
+def test_written_embeddings_have_the_logged_metrics(place):
+    """Ranking every test target by hand, without training items, gives the logged recall."""
     assert run(place, "graph") == 0
     users, items = tables(place, "graph")
     data = Interactions(data_folder(place) / "Small.txt", 0)
@@ -101,7 +101,7 @@ def test_sasrec_padding_row_is_zero_and_items_follow(place):
 
 
 @pytest.mark.parametrize("which", PROGRAMS)
-def test_the_same_seed_gives_the_same_bits(place, which):
+def test_same_seed_gives_bit_identical_embeddings(place, which):
     assert run(place, which) == 0
     first = tables(place, which)
     assert run(place, which, "--overwrite") == 0
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_bits(place, which):
     assert not any(torch.equal(a, b) for a, b in zip(first, tables(place, which), strict=True))
 
 
-def test_patience_ends_training(place):
+def test_patience_stops_training_early(place):
     assert run(place, "sasrec", "--lr", "1e-9", "--num_epochs", "50", "--patience", "2") == 0
     *epochs, last = records(place, "sasrec")
     assert last["best_epoch"] == 1
@@ -124,7 +124,7 @@ def test_without_hypergraphs_no_features_are_needed(place):
     assert (data_folder(place) / "LightGCN_item_embeddings.pt").is_file()
 
 
-def test_a_user_without_training_items_is_kept(place):
+def test_user_without_training_items_is_kept(place):
     path = data_folder(place) / "Small.txt"
     path.write_text(path.read_text() + f"{N_USERS} 3 5\n")
     assert run(place, "graph") == 0
@@ -143,7 +143,7 @@ def test_a_user_without_training_items_is_kept(place):
         ("sasrec", lambda folder: torch.save(torch.ones(2), folder / TABLES["sasrec"][0]), (), "--overwrite replaces"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(place, which, damage, flags, message, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(place, which, damage, flags, message, capsys):
     damage(data_folder(place))
     assert run(place, which, *flags) == 2
     captured = capsys.readouterr()
@@ -164,7 +164,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, which, damage, flag
         ("sasrec", ("--preset", "Beauty"), "unknown argument --preset"),
     ],
 )
-def test_mistaken_settings(place, which, flags, message, capsys):
+def test_invalid_settings_exit_with_status_2(place, which, flags, message, capsys):
     with pytest.raises(SystemExit) as stop:
         run(place, which, *flags)
     assert stop.value.code == 2
@@ -178,7 +178,7 @@ def test_published_settings_by_dataset():
     assert pretrain_graph.parse_args(["--dataset", "Other", "--preset", "Sports_and_Outdoors"]).topk == 5
 
 
-def test_rank_by_product_removes_what_was_seen():
+def test_rank_by_product_removes_seen_items():
     generator = torch.Generator().manual_seed(0)
     users, items = torch.randn(5, 3, generator=generator), torch.randn(9, 3, generator=generator)
     seen = sp.csr_matrix(np.random.default_rng(0).random((5, 9)) < 0.4)
@@ -191,7 +191,7 @@ def test_rank_by_product_removes_what_was_seen():
         assert (rank_by_product(users, items, seen, who, targets, block) == expected).all()
 
 
-def test_cross_entropy_from_hidden_states(monkeypatch):
+def test_linear_cross_entropy_equals_torch(monkeypatch):
     monkeypatch.setattr("llama.cross_entropy.BLOCK_ELEMENTS", 40)
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 6, generator=generator) * 3 for n in (7, 13))
@@ -236,7 +236,7 @@ def test_sasrec_loss_counts_real_positions_only():
     )
 
 
-def test_ablation_table_and_picture(place, monkeypatch, capsys):
+def test_ablation_writes_table_and_plot(place, monkeypatch, capsys):
     monkeypatch.setattr("utils.benchmark.ablation.SEEDS", 2)
     where = ["--dataset", "Small", "--data_dir", str(place / "data"), "--output_dir", str(place / "output")]
     argv = [*where, "--logging_dir", str(place / "log"), *FLAGS["graph"], "--num_epochs", "2", "--validate_every", "1"]
@@ -256,7 +256,7 @@ def test_ablation_table_and_picture(place, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_ablation_goes_on_where_a_signal_stopped_it(place, monkeypatch, capsys):
+def test_ablation_resumes_after_a_signal(place, monkeypatch, capsys):
     monkeypatch.setattr("utils.benchmark.ablation.SEEDS", 2)  # of the runs that go to the end
 
     def argv(name):
@@ -267,10 +267,10 @@ def test_ablation_goes_on_where_a_signal_stopped_it(place, monkeypatch, capsys):
     def runs(name):
         return json.loads((place / name / "logging" / "Small" / "MMHCL" / "ablation.json").read_text())["runs"]
 
-    ablation(argv("whole"))
-    program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv("stopped"), "--save_every_minutes", "0"]
+    ablation(argv("uninterrupted"))
+    program = [sys.executable, "-m", "utils.benchmark", "ablation", *argv("interrupted"), "--save_every_minutes", "0"]
     process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    states, epoch = place / "stopped" / "output" / "Small" / "MMHCL", 0
+    states, epoch = place / "interrupted" / "output" / "Small" / "MMHCL", 0
     while process.poll() is None and not epoch:
         time.sleep(0.01)
         # the one before, which is replaced in one go
@@ -281,10 +281,10 @@ def test_ablation_goes_on_where_a_signal_stopped_it(place, monkeypatch, capsys):
     assert process.returncode == 128 + signal.SIGTERM
     assert "resume with --resume" in out.splitlines()[-1]
     assert "Traceback" not in err
-    assert not (place / "stopped" / "logging" / "Small" / "MMHCL" / "ablation.json").exists()
+    assert not (place / "interrupted" / "logging" / "Small" / "MMHCL" / "ablation.json").exists()
     capsys.readouterr()
-    ablation(argv("stopped"))
+    ablation(argv("interrupted"))
     first = capsys.readouterr().out.splitlines()[0]
     assert int(re.fullmatch(r"resumed at epoch (\d+), step \d+", first)[1]) >= epoch > 0
-    assert runs("stopped") == runs("whole")
+    assert runs("interrupted") == runs("uninterrupted")
     assert not list(states.glob("*"))

@@ -1,4 +1,4 @@
-"""States and adapters that are damaged, of another run, or of a run that is still going on."""
+"""Checkpoints and adapters that are damaged, of another run, or in use; non-finite numbers are never saved."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def pretrain_argv(place, *more):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A folder with finished runs of all three trainings."""
+    """Make a folder with finished runs of all three trainings."""
     place = tmp_path_factory.mktemp("done")
     folder = write_dataset(place / "data")
     np.save(folder / "image_feat.npy", np.random.default_rng(0).normal(size=(N_ITEMS, 5)).astype(np.float32))
@@ -48,7 +48,7 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def place(done, tmp_path):
-    """A copy of it, so that it can be damaged."""
+    """Copy that folder, so that it can be damaged."""
     return shutil.copytree(done, tmp_path / "place")
 
 
@@ -66,12 +66,12 @@ def flip(path, at):
     path.write_bytes(content)
 
 
-def cut(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
 def without(lost):
-    """Damage that takes a part out of a file, `progress.epoch` out of `progress`, its checksum made anew."""
+    """Return a function that removes a part of a file (`progress.epoch`: a key of a part), with a valid checksum."""
 
     def damage(path):
         content = torch.load(path, weights_only=True)
@@ -83,7 +83,7 @@ def without(lost):
 
 
 def refused(place, capsys, *more, argv=None):
-    """The one line with which a run that would go on is refused, nothing being changed."""
+    """Return the one line with which a resumed run is refused; assert that no file changes."""
     before = contents(place)
     capsys.readouterr()
     assert train_HeLLM.main(argv or command(place, *SIZES, "--resume", *more)) == 2
@@ -93,7 +93,7 @@ def refused(place, capsys, *more, argv=None):
     return message
 
 
-def test_any_flipped_byte_and_any_cut_is_recognised(tmp_path):
+def test_every_flipped_byte_and_truncation_is_detected(tmp_path):
     path = tmp_path / "state.pt"
     save_with_checksum({"format": "x", "version": 1, "tensors": {"a": torch.randn(3)}, "more": [1, 2.5, "word"]}, path)
     content = path.read_bytes()
@@ -106,12 +106,15 @@ def test_any_flipped_byte_and_any_cut_is_recognised(tmp_path):
             verify_checksum(path)
 
 
-@pytest.mark.parametrize("damage", [cut, lambda path: flip(path, 700), lambda path: flip(path, -5000), Path.unlink])
-def test_of_two_states_the_one_that_is_whole_is_taken(done, place, damage, capsys):
+@pytest.mark.parametrize(
+    "damage", [truncate, lambda path: flip(path, 700), lambda path: flip(path, -5000), Path.unlink]
+)
+def test_resume_uses_the_newest_undamaged_checkpoint(done, place, damage, capsys):
     path = folder_of(place) / STATE
     state = load_versioned(path, "HeLLM training state", 2)["progress"]
     before = load_versioned(path.with_name(PREVIOUS_STATE), "HeLLM training state", 2)["progress"]
-    assert (state["epoch"], state["step"], before["epoch"]) == (2, 0, 1) and before["step"] > 0
+    assert (state["epoch"], state["step"], before["epoch"]) == (2, 0, 1)
+    assert before["step"] > 0
     damage(path)
     assert train_HeLLM.main(command(place, *SIZES, "--resume")) == 0
     shown = capsys.readouterr().out
@@ -122,14 +125,14 @@ def test_of_two_states_the_one_that_is_whole_is_taken(done, place, damage, capsy
         assert all(a[key] == b[key] for key in a.keys() - RUN_SPECIFIC_KEYS)
 
 
-def test_two_damaged_states_and_a_damaged_best_adapter_are_refused_by_name(place, capsys):
+def test_damaged_best_adapter_and_two_damaged_checkpoints_are_refused_by_name(place, capsys):
     folder = folder_of(place)
     flip(folder / "best_adapter.pt", 3000)
     assert f"{folder / 'best_adapter.pt'}: cut short or damaged" in refused(place, capsys)
     (folder / "best_adapter.pt").unlink()
     assert f"{folder / 'best_adapter.pt'}" in refused(place, capsys)
     for name in (STATE, PREVIOUS_STATE):
-        cut(folder / name)
+        truncate(folder / name)
     message = refused(place, capsys)
     assert all(str(folder / name) in message for name in (STATE, PREVIOUS_STATE))
 
@@ -146,13 +149,14 @@ def other_number(folder):
 
 
 @pytest.mark.parametrize(("change", "name"), [(other_item, "Small.txt"), (other_number, "SASRec_item_embedding.pt")])
-def test_states_of_other_data_files_are_refused_by_name(place, change, name, capsys):
+def test_checkpoint_of_other_data_files_is_refused_by_name(place, change, name, capsys):
     change(place / "data" / "sequential" / "Small")
     message = refused(place, capsys)
-    assert f"CRC-32 of {name} was " in message and message.count(" was ") == 1
+    assert f"CRC-32 of {name} was " in message
+    assert message.count(" was ") == 1
 
 
-def test_a_state_of_another_version_is_refused(place, capsys):
+def test_checkpoint_of_another_version_is_refused(place, capsys):
     path = folder_of(place) / STATE
     save_with_checksum(load_versioned(path, "HeLLM training state", 2) | {"version": 9}, path)
     assert "not a HeLLM training state of version 2, found ('HeLLM training state', 9)" in refused(place, capsys)
@@ -161,13 +165,13 @@ def test_a_state_of_another_version_is_refused(place, capsys):
 @pytest.mark.parametrize(
     "lost", ["settings", "progress", "tensors", "optimizer", "rng", "progress.epoch", "optimizer.state", "rng.numpy"]
 )
-def test_a_state_that_lacks_a_part_is_refused_by_name(place, lost, capsys):
+def test_checkpoint_without_a_part_is_refused_by_name(place, lost, capsys):
     path = folder_of(place) / STATE
     without(lost)(path)
     assert f"error: {path}: without {lost}; " in refused(place, capsys)
 
 
-def test_a_new_run_keeps_no_state_of_an_earlier_one(place):
+def test_new_run_removes_the_checkpoints_of_an_earlier_one(place):
     assert train_HeLLM.main(command(place, *SIZES, "--seed", "7")) == 0
     for name in (STATE, PREVIOUS_STATE):
         assert load_versioned(folder_of(place) / name, "HeLLM training state", 2)["settings"]["seed"] == 7
@@ -178,7 +182,7 @@ def test_a_new_run_keeps_no_state_of_an_earlier_one(place):
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
-def test_pretraining_takes_the_state_that_is_whole_and_refuses_other_data(place, name, capsys):
+def test_pretraining_resumes_from_an_undamaged_checkpoint_and_refuses_other_data(place, name, capsys):
     folder, data = place / "output" / "pre" / "Small" / name / "pretrain", place / "data" / "sequential" / "Small"
     argv = pretrain_argv(place, "--output_dir", str(place / "output" / "pre"), "--resume")
     tables = {path: path.read_bytes() for path in data.glob(f"{name}*")}
@@ -187,19 +191,21 @@ def test_pretraining_takes_the_state_that_is_whole_and_refuses_other_data(place,
         path.unlink()
     assert PRETRAINING[name].main(argv) == 0
     shown = capsys.readouterr().out
-    assert f"{folder / STATE}: cut short or damaged" in shown and "resumed at epoch 2, step 0" in shown
+    assert f"{folder / STATE}: cut short or damaged" in shown
+    assert "resumed at epoch 2, step 0" in shown
     assert {path: path.read_bytes() for path in data.glob(f"{name}*")} == tables
     (data / "audio_feat.npy").write_bytes((data / "image_feat.npy").read_bytes())
     other_item(data)
     before = contents(place)
     assert PRETRAINING[name].main(argv) == 2
     message = capsys.readouterr().err
-    assert "CRC-32 of Small.txt was" in message and message.count("\n") == 1
+    assert "CRC-32 of Small.txt was" in message
+    assert message.count("\n") == 1
     assert ("CRC-32 of audio_feat.npy was None" in message) == (name == "MMHCL")
     assert contents(place) == before
 
 
-HOLD = """
+HOLD_LOCK = """
 import sys
 from pathlib import Path
 from utils.runtime.lock import run_lock
@@ -212,8 +218,8 @@ with run_lock(Path(sys.argv[1]), *sys.argv[2:]):
 
 @contextlib.contextmanager
 def holding(*arguments):
-    """Another process that holds something, and is killed in the end."""
-    argv = [sys.executable, "-c", HOLD, *map(str, arguments)]
+    """Start another process that holds a lock; it is killed at the end."""
+    argv = [sys.executable, "-c", HOLD_LOCK, *map(str, arguments)]
     holder = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "in\n"
     yield holder
@@ -222,13 +228,14 @@ def holding(*arguments):
 
 
 def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
-    """The holder of what is held is told in one line, with a flag that the program has, and nothing is touched."""
+    """Assert that a run is refused by one line with the lock's owner and a flag that helps, and changes no file."""
     before = contents(place)
     capsys.readouterr()
     assert main(argv) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {held}: in use by process {holder.pid} on {os.uname().nodename} since 2")
-    assert message.endswith(f"or use another {flag}\n") and message.count("\n") == 1
+    assert message.endswith(f"or use another {flag}\n")
+    assert message.count("\n") == 1
     with pytest.raises(SystemExit):
         main(["--help"])
     assert f"  {flag} " in capsys.readouterr().out
@@ -236,7 +243,7 @@ def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
 
 
 @pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
-def test_a_second_run_is_told_who_holds_the_folder(place, which, capsys):
+def test_second_run_in_a_folder_is_refused_with_the_owner(place, which, capsys):
     name = "pretrain" if which in PRETRAINING else "tiny"
     folder = place / "output" / "Small" / (which if which in PRETRAINING else "MMHCL") / name
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
@@ -250,8 +257,8 @@ def test_a_second_run_is_told_who_holds_the_folder(place, which, capsys):
 
 
 @pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
-def test_a_second_run_is_told_who_writes_the_log(place, which, capsys):
-    """Where states go does not matter."""
+def test_second_run_of_a_log_is_refused_with_the_owner(place, which, capsys):
+    """The log has a lock of its own, wherever the checkpoints are."""
     name, argv = ("MMHCL/tiny", command(place, *SIZES)) if which == "fine-tuning" else (f"{which}/pretrain", None)
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
     argv = [*(argv or pretrain_argv(place)), "--output_dir", str(place / "elsewhere")]
@@ -264,8 +271,8 @@ def test_a_second_run_is_told_who_writes_the_log(place, which, capsys):
     assert left.read_text() == ""
 
 
-def broken_at(loop, step, parameter, change):
-    """Let a run's gradients of a parameter go wrong in one step."""
+def register_gradient_change(loop, step, parameter, change):
+    """Change the gradient of a parameter in one step."""
 
     def hook(grad):
         return change(grad) if loop.progress.step == step else None
@@ -274,7 +281,7 @@ def broken_at(loop, step, parameter, change):
 
 
 @pytest.mark.parametrize(("step", "value"), [(0, torch.nan), (4, torch.inf)])
-def test_a_gradient_that_is_not_finite_leaves_the_state_from_before_it(place, step, value):
+def test_non_finite_gradient_saves_the_state_from_before_it(place, step, value):
     argv = command(place, "--batch_size", "20", "--n_layers", "1", "--log_every", "30")
     spared = train_HeLLM.setup_run(parse_args([*argv, "--target", "spared"]))
     spared_loop = train_HeLLM.training_loop(spared)
@@ -293,14 +300,15 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_from_before_it(place, st
     loop = train_HeLLM.training_loop(run)
     name, parameter = "item_projector.0.weight", dict(run.model.named_parameters())
     name = name if name in parameter else next(n for n, p in parameter.items() if p.requires_grad)
-    broken_at(loop, step, parameter[name], lambda grad: torch.full_like(grad, value))
+    register_gradient_change(loop, step, parameter[name], lambda grad: torch.full_like(grad, value))
     words = rf"not finite at epoch 0, step {step}: loss \d\S+, gradient norm (nan|inf), learning rate \d\S+, users "
     with pytest.raises(StopTraining, match=words) as stop:
         loop.train_epoch()
     users = run.batches.samples.user
     shown = str(stop.value).split("users ")[1].split(";")[0]
     assert all(int(word) in users for word in shown.split(" and ")[0].split(", "))
-    assert "parameters of largest norm: " in str(stop.value) and stop.value.status == 1
+    assert "parameters of largest norm: " in str(stop.value)
+    assert stop.value.status == 1
     state = load_versioned(run.checkpoints.folder / STATE, "HeLLM training state", 2)
     assert (state["progress"]["epoch"], state["progress"]["step"]) == (0, step)
     if not step:
@@ -312,7 +320,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_from_before_it(place, st
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-def test_what_is_not_finite_is_never_saved(place, capsys):
+def test_non_finite_tensor_is_never_saved(place, capsys):
     run = train_HeLLM.setup_run(parse_args(command(place, *SIZES)))
     run.checkpoints.save(Progress())
     before = contents(run.checkpoints.folder)
@@ -323,7 +331,7 @@ def test_what_is_not_finite_is_never_saved(place, capsys):
     assert contents(run.checkpoints.folder) == before
 
 
-def test_pretraining_stops_before_a_gradient_that_is_not_finite(place, monkeypatch, capsys):
+def test_pretraining_saves_the_state_from_before_a_non_finite_gradient(place, monkeypatch, capsys):
     backward = SequenceTraining.backward
 
     def breaking(self, batch, epoch, step):
@@ -334,7 +342,8 @@ def test_pretraining_stops_before_a_gradient_that_is_not_finite(place, monkeypat
     monkeypatch.setattr(SequenceTraining, "backward", breaking)
     assert pretrain_sasrec.main(pretrain_argv(place)) == 1
     shown = capsys.readouterr().out.splitlines()[-1]
-    assert shown.startswith("not finite at epoch 1, step 0: loss ") and "gradient norm nan, learning rate 1" in shown
+    assert shown.startswith("not finite at epoch 1, step 0: loss ")
+    assert "gradient norm nan, learning rate 1" in shown
     assert "parameters of largest norm: blocks.layers.1.self_attn.in_proj_weight 9." in shown
     state = load_versioned(place / "output/Small/SASRec/pretrain" / STATE, "HeLLM training state", 2)
     assert (state["progress"]["epoch"], state["progress"]["step"]) == (1, 0)

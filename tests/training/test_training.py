@@ -1,4 +1,4 @@
-"""The training program as a whole, on data of a few hundred lines."""
+"""The fine-tuning program, end to end on a small dataset, and its optimizer step."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def adapter(place, target="tiny"):
 
 
 def assert_same_run(place, one, other):
-    """Adapters equal to the bit, and every figure but the costs."""
+    """Assert that adapters are bit-identical and records equal, except for costs."""
     for (name, a), b in zip(adapter(place, one).items(), adapter(place, other).values(), strict=True):
         assert torch.equal(a, b), name
     for a, b in zip(records(place, one), records(place, other), strict=True):
@@ -48,7 +48,7 @@ def assert_same_run(place, one, other):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_curves")
-def test_a_run_learns_and_leaves_its_files(place, capsys):
+def test_run_learns_and_writes_its_files(place, capsys):
     assert train_HeLLM.main(command(place, "--num_epochs", "8", "--lr", "3e-3", "--patience", "0")) == 0
     *epochs, last = records(place)
     assert [record["epoch"] for record in epochs] == list(range(8))
@@ -57,25 +57,24 @@ def test_a_run_learns_and_leaves_its_files(place, capsys):
     assert last["best_epoch"] == best["epoch"]
     assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
     assert last["users"] == 120
-    assert last["settings"]["num_epochs"] == 8 and "seed" not in last["settings"]
+    assert last["settings"]["num_epochs"] == 8
+    assert "seed" not in last["settings"]
     assert last["seconds"] == pytest.approx(sum(record["seconds"] for record in epochs))
     assert 2**20 < last["peak_memory_bytes"] < 2**40
     folder = place / "log" / "Small" / "MMHCL"
     with np.load(folder / "tiny_ranks.npz") as found:
         assert {rank.dtype for rank in found.values()} == {np.dtype(np.int32)}
-        assert (
-            ranking_metrics(found["seen_kept"]) == last["test"]
-            and ranking_metrics(found["seen_removed"]) == last["test_unseen"]
-        )
+        assert ranking_metrics(found["seen_kept"]) == last["test"]
+        assert ranking_metrics(found["seen_removed"]) == last["test_unseen"]
     assert (folder / "tiny_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "test Recall@10" in (folder / "tiny_log.txt").read_text()
     assert "trainable params:" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_leaves(place):
-    assert train_HeLLM.main(command(place, "--target", "whole")) == 0
-    argv = command(place, "--target", "asked")
+def test_sigterm_saves_a_checkpoint_that_resumes_bit_for_bit(place):
+    assert train_HeLLM.main(command(place, "--target", "uninterrupted")) == 0
+    argv = command(place, "--target", "interrupted")
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "train_HeLLM.py", *argv], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
@@ -87,23 +86,24 @@ def test_sigterm_saves_and_leaves(place):
     rest = process.stdout.read()
     assert process.wait() == 128 + signal.SIGTERM
     assert "SIGTERM: state saved in" in rest
-    assert train_HeLLM.main(command(place, "--target", "asked", "--resume")) == 0
-    assert_same_run(place, "whole", "asked")
+    assert train_HeLLM.main(command(place, "--target", "interrupted", "--resume")) == 0
+    assert_same_run(place, "uninterrupted", "interrupted")
 
 
 @pytest.mark.parametrize("objective", [(), ("--objective", "causal", "--n_negatives", "20", "--warm_head")])
-def test_deterministic_runs_are_equal(place, objective, monkeypatch, request):
+def test_deterministic_runs_are_bit_identical(place, objective, monkeypatch, request):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     for target in ("one", "other"):
         assert train_HeLLM.main(command(place, "--target", target, "--deterministic", *objective)) == 0
-        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert_same_run(place, "one", "other")
     assert train_HeLLM.main(command(place, "--target", "one", "--resume", "--no-deterministic", *objective)) == 0
 
 
-def test_resume_refuses_other_settings_by_name(place, capsys):
+def test_resume_with_other_settings_is_refused_by_name(place, capsys):
     assert train_HeLLM.main(command(place)) == 0
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -114,17 +114,17 @@ def test_resume_refuses_other_settings_by_name(place, capsys):
     assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def trainer(place, *more):
+def setup(place, *more):
     return train_HeLLM.setup_run(parse_args(command(place, "--graph_dropout", "0", *more)))
 
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
-def test_accumulation_equals_one_large_batch(place, objective):
+def test_gradient_accumulation_equals_one_large_batch(place, objective):
     rows = np.arange(8) * 7
     states = []
     for batch_size, grad_steps in ((8, 1), (4, 2), (1, 8), (3, 3)):
         sizes = ("--batch_size", str(batch_size), "--grad_steps", str(grad_steps))
-        run = trainer(place, *sizes, "--objective", objective)
+        run = setup(place, *sizes, "--objective", objective)
         # Adam blows rounding up where gradients vanish
         run.optimizer = torch.optim.SGD(run.model.parameters(), fused=True)
         loop = train_HeLLM.training_loop(run)
@@ -136,8 +136,8 @@ def test_accumulation_equals_one_large_batch(place, objective):
             torch.testing.assert_close(p, states[0][1][name], rtol=1e-4, atol=1e-6)
 
 
-def test_clipping_bounds_the_step(place):
-    run = trainer(place, "--max_grad_norm", "1e-3")
+def test_clipping_bounds_the_gradient_norm(place):
+    run = setup(place, "--max_grad_norm", "1e-3")
     seen = []
     step = run.optimizer.step
     run.optimizer.step = lambda: (
@@ -148,8 +148,8 @@ def test_clipping_bounds_the_step(place):
     assert torch.stack(seen[0]).norm() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
-    run = trainer(place, "--log_every", "4", "--save_every_minutes", "0")
+def test_non_finite_loss_is_reported_with_step_and_users_and_not_saved(place):
+    run = setup(place, "--log_every", "4", "--save_every_minutes", "0")
     loop = train_HeLLM.training_loop(run)
     steps = training_batches(run.batches.samples.length, 8, 2024, 0)
     original = loop.step
@@ -170,15 +170,15 @@ def test_non_finite_loss_names_step_and_users_and_is_not_saved(place):
     assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
 
 
-def test_learning_rate_of_the_first_step_is_zero(place):
-    run = trainer(place)
+def test_step_at_learning_rate_zero_changes_nothing(place):
+    run = setup(place)
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     train_HeLLM.training_loop(run).step(np.arange(4), 0.0)
     assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
 
 
 def test_batched_scores_equal_single_scores(place):
-    run = trainer(place)
+    run = setup(place)
     samples = run.data.test()
     run.model.eval()
     with torch.no_grad():
@@ -189,34 +189,39 @@ def test_batched_scores_equal_single_scores(place):
 
 
 def weights(folder):
-    """A Meta folder beside the data, by name: whole, and without one tensor."""
+    """Write two folders of Meta weights: complete, and without one tensor."""
     state = {name.removeprefix("llama."): p.detach() for name, p in small_hellm(w_lora=False).named_parameters()}
     state = {name: p for name, p in state.items() if name.split(".")[0] in ("tok_embeddings", "layers", "norm")}
-    write_meta(folder / "whole", state, SHAPE)
-    write_meta(folder / "less", {name: p for name, p in state.items() if name != "layers.1.ffn_norm.weight"}, SHAPE)
+    write_meta(folder / "complete", state, SHAPE)
+    write_meta(
+        folder / "incomplete", {name: p for name, p in state.items() if name != "layers.1.ffn_norm.weight"}, SHAPE
+    )
 
 
-def test_runs_from_a_weight_folder_with_a_frozen_base(place):
+def test_frozen_base_is_read_from_a_weight_folder(place):
     weights(place)
-    flags = ("--model_name", str(place / "whole"), "--no-train_base", "--w_lora", "--num_epochs", "1")
+    flags = ("--model_name", str(place / "complete"), "--no-train_base", "--w_lora", "--num_epochs", "1")
     assert train_HeLLM.main(command(place, *flags)) == 0
     assert not any("attention.w" in name for name in adapter(place))
 
 
-def test_random_base_has_the_shape_of_the_weights_and_none_of_their_values(place):
+def test_random_base_has_the_shapes_of_the_weights_but_not_their_values(place):
     weights(place)
-    flags = ("--model_name", str(place / "whole"), "--no-train_base")
-    read, drawn = trainer(place, *flags).model, trainer(place, *flags, "--random_base").model
-    for (name, a), b in zip(read.named_parameters(), drawn.parameters(), strict=True):
-        assert a.shape == b.shape and a.requires_grad == b.requires_grad
+    flags = ("--model_name", str(place / "complete"), "--no-train_base")
+    read = setup(place, *flags).model
+    random = setup(place, *flags, "--random_base").model
+    for (name, a), b in zip(read.named_parameters(), random.parameters(), strict=True):
+        assert a.shape == b.shape
+        assert a.requires_grad == b.requires_grad
         if name.startswith("llama.layers") and a.ndim == 2:
-            assert not torch.equal(a, b) and b.std() == pytest.approx(0.02, rel=0.2), name
+            assert not torch.equal(a, b), name
+            assert b.std() == pytest.approx(0.02, rel=0.2), name
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--model_name", "less", "--no-train_base"), "missing layers.1.ffn_norm.weight"),
+        (("--model_name", "incomplete", "--no-train_base"), "missing layers.1.ffn_norm.weight"),
         (("--dataset", "Absent"), "no such folder; expected"),
         (("--model_name", "weights/none"), "no such folder of base weights"),
         (("--no-train_base",), "starts at random with --train_base or --random_base"),
@@ -226,7 +231,7 @@ def test_random_base_has_the_shape_of_the_weights_and_none_of_their_values(place
         (("--w_lora", "--lora_targets", "w9"), "lora_targets w9"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(place, monkeypatch, flags, message, capsys):
+def test_user_error_is_one_line_and_writes_nothing(place, monkeypatch, flags, message, capsys):
     weights(place)
     monkeypatch.chdir(place)
     assert train_HeLLM.main(command(place, *flags)) == 2
@@ -238,7 +243,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(place, monkeypatch, flags,
 
 
 @pytest.mark.slow
-def test_plan_needs_neither_weights_nor_tables(place, capsys):
+def test_plan_needs_neither_weights_nor_embeddings(place, capsys):
     folder = place / "data" / "sequential" / "Small"
     for table in folder.glob("*.pt"):
         table.unlink()
@@ -254,22 +259,22 @@ CAUSAL = ("--objective", "causal", "--prompt", "none", "--dropout", "0.1", "--st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["trained", "tied"])
-def test_a_causal_run_learns_and_validates_what_it_tests(place, head):
+def test_causal_run_learns_and_tests_the_adapter_of_the_best_epoch(place, head):
     more = ("--head", head, "--num_epochs", "12", "--lr", "3e-3", "--patience", "0", "--prompt", "bos")
     assert train_HeLLM.main(command(place, *CAUSAL, *more)) == 0
     *epochs, last = records(place)
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] - 0.5
     assert last["test"]["Recall@5"] > 2 * last["popularity"]["Recall@5"]
     best = epochs[last["best_epoch"]]["val"]
-    run = trainer(place, *CAUSAL, *more)
+    run = setup(place, *CAUSAL, *more)
     load_adapter(run.model, run.checkpoints.best)
     validated = run.validate(lambda: None)["val"]
     assert validated == pytest.approx(best, abs=1e-12)  # the tested adapter is that of the best epoch
 
 
-def test_causal_run_continues_in_the_middle_of_an_epoch(place, monkeypatch):
+def test_causal_run_resumes_in_the_middle_of_an_epoch(place, monkeypatch):
     argv = command(place, *CAUSAL, "--batch_size", "16")
-    assert train_HeLLM.main([*argv, "--target", "whole"]) == 0
+    assert train_HeLLM.main([*argv, "--target", "uninterrupted"]) == 0
     original = TrainingLoop.step
 
     def stop_at_third(self, batch, lr):
@@ -279,10 +284,10 @@ def test_causal_run_continues_in_the_middle_of_an_epoch(place, monkeypatch):
         return loss
 
     monkeypatch.setattr(TrainingLoop, "step", stop_at_third)
-    assert train_HeLLM.main([*argv, "--target", "stopped"]) == 128 + signal.SIGTERM
+    assert train_HeLLM.main([*argv, "--target", "interrupted"]) == 128 + signal.SIGTERM
     monkeypatch.undo()
-    assert train_HeLLM.main([*argv, "--target", "stopped", "--resume"]) == 0
-    assert_same_run(place, "whole", "stopped")
+    assert train_HeLLM.main([*argv, "--target", "interrupted", "--resume"]) == 0
+    assert_same_run(place, "uninterrupted", "interrupted")
 
 
 def test_both_objectives_train_on_the_same_samples(place):
@@ -298,15 +303,16 @@ def test_both_objectives_train_on_the_same_samples(place):
         for row, real, following in zip(items, mask, targets, strict=True)
         for t, target in enumerate(following[real].tolist())
     ]
-    assert len(found) == len(prefix) and set(found) == expected
+    assert len(found) == len(prefix)
+    assert set(found) == expected
 
 
 @pytest.mark.parametrize("width", [6, 100])  # of each table: fewer columns together than the model, or more
-def test_warm_head_keeps_how_alike_the_tables_hold_items_to_be(place, width):
+def test_head_initialised_from_embeddings_keeps_their_cosines(place, width):
     folder = place / "data" / "sequential" / "Small"
     for name, rows in (("MMHCL_item_embeddings.pt", 40), ("SASRec_item_embedding.pt", 41)):
         torch.save(torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)) * 3 + 1, folder / name)
-    run = trainer(place, "--warm_head")
+    run = setup(place, "--warm_head")
     head = run.model.score.weight.detach()
     graph, sequence = run.model.graph_item_embedding, run.model.seq_item_embedding[1:]
     rows = torch.cat([(t - t.mean(0)) / t.std(0) for t in (graph, sequence)], 1)
@@ -320,8 +326,8 @@ def test_warm_head_keeps_how_alike_the_tables_hold_items_to_be(place, width):
 
 
 @pytest.mark.slow
-def test_plan_counts_operations_and_hours_of_both_objectives(place, capsys):
-    """At the published shape, against the number of LLaMA's matrix parameters by hand."""
+def test_plan_counts_flops_and_hours_of_both_objectives(place, capsys):
+    """The expected FLOPs at the published size follow from the number of matrix parameters."""
     shown = {}
     for objective in ("prefix", "causal"):
         argv = ["--plan", "--dataset", "Small", "--data_dir", str(place / "data"), "--objective", objective]

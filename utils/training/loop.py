@@ -6,6 +6,7 @@ here. A `Task` says what is trained: its batches, the gradients of one of them, 
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,15 +49,19 @@ class Task(Protocol):
     log: RunLog
     selection_metric: str
 
+    @abstractmethod
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate after so many epochs, the fraction of the running one included."""
 
+    @abstractmethod
     def backward(self, batch: Any, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Compute the gradients of a batch; return its mean loss in nats and the gradient norm, both on the device."""
 
+    @abstractmethod
     def validate(self, check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Return the validation metrics as they enter the epoch's record: `val`, and maybe `val_unseen`."""
 
+    @abstractmethod
     def save_best(self) -> None:
         """Write the model of the best epoch so far."""
 
@@ -115,12 +120,11 @@ class TrainingLoop:
         self.signals = signals or SignalFlag()
         self.timer = CheckpointTimer(settings.save_every_minutes, self.signals)
         self.losses = LossMeter()
-        self.pending: list[tuple[Any, float]] = []  # batch and learning rate of the steps in `losses`
         self.progress = Progress()
         self.state_is_consistent = False  # weights, optimizer and progress are of the same step of an epoch
 
     def run_to_end(self, work: Callable[[], None]) -> int:
-        """Do what a run is for, training among it; return its exit status: 0, or that of a stop, which is logged.
+        """Call `work`, which trains and tests; return the exit status: 0, or that of a stop, which is logged.
 
         Raises:
             DiskFullError: the disk is full.
@@ -211,8 +215,7 @@ class TrainingLoop:
         for group in optimizer.param_groups:
             group["lr"] = lr
         loss, grad_norm = self.task.backward(batch, progress.epoch, progress.step)
-        optimizer.found_inf = self.losses.add(loss, grad_norm)
-        self.pending.append((batch, lr))
+        optimizer.found_inf = self.losses.add(loss, grad_norm, batch, lr)
         self.state_is_consistent = False
         optimizer.step()
         optimizer.zero_grad()
@@ -228,16 +231,16 @@ class TrainingLoop:
             StopTraining: a loss or gradient is not finite. The weights are those from before that step, and saved.
         """
         progress = self.progress
-        pending, self.pending = self.pending, []
-        for done, (loss, grad_norm) in enumerate(self.losses.read()):
-            if math.isfinite(loss + grad_norm):
-                progress.loss_sum += loss
+        steps = self.losses.read()
+        for done, step in enumerate(steps):
+            if math.isfinite(step.loss + step.grad_norm):
+                progress.loss_sum += step.loss
                 continue
             # The optimizer has skipped this step and those after it: they do not count
-            skipped = [batch for batch, _ in pending[done:]]
+            skipped = steps[done:]
             progress.step -= len(skipped)
-            progress.samples -= sum(map(self.task.batches.n_samples, skipped))
-            failed = FailedStep(loss, grad_norm, pending[done][1], self.task.batches.users(skipped[0]))
+            progress.samples -= sum(self.task.batches.n_samples(each.batch) for each in skipped)
+            failed = FailedStep(step.loss, step.grad_norm, step.lr, self.task.batches.users(step.batch))
             raise self.task.checkpoints.save_before_divergence(progress, failed)
 
     def _mean_loss(self, steps_per_epoch: int) -> float:
