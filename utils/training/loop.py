@@ -182,15 +182,15 @@ class TrainingLoop:
         """Take the optimizer steps of the current epoch that are left."""
         task, progress = self.task, self.progress
         batches = task.batches.epoch(progress.epoch)
+        sizes = [task.batches.n_samples(batch) for batch in batches]
+        progress.samples = sum(sizes[: progress.step])  # checkpoints of earlier versions may not have it
         task.model.train()
         self.state_is_consistent = True
         started = time.perf_counter() - progress.seconds
-        title = f"epoch {progress.epoch}"
-        total = sum(map(task.batches.n_samples, batches))
         hidden = None if is_main() else True  # None: shown on a terminal
-        with tqdm(
-            total=total, initial=progress.samples, desc=title, unit="samples", disable=hidden, leave=False
-        ) as bar:
+        bar = tqdm(total=sum(sizes), desc=f"epoch {progress.epoch}", unit="samples", disable=hidden, leave=False)
+        bar.update(progress.samples)
+        with bar:
             for batch in batches[progress.step :]:
                 self.step(batch, task.learning_rate(progress.epoch + progress.step / len(batches)))
                 bar.update(task.batches.n_samples(batch))
