@@ -61,7 +61,7 @@ def soak(argv: list[str]) -> None:
         ValueError: The run refuses its settings or data.
         StopTraining: The run ended by itself, or memory or open files grew.
     """
-    parser = Parser(prog="python -m tests.robustness.soak", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="python -m tests.robustness.soak", add_help=False)
     parser.add_argument("--minutes", type=float, default=120.0)
     known, rest = parser.parse_known_args(argv)
     if not 0 < known.minutes < float("inf"):
