@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from config_HeLLM import Settings, parse_args
-from utils.data.batches import Batch, collate, scoring_batches, split_microbatches, training_batches
+from utils.data.batches import Batch, collate, scoring_batches
 from utils.data.interactions import Samples
 from utils.planning.flops import FlopsByPart
 from utils.planning.plan import PUBLISHED_WIDTH
@@ -16,7 +16,7 @@ from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import peak_memory
 from utils.runtime.seed import seed_everything
 from utils.training.build import load_interactions
-from utils.training.prompt import prompt_positions_per_row
+from utils.training.sample_batches import ReplicaBatches
 
 COUNTED_STEPS = 20  # optimizer steps whose operations are counted
 TIMED_STEPS = 10  # optimizer steps per round
@@ -56,16 +56,12 @@ class TrainingBenchmark:
         self.device = resolve_device(settings.device)
         self.data = load_interactions(settings)
         self.profile = memory_profile(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
-        self.samples = self.data.training_samples(settings.objective)
         seed_everything(settings.seed)
         self.model = random_model(self.profile, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)
-        self.prompt_positions = prompt_positions_per_row(settings.objective, settings.prompt)
-        batch_size = settings.batch_size * settings.grad_steps
-        tokens = settings.tokens_per_batch * settings.grad_steps
-        self.batches = training_batches(
-            self.samples.length, batch_size, settings.seed, 0, tokens, self.prompt_positions
-        )
+        self.replica_batches = ReplicaBatches(settings, self.data)
+        self.samples = self.replica_batches.samples
+        self.batches = self.replica_batches.epoch(0)
         self.flops_by_part = {}
         self.next_batch = 0
 
@@ -77,18 +73,12 @@ class TrainingBenchmark:
 
     def step(self, sample_idx) -> int:
         """Take one optimizer step and return its number of samples."""
-        s = self.settings
-        n_targets = self.samples.n_targets(sample_idx)
-        micro_batches = split_microbatches(
-            sample_idx, self.samples.length, s.batch_size, s.tokens_per_batch, self.prompt_positions
-        )
-        for micro_batch in micro_batches:
-            n = self.samples.n_targets(micro_batch)
-            loss = self.model.loss(*self.batch(self.samples, micro_batch), n) * (n / n_targets)
+        for inputs, n_targets, weight in self.replica_batches.microbatches(sample_idx, self.model.padding, self.device):
+            loss = self.model.loss(*inputs, n_targets) * weight
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return n_targets
+        return self.replica_batches.n_samples(sample_idx)
 
     def batch(self, samples: Samples, sample_idx) -> Batch:
         """Return some samples on the device."""
