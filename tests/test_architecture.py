@@ -18,7 +18,7 @@ GROUND = {"llama", "utils.io", "utils.cli", "utils.runtime"}
 LIBRARY = GROUND | {"config_HeLLM", "utils.data", "utils.evaluation", "utils.logs", "utils.training"}
 PREPROCESS = LIBRARY | {"preprocess", "preprocess.raw", "preprocess.modalities", "preprocess.pretraining"}
 PROGRAMS = PREPROCESS | {"utils.planning"}
-# Room -> rooms that it may import. A room that is missing here has no place in the architecture yet.
+# Package -> packages that it may import. A package that is missing here has no place in the architecture yet.
 ALLOWED = {
     "llama": set(),
     "utils.io": {"llama"},
@@ -48,8 +48,8 @@ MAX_PACKED_SHARE = 0.03
 MAX_IMPORTS_OF_TRAIN = 30
 
 
-def room_of(module: str) -> str:
-    """Return the room of a dotted module name: a package, or the module itself at the root and in utils."""
+def package_of(module: str) -> str:
+    """Return the package of a dotted module name: a package, or the module itself at the root and in utils."""
     parts = module.split(".")
     if parts[0] in ("utils", "preprocess") and len(parts) > 1:
         candidate = ".".join(parts[:2])
@@ -67,37 +67,37 @@ def imported_modules(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: line {node.lineno}: imports are absolute"
             # `from utils.planning import plan` names a module only together with its last word
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    house = {"llama", "utils", "preprocess", "config_HeLLM", "train_HeLLM"}
-    return {name for name in names if name.split(".")[0] in house}
+    project = {"llama", "utils", "preprocess", "config_HeLLM", "train_HeLLM"}
+    return {name for name in names if name.split(".")[0] in project}
 
 
-def test_every_room_imports_only_what_the_rule_allows():
+def test_every_package_imports_only_what_the_rule_allows():
     forbidden = []
     for path in PRODUCT:
-        room = room_of(".".join(path.with_suffix("").parts))
+        package = package_of(".".join(path.with_suffix("").parts))
         for name in imported_modules(path):
-            if room_of(name) != room and room_of(name) not in ALLOWED[room]:
+            if package_of(name) != package and package_of(name) not in ALLOWED[package]:
                 forbidden.append(f"{path} imports {name}")
     assert not forbidden
 
 
 def test_llama_imports_nothing_of_the_house():
     imported = {name for path in PRODUCT if path.parts[0] == "llama" for name in imported_modules(path)}
-    assert not {name for name in imported if room_of(name) != "llama"}
+    assert not {name for name in imported if package_of(name) != "llama"}
 
 
-def test_rooms_form_no_circle():
-    imports = {room: set() for room in ALLOWED}
+def test_packages_form_no_cycle():
+    imports = {package: set() for package in ALLOWED}
     for path in PRODUCT:
-        room = room_of(".".join(path.with_suffix("").parts))
-        imports.setdefault(room, set()).update(map(room_of, imported_modules(path)))
-    for room, targets in imports.items():
-        targets.discard(room)
+        package = package_of(".".join(path.with_suffix("").parts))
+        imports.setdefault(package, set()).update(map(package_of, imported_modules(path)))
+    for package, targets in imports.items():
+        targets.discard(package)
     while imports:
-        leaves = [room for room, targets in imports.items() if not targets & imports.keys()]
-        assert leaves, f"these rooms import each other: {sorted(imports)}"
-        for room in leaves:
-            del imports[room]
+        leaves = [package for package, targets in imports.items() if not targets & imports.keys()]
+        assert leaves, f"these packages import each other: {sorted(imports)}"
+        for package in leaves:
+            del imports[package]
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=IDS)
