@@ -1,10 +1,9 @@
-"""Random BERT and CLIP models of a few thousand weights, saved by transformers."""
+"""Random BERT and CLIP models of a few thousand weights, saved by transformers, which is imported when one is made."""
 
 from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel, logging
 
 LONGEST = 10  # tokens per text
 SIDE = 32  # pixels per side of a picture
@@ -14,6 +13,8 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 def write_bert(folder: Path, seed: int = 0) -> Path:
     """Write a BertModel with a tokenizer of most of small_data's words; its large weights distinguish texts."""
+    from transformers import BertConfig, BertModel
+
     folder.mkdir(exist_ok=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     config = BertConfig(vocab_size=len(words), max_position_embeddings=LONGEST, initializer_range=0.5, **SIZES)
@@ -24,6 +25,8 @@ def write_bert(folder: Path, seed: int = 0) -> Path:
 
 def write_clip(folder: Path, seed: int = 0) -> Path:
     """Write a CLIPModel of small pictures with its image processor."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
     vision = {**SIZES, "image_size": SIDE, "patch_size": 8, "initializer_factor": 5.0}
     text = {**SIZES, "vocab_size": 9, "bos_token_id": 1, "eos_token_id": 2}
     _save(CLIPModel, CLIPConfig(text_config=text, vision_config=vision, projection_dim=12), folder, seed)
@@ -33,6 +36,8 @@ def write_clip(folder: Path, seed: int = 0) -> Path:
 
 
 def _save(kind: type, config, folder: Path, seed: int) -> None:
+    from transformers import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
