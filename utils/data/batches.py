@@ -60,8 +60,8 @@ def training_batches(
 ) -> list[np.ndarray]:
     """Return the rows of every optimizer step of an epoch: batches of similar length, in random order.
 
-    The same seed and epoch give the same steps. Counted in samples, up to batch_size - 1 of them, other ones every
-    epoch, are left over (the published steps per epoch); an epoch always has at least one step.
+    The same seed and epoch give the same steps. Without `tokens`, the last incomplete batch is dropped, as in the
+    published steps per epoch, unless it is the only one; which samples that drops changes every epoch.
 
     Args:
         length: int64 (N,), history length of every sample.
@@ -87,7 +87,7 @@ def training_batches(
 def split_microbatches(
     rows: np.ndarray, length: np.ndarray, batch_size: int, tokens: int, prompt_positions: int
 ) -> list[np.ndarray]:
-    """Split rows into batches of batch_size samples or, with `tokens`, of as many positions at most, but one row.
+    """Split rows into batches of batch_size samples; with `tokens`, of at most that many positions, at least one row.
 
     Args:
         rows: int64 (n,), in ascending order of length where positions are counted.

@@ -14,8 +14,8 @@ SPARSE_ID_LIMIT = 1000
 class Samples:
     """Histories and the item that follows each: views of `Interactions.items`, one entry per sample.
 
-    The history of sample n is items[start[n] : start[n] + length[n]], its target the next item. With
-    `predict_all_positions` every item of history and target but the first is a target.
+    The history of sample n is items[start[n] : start[n] + length[n]], and its target is the item after it. With
+    `predict_all_positions` each position of the history predicts the next item, so that there are length[n] targets.
     """
 
     user: np.ndarray  # int64 (N,)
@@ -35,12 +35,13 @@ class Samples:
 class Interactions:
     """Every user's items, and the leave-one-out split of the last `max_len` of them.
 
-    `items` has the users' rows one after another, oldest item first. One row, of which the last n_kept items are read:
+    `items` has the users' rows one after another, oldest item first. Histories and targets are taken from the last
+    n_kept items of a row; `n_seen`, `seen_items` and `training_pairs` also count the items before them. One row:
 
         full_start       start                                    start + n_kept
         | a  b  c  d     | e  f  g  h  i     v           t        |
-          never read       trained on        validation  test
-          as a history                       target      target
+          in no history    trained on        validation  test
+                                             target      target
 
         prefix_samples   [e] → f   [e f] → g   [e f g] → h   [e f g h] → i    one sample per target
         user_samples     [e f g h] → f g h i                                  one per user, predict_all_positions
@@ -77,8 +78,8 @@ class Interactions:
         """Return every proper prefix of all but a user's last two items, with the item that follows it."""
         per_user = np.maximum(self.n_kept - 3, 0)
         user = np.repeat(np.arange(self.n_users), per_user)
-        first_sample = np.cumsum(per_user) - per_user
-        length = np.arange(len(user)) - first_sample[user] + 1
+        first_sample = np.cumsum(per_user) - per_user  # number of each user's first sample
+        length = np.arange(len(user)) - first_sample[user] + 1  # 1, 2, … within each user
         return Samples(user, self.start[user], length)
 
     def user_samples(self) -> Samples:
@@ -107,23 +108,26 @@ class Interactions:
         return self.items[samples.start + samples.length]
 
     def n_seen(self, samples: Samples) -> np.ndarray:
-        """Return how many items each sample's user has had before the target, those never read included: int64 (N,)."""
+        """Return how many items precede each target in its user's row, beyond `max_len` included: int64 (N,)."""
         return samples.start + samples.length - self.full_start[samples.user]
 
     def seen_items(self, samples: Samples, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return what the users of some samples, or all, have had before the target, as pairs of row and item.
+        """Return the items before the targets of some samples, or all, beyond `max_len` included, as (row, item) pairs.
 
         Returns:
             int64 (2, n): the number of the row among `rows`, ascending, and an item of it, oldest first.
         """
         length = self.n_seen(samples)[rows]
         row = np.repeat(np.arange(len(length)), length)
-        before = np.cumsum(length) - length  # pairs of earlier rows
-        offset = np.arange(len(row)) - before[row]
+        first_pair = np.cumsum(length) - length  # number of each row's first pair
+        offset = np.arange(len(row)) - first_pair[row]  # 0, 1, … within each row
         return np.stack([row, self.items[self.full_start[samples.user[rows]][row] + offset]])
 
     def training_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return users and items of every interaction but the two held-out ones of each user: int64 (N,) each."""
+        """Return users and items of all interactions but each user's last two: int64 (N,) each.
+
+        Interactions that are older than the last `max_len` are included.
+        """
         held_out = np.zeros(len(self.items), dtype=bool)
         end = self.start + self.n_kept
         for last in (1, 2):
