@@ -32,10 +32,10 @@ from utils.data.embeddings import load_embedding
 from utils.data.input_files import require_same_inputs
 from utils.data.interactions import Interactions, Samples
 from utils.data.layout import require_files
-from utils.evaluation.metrics import ranking_metrics
+from utils.evaluation.metrics import HEADLINE_METRICS, format_metric, ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity, rank_by_product
 from utils.io.torch_files import load_with_checksum
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, FinalRecord, read_metrics
+from utils.logs.records import SELECTION_METRIC, FinalRecord, read_metrics
 from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
@@ -196,7 +196,7 @@ def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:
 
 def table_row(name: str, record: FinalRecord) -> str:
     """Format a row of the printed table: the metrics of both protocols."""
-    cells = [f"{values[metric]:.4f}" for values in (record.test, record.test_unseen) for metric in HEADLINE_METRICS]
+    cells = [format_metric(values, name) for values in (record.test, record.test_unseen) for name in HEADLINE_METRICS]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -209,7 +209,7 @@ def write_results(results: dict[str, Baseline], max_len: int, folder: Path) -> N
         folder: Where the files go.
     """
     print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |")
-    print("| --- " * 9 + "|")
+    print("| --- " * (1 + 2 * len(HEADLINE_METRICS)) + "|")
     for name, baseline in results.items():
         record = FinalRecord(
             test=ranking_metrics(baseline.test.seen_kept),

@@ -22,6 +22,11 @@ def test_a_nan_score_is_never_a_hit():
     assert target_ranks(scores, torch.tensor([1, 0])).tolist() == [4, 4]
 
 
+def test_another_items_nan_score_ranks_before_the_target():
+    scores = torch.tensor([[0.1, torch.nan, 0.3]])
+    assert [int(target_ranks(scores, torch.tensor([target]))) for target in (0, 2)] == [3, 2]
+
+
 def test_ranks_equal_sorting():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 20, (50, 30), generator=generator).float()  # many ties

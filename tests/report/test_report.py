@@ -10,13 +10,15 @@ import pytest
 from config_HeLLM import PRESETS
 from tests.support.html_page import Page
 from tests.support.records import damaged
+from utils.evaluation import metrics
 from utils.evaluation.bootstrap import intervals
-from utils.evaluation.metrics import ranking_metrics
+from utils.evaluation.metrics import HEADLINE_METRICS, ranking_metrics
 from utils.evaluation.ranking import Ranking
+from utils.logs import curves, published
 from utils.logs.published import KEPT
-from utils.logs.records import HEADLINE_METRICS, EpochRecord, FinalRecord
+from utils.logs.records import EpochRecord, FinalRecord, read_metrics
 from utils.logs.run_log import RunLog
-from utils.report import report
+from utils.report import compare, report, runs, tables
 from utils.report.page import MetricValue
 from utils.report.runs import read_run, run_file
 from utils.report.tables import describe_settings, verdict
@@ -221,6 +223,29 @@ def test_ranks_without_the_recorded_metrics_are_refused(tmp_path, capsys):
             assert error.startswith(f"error: {path}: not the ranks of the 300 users in the metrics beside it; ")
     np.savez(path, **right)
     assert report.main(["--compare", str(a), str(b)]) == 0
+
+
+def test_runs_of_a_version_without_one_of_the_headline_metrics_are_read(tmp_path, capsys, monkeypatch):
+    for module in (metrics, curves, published, compare, runs, tables):
+        monkeypatch.setattr(module, "HEADLINE_METRICS", (*HEADLINE_METRICS, "MRR@20"))
+    for seed, name in enumerate(("old", "new")):
+        write_run(tmp_path, "Beauty", f"MMHCL/{name}", seed)
+    old, new = (tmp_path / "Beauty" / "MMHCL" / name for name in ("old", "new"))
+    path = run_file(old, "metrics.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        for key in record.keys() & {"val", "test", "test_unseen", "popularity"}:
+            del record[key]["MRR@20"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    epochs, final = read_metrics(path)
+    assert curves.plot_curves("old", epochs, final, published.published_log("HeLLM/Beauty"))
+    assert "MRR" not in metrics.format_headline_metrics(final.test)
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    (row,) = [line for line in text.splitlines() if "| MMHCL/old |" in line and "better by" in line]
+    assert "] |  | better by" in row
+    assert report.main(["--compare", str(old), str(new)]) == 0
+    assert "| MRR@20 |  | 0." in capsys.readouterr().out
 
 
 def test_arrays_that_can_not_be_ranks_are_refused_before_they_are_read(tmp_path, capsys):

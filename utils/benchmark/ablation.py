@@ -1,6 +1,7 @@
 """Measure what each hypergraph of MMHCL contributes: `python -m utils.benchmark ablation`."""
 
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import replace
@@ -14,8 +15,8 @@ from preprocess.pretraining.hypergraph import find_features
 from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.restored import fingerprint
 from utils.data.layout import dataset_folder, require_files
+from utils.evaluation.metrics import HEADLINE_METRICS
 from utils.io.atomic import atomic_write
-from utils.logs.records import HEADLINE_METRICS
 from utils.logs.run_log import log_folder
 from utils.runtime.distributed import resolve_device
 from utils.runtime.seed import seed_everything
@@ -54,10 +55,11 @@ def ablation(argv: list[str]) -> None:
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps({"settings": recorded_settings, "runs": runs}, indent=1) + "\n")
 
-    values = {
-        variant: [[run[m] for m in HEADLINE_METRICS] for key, run in runs.items() if key.startswith(variant + ",")]
-        for variant in VARIANTS
-    }
+    values = {}
+    for variant in VARIANTS:
+        runs_of_variant = [run for key, run in runs.items() if key.startswith(variant + ",")]
+        # A file of an earlier version may lack a metric
+        values[variant] = [[run.get(name, math.nan) for name in HEADLINE_METRICS] for run in runs_of_variant]
     print(_markdown(values, settings.dataset))
     _plot(values, path.with_suffix(".png"), settings.dataset)
 
@@ -81,7 +83,8 @@ def _test_metrics(settings: GraphSettings) -> dict[str, float]:
 
 def _markdown(values: dict[str, list[list[float]]], dataset: str) -> str:
     """Return a table with a row per variant; `values` has a row per run and a column per headline metric."""
-    lines = ["| " + " | ".join([f"{dataset}, test", *HEADLINE_METRICS]) + " |", "| --- " * 5 + "|"]
+    lines = ["| " + " | ".join([f"{dataset}, test", *HEADLINE_METRICS]) + " |"]
+    lines.append("| --- " * (1 + len(HEADLINE_METRICS)) + "|")
     for variant, runs in values.items():
         means = np.mean(runs, 0)
         deviations = np.std(runs, 0, ddof=1)

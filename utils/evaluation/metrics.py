@@ -5,17 +5,21 @@ import torch
 from torch import Tensor
 
 CUTOFFS = (5, 10, 20)
+HEADLINE_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")  # the metrics that logs and tables show
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the rank of each row's target among all items, 1 the best; ties go by item id, NaN comes last.
+    """Return the rank of each row's target among all items, 1 the best; ties go by item id.
+
+    A NaN counts against the target: an item with the score NaN ranks before it, and a target with the score NaN ranks
+    behind all items.
 
     Args:
         scores: float (B, I).
         targets: int64 (B,).
 
     Returns:
-        int64 (B,); behind all items where the target's score is NaN.
+        int64 (B,), up to I + 1 where the target's score is NaN.
     """
     target_scores = scores.gather(1, targets[:, None])
     wins_ties = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
@@ -56,6 +60,11 @@ def ranking_metrics(rank: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in result.items()}
 
 
+def format_metric(values: dict[str, float], name: str) -> str:
+    """Return a metric with four decimals, "" where `values` lacks it, as files of earlier versions may."""
+    return f"{values[name]:.4f}" if name in values else ""
+
+
 def format_headline_metrics(values: dict[str, float]) -> str:
-    """Return the four metrics that logs and tables show, as one line."""
-    return "  ".join(f"{name} {values[name]:.4f}" for name in ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20"))
+    """Return the headline metrics that `values` has as one line."""
+    return "  ".join(f"{name} {values[name]:.4f}" for name in HEADLINE_METRICS if name in values)

@@ -34,7 +34,7 @@ def evaluate_ranking(
     batch_size: int,
     device: torch.device | str = "cpu",
     padding: Padding = "left",
-    between_batches: Callable[[], None] = lambda: None,
+    check_signals: Callable[[], None] = lambda: None,
     distributed: bool = False,
 ) -> Ranking:
     """Rank the target of every sample among all items.
@@ -46,9 +46,9 @@ def evaluate_ranking(
         batch_size: users per forward pass.
         device: where the model scores.
         padding: the side on which the model's batches are padded.
-        between_batches: called before each batch; may raise to stop.
+        check_signals: called before each batch; may raise to stop.
         distributed: each replica of the model scores every n-th batch; all processes must call, and all get all
-            ranks. They call `between_batches` together.
+            ranks. They call `check_signals` together.
     """
     started = time.perf_counter()
     batches = list(scoring_batches(samples.length, batch_size))
@@ -57,19 +57,19 @@ def evaluate_ranking(
     hidden = None if is_main() else True  # None: shown on a terminal alone
     with tqdm(total=len(samples), desc="ranking", unit="users", disable=hidden, leave=False) as bar:
         for first in range(0, len(batches), n_replicas):
-            between_batches()
-            of_all_replicas = batches[first : first + n_replicas]
-            if replica < len(of_all_replicas):
-                rows = of_all_replicas[replica]
+            check_signals()
+            round_batches = batches[first : first + n_replicas]  # one for each replica; the last round may be short
+            if replica < len(round_batches):
+                rows = round_batches[replica]
                 batch = collate(data, samples, rows, padding).to(device)
                 seen = to_device(torch.from_numpy(data.seen_items(samples, rows)), device)
                 scores = score(batch.items, batch.mask)
                 evaluated.append((rows, ranks_with_and_without_seen(scores, seen, batch.targets)))
-            bar.update(sum(map(len, of_all_replicas)))
+            bar.update(sum(map(len, round_batches)))
     # Read back after the last batch, so that a GPU never waits in between
     ranks = torch.zeros(2, len(samples), dtype=torch.int64)
-    for rows, of_batch in evaluated:
-        ranks[:, torch.from_numpy(rows)] = of_batch.cpu()
+    for rows, batch_ranks in evaluated:
+        ranks[:, torch.from_numpy(rows)] = batch_ranks.cpu()
     if distributed:
         all_reduce_data_parallel(ranks)  # each user was ranked by one replica; the others have zeros there
     seen_kept, seen_removed = ranks.numpy()
@@ -101,7 +101,7 @@ def rank_by_product(
         users: float (U, d).
         items: float (I, d).
         seen: binary (U, I); a target counts as not seen.
-        user: int64 (N,), whose target it is.
+        user: int64 (N,), the user of each target.
         targets: int64 (N,).
         block: users at a time.
 

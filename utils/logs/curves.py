@@ -1,8 +1,10 @@
 """The curves of a run: training loss and validation metrics over the epochs."""
 
 import io
+import math
 
-from utils.logs.records import HEADLINE_METRICS, EpochRecord, FinalRecord
+from utils.evaluation.metrics import HEADLINE_METRICS
+from utils.logs.records import EpochRecord, FinalRecord
 
 
 def plot_curves(title: str, epochs: list[EpochRecord], final: FinalRecord | None, published: dict) -> bytes:
@@ -26,10 +28,11 @@ def plot_curves(title: str, epochs: list[EpochRecord], final: FinalRecord | None
     if published:
         loss_axes.plot(published["epoch"], published["train_loss"], "C0:", linewidth=1)
     for color, name in enumerate(HEADLINE_METRICS):
-        metric_axes.plot(numbers, [record.val[name] for record in epochs], f"C{color}o-", markersize=3, label=name)
-        if published:
+        values = [record.val.get(name, math.nan) for record in epochs]  # earlier versions may lack a metric
+        metric_axes.plot(numbers, values, f"C{color}o-", markersize=3, label=name)
+        if name in published:
             metric_axes.plot(published["epoch"], published[name], f"C{color}:", linewidth=1)
-        if final:
+        if final and name in final.test:
             metric_axes.plot(final.best_epoch, final.test[name], f"C{color}D", markeredgecolor="k")
 
     loss_axes.set(xlabel="epoch", ylabel="training loss (nats)")

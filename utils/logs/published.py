@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.logs.records import HEADLINE_METRICS, Metrics
+from utils.evaluation.metrics import HEADLINE_METRICS
+from utils.logs.records import Metrics
 
 KEPT = Path(__file__).parents[2] / "log" / "kept"  # the project's own runs, read-only for all programs
 PUBLISHED = KEPT / "published.json"
@@ -33,4 +34,5 @@ def published_tests(published: dict) -> dict[str, Metrics]:
         f"best epoch on test ({published['epoch'][best]})": best,
         f"last epoch ({published['epoch'][-1]})": -1,
     }
-    return {title: {name: published[name][index] for name in HEADLINE_METRICS} for title, index in indices.items()}
+    names = [name for name in HEADLINE_METRICS if name in published]
+    return {title: {name: published[name][index] for name in names} for title, index in indices.items()}

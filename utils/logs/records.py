@@ -12,14 +12,15 @@ from typing import Any, Self, get_args
 
 import numpy as np
 
-HEADLINE_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")  # the metrics that logs and tables show
+# Fixed, unlike the metrics that logs and tables show: files of all versions have these
+REQUIRED_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
 SELECTION_METRIC = "NDCG@10"  # the validation metric that decides which epoch is tested, and which run is the best
 
 Metrics = dict[str, float]  # name@cutoff to value, as `utils.evaluation.metrics.ranking_metrics` returns them
 EXPECTED = {
     int: "a whole number",
     float: "a number",
-    Metrics: f"numbers for {', '.join(HEADLINE_METRICS)}",
+    Metrics: f"numbers for {', '.join(REQUIRED_METRICS)}",
     dict: "an object",
 }
 MAX_INT = 2**53  # above this, JSON readers that know only floats round
@@ -92,7 +93,7 @@ def _is_valid(value: object, expected: Any) -> bool:
     if expected == Metrics:
         return (
             isinstance(value, dict)
-            and value.keys() >= set(HEADLINE_METRICS)
+            and value.keys() >= set(REQUIRED_METRICS)
             and all(_is_valid(number, float) for number in value.values())
         )
     if expected is dict:

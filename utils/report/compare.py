@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from utils.evaluation.bootstrap import paired_difference
-from utils.logs.records import HEADLINE_METRICS
+from utils.evaluation.metrics import HEADLINE_METRICS, format_metric
 from utils.logs.run_log import FILES
-from utils.report.page import MetricValue, Table, table_to_markdown
+from utils.report.page import Table, table_to_markdown
 from utils.report.runs import BASELINES, PROTOCOLS, Run, read_run, run_file
 
 
@@ -51,7 +51,7 @@ def compare(names: list[str]) -> None:
         differences = paired_difference(first.ranks[rank_key], second.ranks[rank_key])
         rows = []
         for name in HEADLINE_METRICS:
-            values = [str(MetricValue(getattr(run.final, protocol)[name])) for run in (first, second)]
+            values = [format_metric(getattr(run.final, protocol), name) for run in (first, second)]
             found = differences[name]
             interval = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
             rows.append([name, *values, interval, f"{found.p:.4f}"])

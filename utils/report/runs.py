@@ -9,9 +9,9 @@ import numpy as np
 import numpy.lib.format as npy
 
 from utils.evaluation.bootstrap import intervals
-from utils.evaluation.metrics import ranking_metrics
+from utils.evaluation.metrics import HEADLINE_METRICS, ranking_metrics
 from utils.logs.published import KEPT
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, EpochRecord, FinalRecord, Metrics, read_metrics
+from utils.logs.records import SELECTION_METRIC, EpochRecord, FinalRecord, Metrics, read_metrics
 from utils.logs.run_log import FILES, NON_DEFAULT_SETTINGS, read_settings
 from utils.report.page import MetricValue
 
@@ -99,7 +99,8 @@ def _has_rank_header(file: zipfile.ZipFile, name: str, users: int) -> bool:
 
 def _has_metrics(ranks: np.ndarray, recorded: Metrics) -> bool:
     computed = ranking_metrics(ranks)
-    return all(abs(recorded.get(name, np.nan) - value) < 1e-9 for name, value in computed.items())
+    in_both = computed.keys() & recorded.keys()  # earlier versions may lack a metric
+    return bool(in_both) and all(abs(recorded[name] - computed[name]) < 1e-9 for name in in_both)
 
 
 def read_run(path: Path, mark: str = "") -> Run:
@@ -125,7 +126,9 @@ def read_run(path: Path, mark: str = "") -> Run:
         metrics = getattr(final, protocol, None)
         if metrics:
             bounds = intervals(ranks[rank_key]) if ranks else {}
-            tests[protocol] = {name: MetricValue(metrics[name], *bounds.get(name, ())) for name in HEADLINE_METRICS}
+            tests[protocol] = {
+                name: MetricValue(metrics[name], *bounds.get(name, ())) for name in HEADLINE_METRICS if name in metrics
+            }
     return Run(
         path=path,
         name=f"{path.parent.name}/{path.name}{mark}",

@@ -7,8 +7,9 @@ import numpy as np
 from config_HeLLM import IGNORED_ON_RESUME, PRESETS, Settings
 from preprocess import pretrain_graph
 from preprocess.pretraining.sasrec import SequenceSettings
+from utils.evaluation.metrics import HEADLINE_METRICS
 from utils.logs.published import published_log, published_tests
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, Metrics, training_seconds
+from utils.logs.records import SELECTION_METRIC, Metrics, training_seconds
 from utils.report.page import MetricValue, Section, Table
 from utils.report.runs import BASELINES, Run, run_file
 
@@ -58,13 +59,14 @@ def _differences(settings: dict, preset: dict) -> list[str]:
 
 def verdict(metrics: dict[str, MetricValue], published: Metrics) -> str:
     """Compare a run's test with published metrics by VERDICT_RULE."""
-    gain = {name: 100 * (metrics[name].value / published[name] - 1) for name in HEADLINE_METRICS}
-    below = [name for name in HEADLINE_METRICS if metrics[name].bounds[1] < published[name]]
-    least = min(below or HEADLINE_METRICS, key=gain.get)
+    names = [name for name in HEADLINE_METRICS if name in metrics and name in published]
+    gain = {name: 100 * (metrics[name].value / published[name] - 1) for name in names}
+    below = [name for name in names if metrics[name].bounds[1] < published[name]]
+    least = min(below or names, key=gain.get)
     decided_by = least if metrics[least].interval else f"{least}, no interval"
     if below:
         return f"short by {-gain[least]:.1f} % ({decided_by})"
-    if all(metrics[name].bounds[0] > published[name] for name in HEADLINE_METRICS):
+    if all(metrics[name].bounds[0] > published[name] for name in names):
         return f"better by {gain[least]:.1f} % ({decided_by})"
     return "reproduced"
 
@@ -91,12 +93,13 @@ def runs_table(title: str, runs: list[Run], protocol: str, published: dict[str, 
     header += ["training, min", "samples/s", "peak, GB"]
     rows = []
     for name, values in published.items():
-        row = [f"published log, {name}", "", "", *(MetricValue(values[metric]) for metric in HEADLINE_METRICS)]
+        metrics = {metric: MetricValue(value) for metric, value in values.items()}
+        row = [f"published log, {name}", "", "", *(metrics.get(metric, "") for metric in HEADLINE_METRICS)]
         rows.append(row + [""] * (len(header) - len(row)))
     for run in runs:
-        metrics = run.tests.get(protocol)
+        metrics = run.tests.get(protocol, {})
         row = [run.name, describe_settings(run), _best_epoch(run)]
-        row += [metrics[name] if metrics else "" for name in HEADLINE_METRICS]
+        row += [metrics.get(name, "") for name in HEADLINE_METRICS]
         if published:
             row.append(verdict(metrics, next(iter(published.values()))) if metrics else "")
         rows.append(row + cost_cells(run))

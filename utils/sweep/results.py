@@ -8,8 +8,9 @@ from utils.cli.restored import diff_settings, restore_settings
 from utils.cli.terminal import print_line
 from utils.data.input_files import input_checksums
 from utils.data.layout import require_files, required_files
+from utils.evaluation.metrics import HEADLINE_METRICS, format_metric
 from utils.io.atomic import atomic_write
-from utils.logs.records import HEADLINE_METRICS, SELECTION_METRIC, FinalRecord, read_metrics
+from utils.logs.records import SELECTION_METRIC, FinalRecord, read_metrics
 from utils.logs.run_log import FAILED, log_path
 from utils.report.page import Table, table_to_markdown
 from utils.sweep.command import ABLATION, FIELD_TYPES
@@ -85,7 +86,7 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
             empty = [""] * (len(header) - 1)
             rows.append([f"{run.title} ({_status(run, failures, running_elsewhere)})", *empty])
             continue
-        cells = [f"{record.test[name]:.4f}" for name in HEADLINE_METRICS]
+        cells = [format_metric(record.test, name) for name in HEADLINE_METRICS]
         if name != ABLATION:
             cells = [str(record.best_epoch), f"{record.val[SELECTION_METRIC]:.4f}", *cells]
         rows.append([run.title, *cells])
