@@ -125,6 +125,7 @@ class HeLLM(nn.Module):
                     graph_dropout=args.graph_dropout,
                 )
             self.item_ids = ItemIdEmbedding(self.n_items, args.dim) if args.item_ids else None
+            # The head: one row per item, or, tied, a map of hidden states (D, D) before their product with item vectors
             self.score = nn.Linear(args.dim, args.dim if args.tie_score else self.n_items, bias=False)
         set_trainable(self)
         if device.type != "meta":
@@ -200,7 +201,7 @@ class HeLLM(nn.Module):
             if self.graph_adapter is not None:
                 adapter = self.graph_adapter(self.graph_item_embedding[items], cumulative=True)
                 if self.args.prefix_adapter:
-                    prompt_adapter = self.graph_adapter.inputs_per_layer({})
+                    prompt_adapter = self.graph_adapter.prefix_inputs()
             prompt = torch.cat(self._prompt_vectors(), 1)
             vectors = self._input_vectors(items)
             return causal_pass(self.llama, prompt, vectors, adapter, prompt_adapter, query_positions).float()
@@ -222,13 +223,16 @@ class HeLLM(nn.Module):
         """Return the factors of the logits: hidden states (…, D) and one row per item (I, D), both float32."""
         if not self.args.tie_score:
             return hidden, self.score.weight.float()
+        # The head reads the vectors as LLaMA does, dropout included: it regularises them wherever they are used
         all_items = torch.arange(self.n_items, device=hidden.device)
         with self._autocast(all_items):
             vectors = self._input_vectors(all_items)
         return F.linear(hidden, self.score.weight.float()), vectors
 
     def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor, n_targets: int | None = None) -> Tensor:
-        """Return the mean cross-entropy (nats) over all items, or a sample of them: a float32 scalar.
+        """Return the mean cross-entropy (nats): a float32 scalar.
+
+        The softmax is over all items; in training mode with args.n_negatives, over the target and that many sampled.
 
         Args:
             items: as in `forward`.
@@ -259,7 +263,11 @@ class HeLLM(nn.Module):
 
 
 def true_indices(flags: Tensor, n: int) -> Tensor:
-    """Return the flat positions of the n true flags, in order, without a GPU synchronisation: int64 (n,)."""
+    """Return the flat positions of the n true flags, in order, without a GPU synchronisation: int64 (n,).
+
+    A stable sort puts them first. Its result has a known length, while `nonzero` waits for the GPU to count. It sorts
+    bytes, because older releases of PyTorch do not sort booleans on CUDA.
+    """
     return (~flags).flatten().byte().argsort(stable=True)[:n]
 
 

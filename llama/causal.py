@@ -5,14 +5,16 @@ attends to nothing but itself and the learned prefix, so it is computed once for
 
 Item t attends to   [A adapter positions of item t] [P prompt positions] [items 0 … t]
 
-Adapter position a of item t has the input s(t,a) · (slot(a) + row(t)): slot(a) comes from the learned prefix, row(t)
-from the graph of items 0 … t, and s(t,a) is the scale of RMSNorm. Formed, these would be B·T·A keys and as many values
-per layer. They never are, because both products of attention are linear in them (W is the key or value weight):
+Adapter position a of item t has the input s(t,a) · (slot(a) + history(t)): slot(a) comes from the learned prefix,
+history(t) from the graph of items 0 … t, and s(t,a) is the scale of RMSNorm. Materialising them would take B·T·A keys
+and as many values per layer. It is not needed, because both products of attention are linear in them (W is the key or
+value weight):
 
-    logit    q · W s(t,a) (slot(a) + row(t))  =  s(t,a) · (q · W slot(a)  +  q · W row(t))
-    output   Σ_a w(a) W s(t,a) (slot(a) + row(t))  =  Σ_a u(a) W slot(a)  +  (Σ_a u(a)) W row(t),   u(a) = w(a) s(t,a)
+    logit    q · W s(t,a) (slot(a) + history(t))  =  s(t,a) · (q · W slot(a)  +  q · W history(t))
+    output   Σ_a w(a) W s(t,a) (slot(a) + history(t))  =  Σ_a u(a) W slot(a)  +  (Σ_a u(a)) W history(t)
+             with u(a) = w(a) s(t,a)
 
-That takes A products for the slots, which all items share, and one product per item for its row.
+That takes A products for the slots, which all items share, and one product per item for its history.
 """
 
 from collections.abc import Iterable
@@ -54,8 +56,8 @@ def causal_pass(
         transformer: LLaMA.
         prompt: (1, P, D) float32, the same for every history; P may be 0.
         items: (B, T, D) float32.
-        adapter: each layer's key and value inputs, with (B, T) rows or none; None without adapter.
-        prompt_adapter: each layer's inputs for the prompt, without rows; None where there is no learned prefix.
+        adapter: each layer's key and value inputs, histories (B, T, D) or None; None without adapter.
+        prompt_adapter: each layer's inputs for the prompt, without histories; None where there is no learned prefix.
         query_positions: int64 (B, Q), the item positions that are wanted; None: all T.
 
     Returns:
@@ -70,15 +72,15 @@ def causal_pass(
     end = args.n_adapter_positions + n_prompt + length
     if end > args.max_seq_len:
         raise ValueError(f"{end} adapter, prompt and item positions exceed max_seq_len {args.max_seq_len}")
-    freqs = transformer.freqs_cis[None, args.n_adapter_positions : end].split([n_prompt, length], 1)
+    freqs_cis = transformer.freqs_cis[None, args.n_adapter_positions : end].split([n_prompt, length], 1)
     no_adapter = [None] * args.n_layers
     inputs = zip(transformer.layers, adapter or no_adapter, prompt_adapter or no_adapter, strict=True)
     h = items
     for layer, adapter_inputs, prompt_inputs in inputs:
-        last = layer is transformer.layers[-1]  # after which only the wanted positions are read
-        wanted = query_positions if last else None
+        is_last_layer = layer is transformer.layers[-1]  # after it only the wanted positions are read
+        wanted = query_positions if is_last_layer else None
         prompt, h = transformer.apply_block(
-            _layer_pass, layer, prompt, h, freqs, adapter_inputs, prompt_inputs, last, wanted
+            _layer_pass, layer, prompt, h, freqs_cis, adapter_inputs, prompt_inputs, is_last_layer, wanted
         )
     if not args.n_layers and query_positions is not None:
         h = gather_positions(h, query_positions)
@@ -89,29 +91,35 @@ def _layer_pass(
     layer: TransformerBlock,
     prompt: Tensor,
     h: Tensor,
-    freqs: tuple[Tensor, Tensor],
-    adapter: AdapterKeyValue | None,
-    prompt_adapter: AdapterKeyValue | None,
-    last: bool,
+    freqs_cis: tuple[Tensor, Tensor],
+    adapter_inputs: AdapterKeyValue | None,
+    prompt_inputs: AdapterKeyValue | None,
+    is_last_layer: bool,
     query_positions: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the next residual streams of prompt and items; `freqs` are the rotations of both, the rest as above."""
+    """Return the next residual streams of prompt and items.
+
+    `freqs_cis` are the rotations of both, `adapter_inputs` and `prompt_inputs` one layer's of `causal_pass`.
+    """
     attention = layer.attention
-    prompt, prompt_kv = _prompt_layer(layer, prompt, freqs[0], prompt_adapter, last)
+    prompt_freqs, item_freqs = freqs_cis  # (1, P, head_dim / 2), (1, T, head_dim / 2)
+    prompt, prompt_kv = _prompt_layer(layer, prompt, prompt_freqs, prompt_inputs, is_last_layer)
     x = layer.attention_norm(h)
-    item_kv = attention.keys_values(x, freqs[1])
+    item_kv = attention.keys_values(x, item_freqs)
+    query_inputs = adapter_inputs
     if query_positions is None:
         query_positions = torch.arange(h.shape[1], device=h.device)[None]
     else:
         h = gather_positions(h, query_positions)
         x = gather_positions(x, query_positions)
-        if adapter is not None:
-            adapter = tuple(_gather_rows(side, query_positions) for side in adapter)
-    q = attention.queries(x, freqs[1][0][query_positions])
-    if adapter is not None:
-        keys, values = adapter
-        adapter = keys.project(attention.wk), values.project(attention.wv)
-    return prompt, layer.residual_and_ffn(h, _attend(attention, q, item_kv, prompt_kv, adapter, query_positions))
+        if adapter_inputs is not None:
+            query_inputs = tuple(_gather_histories(side, query_positions) for side in adapter_inputs)
+    q = attention.queries(x, item_freqs[0][query_positions])
+    adapter_kv = None
+    if query_inputs is not None:
+        keys, values = query_inputs
+        adapter_kv = keys.project(attention.wk), values.project(attention.wv)
+    return prompt, layer.residual_and_ffn(h, _attend(attention, q, item_kv, prompt_kv, adapter_kv, query_positions))
 
 
 def gather_positions(x: Tensor, positions: Tensor) -> Tensor:
@@ -119,30 +127,30 @@ def gather_positions(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(positions), device=positions.device)[:, None], positions]
 
 
-def _gather_rows(adapter: AdapterInput, positions: Tensor) -> AdapterInput:
-    if adapter.row is None:
+def _gather_histories(adapter: AdapterInput, positions: Tensor) -> AdapterInput:
+    if adapter.history is None:
         return adapter
     return AdapterInput(
-        adapter.slot, gather_positions(adapter.row, positions), gather_positions(adapter.scale, positions)
+        adapter.slot, gather_positions(adapter.history, positions), gather_positions(adapter.scale, positions)
     )
 
 
 def _prompt_layer(
-    layer: TransformerBlock, h: Tensor, freqs: Tensor, adapter: AdapterKeyValue | None, last: bool
+    layer: TransformerBlock, h: Tensor, freqs_cis: Tensor, adapter: AdapterKeyValue | None, is_last_layer: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Return the prompt's next residual stream, and its keys and values for the items: (P, Hkv, head_dim) each."""
     attention = layer.attention
     x = layer.attention_norm(h)
-    k, v = attention.keys_values(x, freqs)
+    k, v = attention.keys_values(x, freqs_cis)
     prompt_kv = k[0], v[0]
     n_prompt = h.shape[1]
-    if not last and n_prompt:
+    if not is_last_layer and n_prompt:
         allowed = torch.ones(n_prompt, n_prompt, dtype=torch.bool, device=h.device).tril()
         if adapter is not None:
             k, v = attention.prepend_adapter(adapter, k, v)
             everywhere = allowed.new_ones(n_prompt, k.shape[1] - n_prompt)
             allowed = torch.cat([everywhere, allowed], 1)
-        h = layer.residual_and_ffn(h, attention.attend(attention.queries(x, freqs), k, v, allowed))
+        h = layer.residual_and_ffn(h, attention.attend(attention.queries(x, freqs_cis), k, v, allowed))
     return h, prompt_kv
 
 
@@ -161,7 +169,7 @@ def _attend(
         q: (B, S, H, head_dim).
         item_kv: keys and values of the items, (B, T, Hkv, head_dim) each.
         prompt_kv: keys and values of the prompt, (P, Hkv, head_dim) each.
-        adapter_kv: projected adapter inputs, with (B, S) rows or none.
+        adapter_kv: projected adapter inputs, histories (B, S, width) or None.
         query_positions: int64 (B or 1, S).
 
     Returns:
@@ -193,9 +201,9 @@ def _adapter_logits(q: Tensor, keys: AdapterInput) -> Tensor:
     logits = 0.0
     if keys.slot is not None:
         logits = torch.einsum("bskgd,akd->bkgsa", q, keys.slot.unflatten(-1, (q.shape[2], -1)))
-    if keys.row is not None:
-        row = keys.row.unflatten(-1, (q.shape[2], 1, -1))
-        logits = logits + (q * row).sum(-1).permute(0, 2, 3, 1)[..., None]
+    if keys.history is not None:
+        history = keys.history.unflatten(-1, (q.shape[2], 1, -1))
+        logits = logits + (q * history).sum(-1).permute(0, 2, 3, 1)[..., None]
     return logits * _broadcast_heads(keys.scale)
 
 
@@ -207,9 +215,9 @@ def _adapter_output(weights: Tensor, values: AdapterInput) -> Tensor:
     if values.slot is not None:
         slot = values.slot.unflatten(-1, (n_kv_heads, -1))
         out = torch.einsum("bkgsa,akd->bskgd", weights.type_as(slot), slot)
-    if values.row is not None:
-        row = values.row.unflatten(-1, (n_kv_heads, 1, -1))
-        out = out + weights.sum(-1).permute(0, 3, 1, 2)[..., None] * row
+    if values.history is not None:
+        history = values.history.unflatten(-1, (n_kv_heads, 1, -1))
+        out = out + weights.sum(-1).permute(0, 3, 1, 2)[..., None] * history
     return out
 
 

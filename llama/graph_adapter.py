@@ -13,7 +13,8 @@ def bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
 
     Args:
         embeddings: E, float (B, T, d_g); rows of zeros are padding.
-        mean: divide by the number of rows that are not zero.
+        mean: divide by the number of rows that are not zero. An item whose embedding is zero counts as padding here,
+            but not in `cumulative_bimap_pool`.
 
     Returns:
         (B, d_g²).
@@ -29,7 +30,8 @@ def cumulative_bimap_pool(embeddings: Tensor, mean: bool = False) -> Tensor:
 
     Args:
         embeddings: float (B, T, d_g); padding, if any, comes last.
-        mean: divide G_t by t.
+        mean: divide G_t by t, the number of items so far. An item whose embedding is zero counts, unlike in
+            `bimap_pool`.
 
     Returns:
         (B, T, d_g²).
@@ -60,7 +62,8 @@ def _mlp(pooled_dim: int, dim: int, dropout: float) -> nn.Sequential:
 class GraphAdapter(nn.Module):
     """Inputs of A extra key/value positions in every layer: norm(learned prefix + graph vector).
 
-    The prefix has one vector per layer and slot; the graph vector is the same for all layers and slots of a history.
+    The prefix has one vector per layer and slot. The graph vector is norm_pre(bridge(pooled graph)), the same for all
+    layers and slots of a history; norm_pre gives it the scale that the prefix starts with.
 
     Args:
         args: sizes of the transformer, and how many adapter positions it has.
@@ -95,7 +98,7 @@ class GraphAdapter(nn.Module):
             self.norm_pre = nn.ModuleDict({side: nn.RMSNorm(args.dim, eps=args.norm_eps) for side in SIDES})
         if learned_prefix:
             shape = (args.n_layers, args.n_adapter_positions, args.dim)
-            for side in SIDES:
+            for side in SIDES:  # no ParameterDict: saved adapters name these prefix_key and prefix_value
                 self.register_parameter(f"prefix_{side}", nn.Parameter(torch.empty(shape)))
 
     def reset_parameters(self) -> None:
@@ -111,7 +114,7 @@ class GraphAdapter(nn.Module):
             cumulative: pool each history up to every position, not only all of it.
 
         Returns:
-            One pair per layer, its rows B, or (B, T) where cumulative, or none without graph vector.
+            One pair per layer; each history is (B, D), cumulative (B, T, D), or None without graph vector.
         """
         graph_vectors = {}
         if self.graph_vector:
@@ -119,33 +122,37 @@ class GraphAdapter(nn.Module):
             pooled = pool(self.bimap(embeddings), self.graph_mean)
             for side in SIDES:
                 graph_vectors[side] = self.norm_pre[side](self.bridge[side](pooled).float())
-        return self.inputs_per_layer(graph_vectors)
+        return self._inputs_per_layer(graph_vectors)
 
-    def inputs_per_layer(self, graph_vectors: dict[str, Tensor]) -> list[AdapterKeyValue]:
+    def prefix_inputs(self) -> list[AdapterKeyValue]:
+        """Return each layer's key and value inputs from the learned prefix alone."""
+        return self._inputs_per_layer({})
+
+    def _inputs_per_layer(self, graph_vectors: dict[str, Tensor]) -> list[AdapterKeyValue]:
         """Return each layer's key and value inputs from graph vectors (…, D) per side, or from none."""
         sides = [self._normalized_inputs(side, graph_vectors.get(side)) for side in SIDES]
         return list(zip(*sides, strict=True))
 
-    def _normalized_inputs(self, side: str, row: Tensor | None) -> list[AdapterInput]:
-        """Return norm(slot + row) in each layer as scale · (γ·slot + γ·row).
+    def _normalized_inputs(self, side: str, history: Tensor | None) -> list[AdapterInput]:
+        """Return norm(slot + history) in each layer as scale · (γ·slot + γ·history).
 
-        RMSNorm needs the mean of (slot + row)² = slot² + 2·slot·row + row². Only slot·row depends on slot and row
-        together, and it is one matrix product for all layers.
+        RMSNorm needs the mean of (slot + history)² = slot² + 2·slot·history + history². Only slot·history depends on
+        both, and it is one matrix product for all layers.
         """
         norm = self.norm[side]
         slots = [None] * self.n_layers
         mean_square = 0.0  # becomes (…, L or 1, A or 1)
         with torch.autocast(norm.weight.device.type, enabled=False):
-            if row is not None:
-                mean_square = row.square().mean(-1)[..., None, None]
+            if history is not None:
+                mean_square = history.square().mean(-1)[..., None, None]
             if self.learned_prefix:
                 prefix = getattr(self, f"prefix_{side}")  # (L, A, D)
                 mean_square = mean_square + prefix.square().mean(-1)
-                if row is not None:
-                    products = (row @ prefix.flatten(0, 1).T).unflatten(-1, prefix.shape[:2])
+                if history is not None:
+                    products = (history @ prefix.flatten(0, 1).T).unflatten(-1, prefix.shape[:2])
                     mean_square = mean_square + products * (2 / prefix.shape[-1])
                 slots = (prefix * norm.weight).unbind(0)
             scales = (mean_square + norm.eps).rsqrt()
             scales = scales.expand(*scales.shape[:-2], self.n_layers, -1).unbind(-2)
-            row = None if row is None else row * norm.weight
-        return [AdapterInput(slot, row, scale) for slot, scale in zip(slots, scales, strict=True)]
+            history = None if history is None else history * norm.weight
+        return [AdapterInput(slot, history, scale) for slot, scale in zip(slots, scales, strict=True)]

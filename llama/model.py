@@ -104,26 +104,26 @@ def apply_rotary_emb(x: Tensor, freqs_cis: Tensor) -> Tensor:
 
 
 class AdapterInput(NamedTuple):
-    """Inputs scale · (slot + row) of A extra key or value positions, as three factors whose sum is never formed.
+    """Inputs scale · (slot + history) of A extra key or value positions, kept as three tensors.
 
-    A linear map W turns them into scale · (W slot + W row): one product per slot and one per row, not one per pair.
+    A linear map W turns them into scale · (W slot + W history): a product per slot and per history, not per pair.
     """
 
-    slot: Tensor | None  # (A, dim), the same in all rows
-    row: Tensor | None  # (…, dim), the same in all slots
+    slot: Tensor | None  # (A, dim), the same for all histories
+    history: Tensor | None  # (…, dim), the same for all slots
     scale: Tensor  # (…, A), or (…, 1) without slots
 
     def project(self, weight: ColumnParallelLinear) -> "AdapterInput":
         """Apply a parallel layer's weight, without any low-rank update (docs/method.md, section 3)."""
-        slot, row = (x if x is None else ColumnParallelLinear.forward(weight, x) for x in self[:2])
+        slot, history = (x if x is None else ColumnParallelLinear.forward(weight, x) for x in self[:2])
         # Every process reads all scales for its share of the heads, so their gradients add up over the processes.
-        return AdapterInput(slot, row, copy_to_model_parallel_region(self.scale))
+        return AdapterInput(slot, history, copy_to_model_parallel_region(self.scale))
 
-    def materialize(self) -> Tensor:
-        """Form the sum: (…, A, width)."""
+    def form_sum(self) -> Tensor:
+        """Return scale · (slot + history): (…, A, width)."""
         parts = [] if self.slot is None else [self.slot]
-        if self.row is not None:
-            parts.append(self.row[..., None, :])
+        if self.history is not None:
+            parts.append(self.history[..., None, :])
         return sum(parts[1:], parts[0]) * self.scale[..., None]
 
 
@@ -154,7 +154,7 @@ class Attention(nn.Module):
             x: (B, S, dim), normalised.
             freqs_cis: complex (B or 1, S, head_dim / 2).
             mask: bool (B or 1, 1, Sq, A + S), True where a query may attend; None: everywhere.
-            adapter: key and value inputs, their rows B or none; None without adapter.
+            adapter: key and value inputs, histories (B, dim) or None; None without adapter.
             last_only: compute the last position's query alone (Sq = 1), else Sq = S.
 
         Returns:
@@ -180,7 +180,7 @@ class Attention(nn.Module):
         """Put the adapter's keys, which are not rotated, and values before others: (B, A + S, n_kv_heads, head_dim)."""
         extended = []
         for weight, adapter_input, tokens in zip((self.wk, self.wv), adapter, (k, v), strict=True):
-            extra = adapter_input.project(weight).materialize()
+            extra = adapter_input.project(weight).form_sum()
             extra = extra.expand(len(tokens), self.n_adapter_positions, -1).unflatten(-1, (-1, self.head_dim))
             extended.append(torch.cat([extra.type_as(tokens), tokens], 1))
         return extended

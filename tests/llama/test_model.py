@@ -184,7 +184,10 @@ def test_padded_positions_have_no_influence():
     model, h, mask, adapter = transformer_case(True, True)
     other = torch.where(mask[..., None], h, 50 * torch.randn(h.shape))
     torch.testing.assert_close(model(other, mask, adapter)[mask], model(h, mask, adapter)[mask], rtol=0, atol=1e-5)
-    short = [[p if p.row is None else AdapterInput(p.slot, p.row[1:2], p.scale[1:2]) for p in pair] for pair in adapter]
+    short = [
+        [p if p.history is None else AdapterInput(p.slot, p.history[1:2], p.scale[1:2]) for p in pair]
+        for pair in adapter
+    ]
     torch.testing.assert_close(model(h[1:2, 3:], None, short)[0], model(h, mask, adapter)[1, 3:], rtol=0, atol=1e-5)
 
 
