@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,15 @@ def run_distributed(n_processes: int, folder: Path, job: Callable[..., int | Non
         Outcome(process.exitcode, out.read_text(), err.read_text())
         for process, (out, err) in zip(processes, outputs, strict=True)
     ]
+
+
+def hold_lock(path: Path, separator: str, acquired) -> None:
+    """Hold the lock of a run until this process is killed; set the event `acquired` when it is held."""
+    from utils.runtime.lock import run_lock
+
+    with run_lock(path, separator):
+        acquired.set()
+        signal.pause()
 
 
 def redirect_output(out: Path, err: Path) -> None:

@@ -4,8 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from preprocess import pretrain_graph, pretrain_sasrec
 from preprocess.pretrain_sasrec import SequenceTraining
+from tests.support.forks import FORKS, LONGEST_RUN, hold_lock
 from tests.support.small_data import N_ITEMS, RUN_SPECIFIC_KEYS, command, write_dataset
 from tests.training.test_training import records
 from utils.io.checksums import TRAILER_SIZE, CorruptFileError, verify_checksum
@@ -23,7 +22,6 @@ from utils.io.torch_files import load_versioned, save_with_checksum
 from utils.runtime.signals import StopTraining
 from utils.training.checkpoints import PREVIOUS_STATE, STATE, Progress
 
-ROOT = Path(__file__).parents[2]
 SIZES = ("--batch_size", "60", "--n_layers", "1")
 PRETRAINING = {"MMHCL": pretrain_graph, "SASRec": pretrain_sasrec}
 
@@ -205,26 +203,18 @@ def test_pretraining_resumes_from_an_undamaged_checkpoint_and_refuses_other_data
     assert contents(place) == before
 
 
-HOLD_LOCK = """
-import sys
-from pathlib import Path
-from utils.runtime.lock import run_lock
-
-with run_lock(Path(sys.argv[1]), *sys.argv[2:]):
-    print("in", flush=True)
-    sys.stdin.read()
-"""
-
-
 @contextlib.contextmanager
-def holding(*arguments):
+def holding(path, separator="/"):
     """Start another process that holds a lock; it is killed at the end."""
-    argv = [sys.executable, "-c", HOLD_LOCK, *map(str, arguments)]
-    holder = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "in\n"
-    yield holder
-    holder.kill()
-    holder.communicate()
+    acquired = FORKS.Event()
+    holder = FORKS.Process(target=hold_lock, args=(path, separator, acquired))
+    holder.start()
+    try:
+        assert acquired.wait(LONGEST_RUN)
+        yield holder
+    finally:
+        holder.kill()
+        holder.join()
 
 
 def refused_as_held(main, argv, held, holder, place, capsys, flag="--target"):
