@@ -127,8 +127,13 @@ def encode_text(settings: TextSettings) -> None:
 def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
     """Load the model, and batch texts of similar length."""
     device = resolve_device(settings.device)
-    is_bert = settings.encoder == "bert"
-    encode = encoders.bert(Path(settings.model_name), device) if is_bert else encoders.minilm()
+    match settings.encoder:
+        case "bert":
+            encode = encoders.bert(Path(settings.model_name), device)
+        case "minilm":
+            encode = encoders.minilm()
+        case unknown:
+            raise ValueError(f"--encoder {unknown}: no encoder of texts has this name")
     items = np.array([item for item, text in enumerate(texts) if text.strip()])
     length = np.array([len(texts[item]) for item in items])
     batches = [items[rows] for rows in scoring_batches(length, settings.batch_size)]
@@ -153,11 +158,14 @@ def encode_image(settings: ImageSettings) -> None:
     path, n_items = output_path(settings)
     asins = read_item_ids(path.parent, n_items)
     device = resolve_device(settings.device)
-    if settings.encoder == "clip":
-        prepare, encode = encoders.clip(Path(settings.model_name), device)
-    else:
-        prepare = encoders.histogram
-        encode = np.stack
+    match settings.encoder:
+        case "clip":
+            prepare, encode = encoders.clip(Path(settings.model_name), device)
+        case "histogram":
+            prepare = encoders.histogram
+            encode = np.stack
+        case unknown:
+            raise ValueError(f"--encoder {unknown}: no encoder of pictures has this name")
     folder = Path(settings.pictures) if settings.pictures else path.parent / "pictures"
     absent, picture_of = _collect_images(settings, folder, asins, path.parent)
 

@@ -142,7 +142,7 @@ class GraphBatches:
 
     Args:
         R: interactions, CSR (users, items).
-        batch_size: users per batch.
+        batch_size: users per batch, at most as many as have an item bought and one not bought.
         seed: of the run.
     """
 
@@ -169,7 +169,7 @@ class GraphBatches:
         return np.random.default_rng([self.seed, *batch])
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return users, bought items and items not bought: int64 (batch_size,) each, as `BatchSampler.sample`."""
+        """Return a batch's users, bought items and items not bought: int64 (n_samples,) each."""
         return self.sampler.sample(rng, self.batch_size)
 
 

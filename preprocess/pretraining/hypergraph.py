@@ -25,13 +25,13 @@ class _ConstantSpMM(torch.autograd.Function):
     """Multiply a constant sparse matrix by x; the backward pass uses its stored transpose."""
 
     @staticmethod
-    def forward(ctx, matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
-        ctx.transposed = transposed
+    def forward(ctx, matrix: Tensor, transpose: Tensor, x: Tensor) -> Tensor:
+        ctx.transpose = transpose
         return _spmm(matrix, x)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
-        return None, None, _spmm(ctx.transposed, grad_output.contiguous())
+        return None, None, _spmm(ctx.transpose, grad_output.contiguous())
 
 
 def _spmm(matrix: Tensor, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def _spmm(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 class SparseMatrix(nn.Module):
-    """A constant sparse matrix in float32, stored with its transpose, both by rows.
+    """A constant sparse matrix in float32, stored with its transpose, both as CSR tensors.
 
     Args:
         matrix: any scipy sparse matrix (n, m).
@@ -53,16 +53,16 @@ class SparseMatrix(nn.Module):
 
     def __init__(self, matrix: sp.spmatrix) -> None:
         super().__init__()
-        self.register_buffer("rows", _to_torch_csr(matrix), persistent=False)
-        self.register_buffer("columns", _to_torch_csr(matrix.T), persistent=False)
+        self.register_buffer("matrix_csr", _to_torch_csr(matrix), persistent=False)
+        self.register_buffer("transpose_csr", _to_torch_csr(matrix.T), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return matrix @ x: (m, d) to (n, d)."""
-        return _ConstantSpMM.apply(self.rows, self.columns, x)
+        return _ConstantSpMM.apply(self.matrix_csr, self.transpose_csr, x)
 
-    def transposed(self, x: Tensor) -> Tensor:
+    def apply_transpose(self, x: Tensor) -> Tensor:
         """Return matrixᵀ @ x: (n, d) to (m, d)."""
-        return _ConstantSpMM.apply(self.columns, self.rows, x)
+        return _ConstantSpMM.apply(self.transpose_csr, self.matrix_csr, x)
 
 
 def _to_torch_csr(matrix: sp.spmatrix) -> Tensor:
@@ -88,8 +88,8 @@ class InteractionGraph(nn.Module):
         self.normalised = SparseMatrix(sp.diags(user_scale) @ R @ sp.diags(item_scale))
 
     def forward(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the neighbours' sums of users (U, d) and of items (I, d), given both sides in the same shapes."""
-        return self.normalised(items), self.normalised.transposed(users)
+        """Sum each side over its neighbours: users (U, d) and items (I, d), both to the same shapes."""
+        return self.normalised(items), self.normalised.apply_transpose(users)
 
 
 class UserHypergraph(nn.Module):
@@ -104,14 +104,14 @@ class UserHypergraph(nn.Module):
     def __init__(self, R: sp.csr_matrix) -> None:
         super().__init__()
         self.incidence = SparseMatrix(R)
-        diagonal = _sum(R, 1)
+        diagonal = _sum(R, 1)  # that of R Rᵀ, because R is binary: a user's sum of squares is its sum
         degree = _row_sums_of_gram(R) - diagonal
         self.register_buffer("diagonal", _column(diagonal), persistent=False)
         self.register_buffer("scale", _column(_safe_power(degree, -1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operator: (U, d) to (U, d)."""
-        return self.scale * (self.incidence(self.incidence.transposed(x)) - self.diagonal * x)
+        return self.scale * (self.incidence(self.incidence.apply_transpose(x)) - self.diagonal * x)
 
 
 class ItemHypergraph(nn.Module):
@@ -128,7 +128,7 @@ class ItemHypergraph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operator: (I, d) to (I, d)."""
-        return self.incidence(self.incidence.transposed(x))
+        return self.incidence(self.incidence.apply_transpose(x))
 
 
 def _sum(matrix: sp.csr_matrix, axis: int) -> np.ndarray:
@@ -141,7 +141,7 @@ def _row_sums_of_gram(matrix: sp.csr_matrix) -> np.ndarray:
 
 
 def _safe_power(values: np.ndarray, exponent: float) -> np.ndarray:
-    """Return values ** exponent, 0 where the value is 0."""
+    """Return values ** exponent, 0 where a value is not positive."""
     return np.where(values > 0, np.maximum(values, 1e-12) ** exponent, 0.0)
 
 
@@ -179,10 +179,10 @@ def item_incidence(features: dict[str, Tensor], k: int) -> sp.csr_matrix:
 
 
 def neighbour_incidence(features: Tensor, k: int) -> sp.csr_matrix:
-    """Return one modality's H (I, I): hyperedge (column) e joins the k nearest items of item e by cosine, with itself.
+    """Return one modality's H (I, I): hyperedge (column) e joins the k items that are nearest to item e by cosine.
 
-    Only positive similarities count; an item without features (all zero) is in no hyperedge and has none. Exact, in
-    blocks of items.
+    Item e is one of them, unless more than k items tie for the nearest. Only positive similarities count; an item
+    without features (all zero) is in no hyperedge and has none. Exact, in blocks of items.
 
     Args:
         features: float (I, width), finite.
@@ -194,9 +194,9 @@ def neighbour_incidence(features: Tensor, k: int) -> sp.csr_matrix:
     edges = []
     for first in range(0, n_items, BLOCK_ROWS):
         similarity, nearest = (unit[first : first + BLOCK_ROWS] @ unit.T).topk(k, dim=1)
-        edge, rank = (similarity > 0).nonzero(as_tuple=True)
+        edge, neighbour = (similarity > 0).nonzero(as_tuple=True)  # indices into (block, k)
         edges.append((edge + first).cpu().numpy())
-        members.append(nearest[edge, rank].cpu().numpy())
+        members.append(nearest[edge, neighbour].cpu().numpy())
     rows = np.concatenate(members)
     columns = np.concatenate(edges)
     return sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (n_items, n_items))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from preprocess.pretraining.hypergraph import InteractionGraph, ItemHypergraph, UserHypergraph
 
 BLOCK_ELEMENTS = 2**24  # similarities per block of the contrastive loss: 64 MiB
-CACHE_LINE_ROWS = 64  # a block has a multiple of this many rows, which is twice as fast
+ANCHORS_MULTIPLE = 64  # a block has a multiple of this many anchors, its columns, which is twice as fast
 
 
 class CollaborativeEncoder(nn.Module):
@@ -81,7 +81,7 @@ class Embeddings:
 
 
 class MMHCL(nn.Module):
-    """Add normalised hypergraph views to the collaborative embeddings; without hypergraphs it is the latter alone.
+    """Add normalised hypergraph views to the collaborative embeddings; without hypergraphs, return the latter alone.
 
     Args:
         cf: collaborative part.
@@ -150,8 +150,8 @@ def contrastive_loss(z: Tensor, view: Tensor, tau: float, anchors: Tensor | None
         z: (N, d), the fused embeddings.
         view: (N, d), v, the hypergraph's embeddings.
         tau: temperature τ.
-        anchors: int64 (n,), the nodes of the mean; None: all. A uniform sample estimates the mean over all nodes
-            without bias, because the denominators still run over all nodes.
+        anchors: int64 (n,), the nodes of the mean, distinct; None: all. A uniform sample estimates the mean over all
+            nodes without bias, because the denominators still run over all nodes.
     """
     return _Contrastive.apply(F.normalize(z, dim=1), F.normalize(view, dim=1), tau, anchors)
 
@@ -165,7 +165,7 @@ class _Contrastive(torch.autograd.Function):
         nodes = torch.cat([view, z])  # (2N, d)
         gradient = torch.zeros_like(nodes)
         loss = z.new_zeros((), dtype=torch.float64)
-        block_size = max(BLOCK_ELEMENTS // (2 * n) // CACHE_LINE_ROWS, 1) * CACHE_LINE_ROWS
+        block_size = max(BLOCK_ELEMENTS // (2 * n) // ANCHORS_MULTIPLE, 1) * ANCHORS_MULTIPLE
         buffer = nodes.new_empty(2 * n * min(block_size, len(anchors)))  # reused: touching fresh memory is slow
         for a in anchors.split(block_size):
             column = torch.arange(len(a), device=z.device)
@@ -178,7 +178,7 @@ class _Contrastive(torch.autograd.Function):
             total = weight.sum(0)
             loss += (total.double().log() - positive).sum()
             gradient.addmm_(weight, scaled / total[:, None])  # of all nodes, by the denominators
-            gradient[a] -= scaled  # of the views, by the numerators
+            gradient[a] -= scaled  # of the views, by the numerators; needs distinct anchors, as the next line does
             gradient[n + a] += (weight.T @ nodes / total[:, None] - nodes[a]) / tau  # of the anchors
         gradient /= len(anchors)
         ctx.save_for_backward(gradient)

