@@ -40,8 +40,8 @@ class Settings:
     # adapter
     w_adapter: bool = True  # adapter: extra key/value positions in every attention layer
     adapter_len: int = 10  # adapter positions per layer
-    prefix_adapter: bool = True  # fill them with a learned prefix
-    graph_adapter: bool = True  # fill them from the pooled graph embeddings of the history
+    prefix_adapter: bool = True  # adapter positions contain a learned prefix
+    graph_adapter: bool = True  # add the pooled graph embeddings of the history to the adapter positions
     graph_rank: int = 0  # project graph embeddings to this width before they are pooled; 0: no projection (published)
     graph_mean: bool = False  # divide the pooled graph embeddings by the length of the history
     graph_dropout: float = 0.3  # dropout in the MLPs of the graph adapter
@@ -55,7 +55,7 @@ class Settings:
     lr: float = 3e-4  # peak learning rate
     min_lr: float = 5e-6  # final learning rate of the cosine schedule
     wd: float = 0.1  # AdamW weight decay of all trained tensors
-    label_smoothing: float = 0.0  # share of the target's probability spread evenly over all items
+    label_smoothing: float = 0.0  # fraction of the target's probability spread evenly over all items
     n_negatives: int = 0  # items sampled per step for a sampled softmax over a large catalogue; 0: full softmax
     batch_size: int = 7  # samples per forward pass; users under the causal objective
     tokens_per_batch: int = 0  # positions per forward pass, padding and prompt included; 0: use batch_size
@@ -102,8 +102,8 @@ PRESETS = {
         "target": "tiny",
     },
 }
-# The best ranking at this size when items are known by their embedding tables alone (--item_ids adds a little). The
-# same settings also work for larger base models.
+# The best ranking at this size without learned item ids (--item_ids adds a little). The same settings also work for
+# larger base models.
 PRESETS["best"] = PRESETS["tiny"] | {
     "objective": "causal",
     "standardize": True,
@@ -129,11 +129,17 @@ PRESETS["demo"] = PRESETS["tiny"] | {
 # The same on the command line: --sweep lr=1e-4,3e-4 lora_r=8,16
 SWEEP: dict[str, list] = {}
 
-# Settings that a resumed run may change, as they do not change what is computed: paths, devices and kernels, the split
-# of a step into forward passes (only the product of batch_size and grad_steps must stay), and how often it saves.
-IGNORED_ON_RESUME = {"data_dir", "device", "deterministic", "model_parallel", "output_dir", "logging_dir"}
-IGNORED_ON_RESUME |= {"batch_size", "grad_steps", "eval_batch_size", "max_memory", "log_every"}
-IGNORED_ON_RESUME |= {"save_every_minutes", "resume", "plan"}
+# Settings that a resumed run may change, because they do not change what is computed
+IGNORED_ON_RESUME = {
+    # Folders may have moved
+    *("data_dir", "output_dir", "logging_dir"),
+    # Another machine, or its kernels, rounds differently but trains the same model
+    *("device", "deterministic", "model_parallel"),
+    # The split of a step into forward passes; the product of batch_size and grad_steps must stay
+    *("batch_size", "grad_steps", "eval_batch_size", "max_memory"),
+    # When the program logs, saves and starts or stops
+    *("log_every", "save_every_minutes", "resume", "plan"),
+}
 
 
 def run_fingerprint(settings: Settings) -> dict:
@@ -165,7 +171,12 @@ def settings_parser() -> SettingsParser[Settings]:
         "  python train_HeLLM.py --preset demo"
     )
     program = "python train_HeLLM.py"
-    return SettingsParser(Settings, program, description, validate_settings, PRESETS, lambda given: "paper")
+    return SettingsParser(Settings, program, description, validate_settings, PRESETS, _default_preset)
+
+
+def _default_preset(_given: dict) -> str:
+    """Return the preset to use without --preset, whatever flags are given."""
+    return "paper"
 
 
 def validate_settings(settings: Settings) -> list[str]:
@@ -176,7 +187,7 @@ def validate_settings(settings: Settings) -> list[str]:
         positive=("lr", "lora_alpha"),
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
         + ("n_negatives", "tokens_per_batch", "model_parallel"),
-        share=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
+        fraction=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
     )
     problems += check_ranges(settings, seed=SEED_RANGE, n_layers=(-1, MAX_LAYERS))
     problems += check_names(settings, "dataset", "GNNModel", "target")

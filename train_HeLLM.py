@@ -51,7 +51,10 @@ from utils.training.schedule import learning_rate
 
 @dataclass
 class FineTuning:
-    """One run. Every rank of a distributed job holds one and makes the same calls in the same order."""
+    """One run, as a `Task` of utils.training.loop.
+
+    Every rank of a distributed job has one and makes the same calls in the same order.
+    """
 
     settings: Settings
     device: torch.device
@@ -65,12 +68,12 @@ class FineTuning:
     selection_metric: str = records.SELECTION_METRIC
 
     def learning_rate(self, epoch: float) -> float:
-        """Return the learning rate after so many epochs: linear warm-up, then half a cosine."""
+        """Return the learning rate at this (fractional) epoch: linear warm-up, then half a cosine."""
         s = self.settings
         return learning_rate(epoch, s.lr, s.min_lr, s.warmup_epochs, s.num_epochs)
 
     def backward(self, batch: np.ndarray, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Compute the gradients of one optimizer step, of which the loop takes the step itself.
+        """Compute the gradients of one optimizer step; the loop calls optimizer.step().
 
         Returns: mean loss in nats and gradient norm before clipping, float64 scalars on the device.
         """
@@ -79,8 +82,8 @@ class FineTuning:
 
         # Gradient accumulation: the weights of the micro-batches of all replicas add up to 1
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        for inputs, n_targets, weight in self.batches.microbatches(batch, self.model.padding, self.device):
-            part = self.model.loss(*inputs, n_targets) * weight
+        for micro_batch, n_targets, weight in self.batches.microbatches(batch, self.model.padding, self.device):
+            part = self.model.loss(micro_batch.items, micro_batch.mask, micro_batch.targets, n_targets) * weight
             part.backward()
             loss += part.detach()
 
@@ -133,11 +136,14 @@ class FineTuning:
 
 
 def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
-    """Build everything that a run needs. What can be refused is refused here, before any file is written.
+    """Build everything that a run needs.
+
+    Whatever is wrong with settings, data or weights is refused here, before any file of the run is written. Only
+    --preset demo writes a file: its dataset, if that does not exist.
 
     Args:
-        settings: of the run.
-        base_cache: where the runs of a sweep share a frozen base, see `build_model`.
+        settings: settings of the run.
+        base_cache: shares a frozen base among the runs of a sweep, see `build_model`.
 
     Raises:
         ValueError, OSError: settings, data or weights that cannot be used.
@@ -148,7 +154,7 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
     distributed.init_processes(settings.model_parallel, settings.model_name)
     device = distributed.resolve_device(settings.device)
 
-    # Data: interactions, and the embeddings that pre-training has left; --preset demo makes its own
+    # Data: interactions, and the embeddings of the pre-trainings; --preset demo generates its own
     ensure_demo_data(settings)
     data, embeddings = build.load_data(settings)
     checksums = build.data_checksums(settings)
@@ -164,7 +170,7 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, settings.lr, betas=(0.9, 0.95), weight_decay=settings.wd, fused=True)
 
-    # What the run will write; nothing is written yet
+    # Objects that will write the run's files; nothing is written yet
     log = build.open_log(settings)
     checkpoints = build.open_checkpoints(settings, model, optimizer, log, checksums)
     batches = ReplicaBatches(settings, data)
@@ -191,12 +197,13 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
     """Train and test one configuration; return the exit status.
 
     Args:
-        settings: of the run.
-        base_cache: where the runs of a sweep share a frozen base.
-        signals: where a sweep looks for a signal that came too late to stop the run.
+        settings: settings of the run.
+        base_cache: shares a frozen base among the runs of a sweep.
+        signals: notes signals; a sweep looks there for one that came too late to stop the run.
 
     Raises:
-        ValueError, OSError: the run cannot start, and no file was changed; or, DiskFullError, the disk is full.
+        ValueError, OSError: the run cannot start, and none of its files has changed; or, DiskFullError, the disk is
+            full.
     """
     with memory.explain_out_of_memory():
         run = setup_run(settings, base_cache)
@@ -212,9 +219,9 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
     """Train from `progress` to the end, then test the best epoch.
 
     Raises:
-        StopTraining: a signal, a non-finite loss, or no memory; the state is saved where that is possible.
+        StopTraining: a signal, a non-finite loss, or no memory; a checkpoint is saved where possible.
     """
-    # From here on a signal stops the run where its state can be saved
+    # From here on a signal stops the run where a checkpoint can be saved
     loop.signals.install()
     for line in plan.run_header(run.settings, run.model):
         run.log.info(line)
@@ -225,7 +232,7 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
             raise
-    # Only out here has the error let go of the tensors of the failed pass
+    # Outside the except block, where no traceback keeps the tensors of the failed pass alive any more
     raise loop.stop_out_of_memory(lambda: batch_size.suggest_batch_size(run.settings, run.data, run.model, run.device))
 
 

@@ -24,8 +24,8 @@ class HeLLMArgs(ModelArgs):
 
     w_adapter: bool = True  # adapter key/value positions in every layer
     adapter_len: int = 10  # A, adapter positions per layer
-    prefix_adapter: bool = True  # their learned part
-    graph_adapter: bool = True  # their part from the history's graph embeddings
+    prefix_adapter: bool = True  # adapter positions contain a learned prefix
+    graph_adapter: bool = True  # add the history's pooled graph embeddings to the adapter positions
     graph_rank: int = 0  # width of a learned bimap before the pooling; 0: none, as published
     graph_mean: bool = False  # divide the pooled graph by the history's length
     graph_dropout: float = 0.3  # in the graph adapter's perceptrons
@@ -41,7 +41,7 @@ class HeLLMArgs(ModelArgs):
     tie_score: bool = False  # the head is the item vectors, through a learned matrix
     train_base: bool = False  # train LLaMA itself
     objective: str = "prefix"  # prefix: one pass per history, as published; causal: one per user, a loss per position
-    label_smoothing: float = 0.0  # share of the target's probability that is spread over all items
+    label_smoothing: float = 0.0  # fraction of the target's probability that is spread over all items
     n_negatives: int = 0  # items sampled per step for a sampled softmax; 0: all items
 
     def problems(self) -> list[str]:

@@ -19,8 +19,8 @@ def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFi
     """Open base weights: a folder in a layout that its files show, or a GGUF file.
 
     Raises:
-        FileNotFoundError: There is no such folder or file, or the folder has none of the layouts.
-        ValueError: A file is damaged or not supported, or there are several GGUF files.
+        FileNotFoundError: there is no such folder or file, or the folder has none of the layouts.
+        ValueError: a file is damaged or not supported, or there are several GGUF files.
     """
     path = Path(path)
     if (path / "params.json").exists():
@@ -53,13 +53,13 @@ def check_keys_and_shapes(
     """Refuse missing names, unknown names and wrong shapes, all in one message.
 
     Args:
-        source: What the message begins with, a path for instance.
-        found: Names in the source.
-        expected: Names in the model.
-        shapes: For each name to compare, its shape in the source and its shape in the model.
+        source: what the message begins with, a path for instance.
+        found: names in the source.
+        expected: names in the model.
+        shapes: for each name to compare, its shape in the source and its shape in the model.
 
     Raises:
-        ValueError: Something differs.
+        ValueError: something differs.
     """
     problems = []
     for kind, names in (("missing", expected - found), ("unknown", found - expected)):
@@ -82,14 +82,14 @@ def load_base_weights(
     Matrices become `dtype`, norms float32. A full matrix that needs no conversion stays mapped to its file.
 
     Args:
-        transformer: The model, whose parameters may be on the meta device.
-        path: Folder in Meta's or Hugging Face's layout, or a GGUF file.
-        dtype: Dtype of the matrices.
-        device: Device of the parameters.
+        transformer: the model, whose parameters may be on the meta device.
+        path: folder in Meta's or Hugging Face's layout, or a GGUF file.
+        dtype: dtype of the matrices.
+        device: device of the parameters.
 
     Raises:
-        FileNotFoundError: There are no base weights.
-        ValueError: A file is damaged, or names or shapes differ from the model's.
+        FileNotFoundError: there are no base weights.
+        ValueError: a file is damaged, or names or shapes differ from the model's.
     """
     files = open_checkpoint(path)
     parameters = {name: p for name, p in transformer.named_parameters() if ".lora." not in name}

@@ -17,7 +17,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smooth
         hidden: float32 (N, d).
         weight: float32 (I, d), one row per class.
         targets: int64 (N,).
-        smoothing: share of the target's probability that is spread evenly over all classes.
+        smoothing: fraction of the target's probability that is spread evenly over all classes.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets, smoothing)
 
@@ -35,7 +35,7 @@ def sampled_cross_entropy(
         weight: float32 (I, d), one row per class.
         targets: int64 (N,).
         negatives: int64 (K,), distinct.
-        smoothing: share of the target's probability that is spread evenly over all classes, exactly.
+        smoothing: fraction of the target's probability that is spread evenly over all classes, exactly.
     """
     target_logit = (hidden * weight[targets]).sum(1, keepdim=True)
     negative_logits = hidden @ weight[negatives].T

@@ -64,12 +64,14 @@ def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
     """Read the metadata of the model, without the tokenizer's, and the tensors' entries by their names in the file.
 
     Raises:
-        ValueError: The package gguf is missing, or the file is of another kind, cut short or damaged.
+        ValueError: the package gguf is missing, or the file is of another kind, cut short or damaged.
     """
     gguf = import_gguf(path)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ValueError(f"{path}: not a GGUF file: fetch it again, or give a folder of weights in another layout")
+            raise ValueError(
+                f"{path}: not a GGUF file: download it again, or give a folder of weights in another layout"
+            )
 
     class Reader(gguf.GGUFReader):
         def _get(self, offset, dtype, count=1, override_order=None):
@@ -92,7 +94,7 @@ def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
         }
         _check_layout(entries, reader.data_offset)
     except Exception as error:  # the package raises many kinds for a damaged file
-        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); fetch it again") from error
+        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); download it again") from error
     return metadata, entries
 
 
@@ -112,7 +114,7 @@ def model_shape(path: Path, metadata: dict) -> dict:
     """Return the ModelArgs fields that the metadata state.
 
     Raises:
-        ValueError: The architecture is another one, the file one of several parts, a feature is not supported, or
+        ValueError: the architecture is another one, the file one of several parts, a feature is not supported, or
             sizes are impossible.
     """
     architecture = metadata.get("general.architecture")
@@ -196,7 +198,7 @@ class GGUFFile:
         """Return Meta's name -> entry of every parameter.
 
         Raises:
-            ValueError: A tensor is missing, unknown or of another shape than the metadata say.
+            ValueError: a tensor is missing, unknown or of another shape than the metadata say.
         """
         expected = self._expected_tensors()
         invalid = []
@@ -211,7 +213,9 @@ class GGUFFile:
         if invalid:
             n_more = len(invalid) - MAX_LISTED
             more = f" and {n_more} more" if n_more > 0 else ""
-            raise ValueError(f"{self.path}: {'; '.join(invalid[:MAX_LISTED])}{more}; fetch it again, or {OTHER_FILE}")
+            raise ValueError(
+                f"{self.path}: {'; '.join(invalid[:MAX_LISTED])}{more}; download it again, or {OTHER_FILE}"
+            )
         return {meta: entries[name] for name, (meta, _) in expected.items()}
 
     def _map(self) -> np.memmap:

@@ -72,7 +72,7 @@ class GraphAdapter(nn.Module):
         graph_vector: whether there is a graph vector.
         graph_rank: r of the low-rank bimap (E W)ᵀ(E W), W (d_g, r) learned; r² then replaces d_g². 0: none.
         graph_mean: divide the pooled graph by the history's length.
-        graph_dropout: in the perceptrons.
+        graph_dropout: dropout in the perceptrons.
     """
 
     def __init__(

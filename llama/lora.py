@@ -20,7 +20,7 @@ class LowRank(nn.Module):
         out_features: output width on this process.
         rank: r.
         alpha: scale of the update times r.
-        dropout: on the update's input.
+        dropout: dropout on the input of the update.
         partition: which of `down` and `up` is split over processes, and along which dimension.
     """
 
@@ -96,7 +96,7 @@ def add_lora(transformer: Transformer, targets: tuple[str, ...], rank: int, alph
         targets: names of the layers: wq, wk, wv, wo, w1, w2, w3.
         rank: r of the updates.
         alpha: their scale times r.
-        dropout: on their input.
+        dropout: dropout on their input.
 
     Raises:
         ValueError: no target, one that is given twice, or one that no block has.

@@ -38,13 +38,13 @@ def load_released(model: HeLLM, state: dict[str, Tensor], adapter_only: bool = F
     """Load weights of the released program into the model.
 
     Args:
-        model: A model of the same sizes, with every part that the released model has.
-        state: The released program's parameter names and unsharded tensors: base, head, tables, adapters, LoRA.
-        adapter_only: The state is a saved adapter, which has neither base nor head nor tables (docs/method.md,
+        model: a model of the same sizes, with every part that the released model has.
+        state: the released program's parameter names and unsharded tensors: base, head, tables, adapters, LoRA.
+        adapter_only: the state is a saved adapter, which has neither base nor head nor tables (docs/method.md,
             section 3, departure 2): these stay as they are in the model.
 
     Raises:
-        ValueError: Names are missing or unknown, or shapes differ; the message lists them.
+        ValueError: names are missing or unknown, or shapes differ; the message lists them.
     """
     tables = {name: getattr(model, name) for name in ("graph_item_embedding", "seq_item_embedding")}
     targets = dict(model.named_parameters()) | tables

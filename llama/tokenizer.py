@@ -12,8 +12,8 @@ class Tokenizer:
         path: `tokenizer.model`, which comes with the weights.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a SentencePiece model, or has no begin-of-sequence token.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a SentencePiece model, or has no begin-of-sequence token.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -23,7 +23,7 @@ class Tokenizer:
         try:
             self.model = SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
-            raise ValueError(f"{path}: not a SentencePiece model; fetch it again") from error
+            raise ValueError(f"{path}: not a SentencePiece model; download it again") from error
         if self.model.bos_id() < 0:
             raise ValueError(f"{path}: has no begin-of-sequence token; LLaMA-2's tokenizer.model is needed")
 

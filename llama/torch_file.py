@@ -21,12 +21,12 @@ def load_torch_file(path: Path, mapped: bool = False):
     """Load the content of a PyTorch file to the CPU.
 
     Args:
-        path: File that torch.save has written.
-        mapped: Map the tensors to the file instead of copying them.
+        path: file that torch.save has written.
+        mapped: map the tensors to the file instead of copying them.
 
     Raises:
-        OSError: The file is missing, a folder, or may not be read.
-        ValueError: It is damaged, or holds other objects than tensors, numbers, strings and containers of them.
+        OSError: the file is missing, a folder, or may not be read.
+        ValueError: it is damaged, or holds other objects than tensors, numbers, strings and containers of them.
     """
     try:
         check_not_packed(path)
@@ -37,7 +37,7 @@ def load_torch_file(path: Path, mapped: bool = False):
         reason = error_reason(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's message advises to run the code in the file
             reason = "it holds other objects than tensors, which are never loaded"
-        raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); fetch it again") from error
+        raise ValueError(f"{path}: cut short or not a PyTorch file of tensors ({reason}); download it again") from error
 
 
 def error_reason(error: Exception) -> str:
@@ -50,7 +50,7 @@ def check_not_packed(path: Path) -> None:
     """Check that a PyTorch file, if it is a zip archive, does not unpack to more bytes than it has.
 
     Raises:
-        ValueError: An entry is compressed, or the entries overlap.
+        ValueError: an entry is compressed, or the entries overlap.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\3\4":

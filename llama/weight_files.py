@@ -1,6 +1,6 @@
 """Base weights in Meta's or Hugging Face's layout, read by Meta's parameter names.
 
-Files are memory-mapped, and opened anew for every group of parameters: that returns the memory of pages that have been
+Files are memory-mapped, and opened again for every group of parameters: that returns the memory of pages that have been
 copied. A tensor that needs no change is not copied at all.
 """
 
@@ -32,7 +32,7 @@ def shape_problems(shape: dict, file_keys: dict[str, str] | None = None) -> list
 
     Args:
         shape: ModelArgs fields with the values from the file, of any type.
-        file_keys: The file's key for each field, where that is another than the field's name.
+        file_keys: the file's key for each field, where that is another than the field's name.
     """
     problems = []
     for field, value in shape.items():
@@ -63,15 +63,15 @@ def read_json(path: Path) -> dict:
     """Read an object from a small JSON file.
 
     Raises:
-        OSError: The file is missing, a folder, or may not be read.
-        ValueError: It is not JSON, with the line, or its content is no object.
+        OSError: the file is missing, a folder, or may not be read.
+        ValueError: it is not JSON, with the line, or its content is no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
+        raise ValueError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is expected, found {type(content).__name__}; fetch it again")
+        raise ValueError(f"{path}: a JSON object is expected, found {type(content).__name__}; download it again")
     return content
 
 
@@ -95,14 +95,14 @@ class MetaFolder:
             raise ValueError(f"{params_file}: use_scaled_rope is true; take LLaMA-2, where it is false")
         self.shape = {key: params[key] for key in self.SIZES if key in params}
         if problems := shape_problems(self.shape):
-            raise ValueError(f"{params_file}: {'; '.join(problems)}; fetch it again")
+            raise ValueError(f"{params_file}: {'; '.join(problems)}; download it again")
 
         shards = self._load_shards()
         self.names = set(shards[0])
         for path, shard in zip(self.files, shards, strict=True):
             if set(shard) != self.names:
                 name = sorted(set(shard) ^ self.names)[0]
-                raise ValueError(f"{path}: {name} is not in all of the {len(shards)} shards; fetch them again")
+                raise ValueError(f"{path}: {name} is not in all of the {len(shards)} shards; download them again")
         if "tok_embeddings.weight" in self.names:
             self._set_vocab_size(folder, shards)
 
@@ -116,7 +116,7 @@ class MetaFolder:
         if columns * len(shards) != self.shape.get("dim"):
             raise ValueError(
                 f"{folder}: tok_embeddings.weight has {columns} columns in each of {len(shards)} shards, dim is "
-                f"{self.shape.get('dim')}: fetch the consolidated.*.pth that are missing, or all files again"
+                f"{self.shape.get('dim')}: download the missing consolidated.*.pth, or all files again"
             )
 
     def _load_shards(self) -> list[dict[str, Tensor]]:
@@ -124,10 +124,12 @@ class MetaFolder:
         shards = [load_torch_file(path, mapped=True) for path in self.files]
         for path, shard in zip(self.files, shards, strict=True):
             if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
-                raise ValueError(f"{path}: tensors by name are expected, found {type(shard).__name__}; fetch it again")
+                raise ValueError(
+                    f"{path}: tensors by name are expected, found {type(shard).__name__}; download it again"
+                )
             for name, tensor in shard.items():
                 if not is_dense_tensor(tensor) or not tensor.is_floating_point():
-                    raise ValueError(f"{path}: {name!r:.60} is not a dense floating-point tensor; fetch it again")
+                    raise ValueError(f"{path}: {name!r:.60} is not a dense floating-point tensor; download it again")
         return shards
 
     def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
@@ -136,7 +138,7 @@ class MetaFolder:
         A tensor is mapped to the file if one file holds all of it; otherwise its slices are concatenated.
 
         Args:
-            shard_dims: The dimension along which each parameter is split, None if it is not.
+            shard_dims: the dimension along which each parameter is split, None if it is not.
         """
         shards = self._load_shards()
 
@@ -147,7 +149,7 @@ class MetaFolder:
             slices = [shard[name] for shard in shards]
             if len({part.shape for part in slices}) > 1 or slices[0].ndim <= dim:
                 shapes = ", ".join(f"{tuple(t.shape)} in {path}" for t, path in zip(slices, self.files, strict=True))
-                raise ValueError(f"{name} differs in shape: {shapes}; fetch the shards again")
+                raise ValueError(f"{name} differs in shape: {shapes}; download the shards again")
             return torch.cat(slices, dim)
 
         return read
@@ -199,7 +201,7 @@ class HuggingFaceFolder:
         if index.exists():
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict):
-                raise ValueError(f"{index}: weight_map, from tensor to file, is missing; fetch it again")
+                raise ValueError(f"{index}: weight_map, from tensor to file, is missing; download it again")
             # Names are reduced to their last part, so that no index leads out of the folder.
             files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
         else:
@@ -215,7 +217,7 @@ class HuggingFaceFolder:
         config = read_json(path)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if not isinstance(rope, dict):
-            raise ValueError(f"{path}: rope_parameters is {rope!r:.60} (an object is expected); fetch it again")
+            raise ValueError(f"{path}: rope_parameters is {rope!r:.60} (an object is expected); download it again")
         found_and_supported = {
             "model_type": (config.get("model_type"), "llama"),
             "hidden_act": (config.get("hidden_act", "silu"), "silu"),
@@ -236,7 +238,7 @@ class HuggingFaceFolder:
         if not problems and config.get("head_dim") not in (None, shape["dim"] // shape["n_heads"]):
             problems.append(f"head_dim {config['head_dim']} is not hidden_size / num_attention_heads")
         if problems:
-            raise ValueError(f"{path}: {'; '.join(problems)}; fetch it again, or take LLaMA-2")
+            raise ValueError(f"{path}: {'; '.join(problems)}; download it again, or take LLaMA-2")
         return shape
 
     def _meta_name(self, path: Path, name: str) -> str:
@@ -265,7 +267,7 @@ class HuggingFaceFolder:
                 return tensor
             if tensor.ndim != 2 or not len(tensor) or len(tensor) % (2 * n_heads):
                 shape = tuple(tensor.shape)
-                raise ValueError(f"{path}: {file_name} has shape {shape} for {n_heads} heads; fetch it again")
+                raise ValueError(f"{path}: {file_name} has shape {shape} for {n_heads} heads; download it again")
             return permute_rotary_halves(tensor, n_heads)
 
         return read
@@ -284,15 +286,15 @@ def open_safetensors(path: Path) -> safe_open:
     """Open a safetensors file; its tensors are mapped to memory.
 
     Raises:
-        OSError: The file is missing, a folder, or may not be read.
-        ValueError: It is cut short or damaged, or holds something else than floating-point tensors.
+        OSError: the file is missing, a folder, or may not be read.
+        ValueError: it is cut short or damaged, or holds something else than floating-point tensors.
     """
     path.open("rb").close()  # raises Python's own error, which names the path
     try:
         file = safe_open(path, framework="pt")
         dtypes = {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); fetch it again") from error
+        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); download it again") from error
     for name, dtype in dtypes.items():
         if dtype not in ("F64", "F32", "F16", "BF16"):
             raise ValueError(f"{path}: {name!r:.90} has dtype {dtype}; take weights in F64, F32, F16 or BF16")

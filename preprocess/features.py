@@ -269,7 +269,7 @@ def exclusive(path: Path, overwrite: bool) -> Iterator[None]:
     Raises:
         ValueError: another run uses it, or has written it in the meantime.
     """
-    with run_lock(path.with_suffix(""), "_", "--name"):
+    with run_lock(path.with_suffix(""), is_prefix=True, flag="--name"):
         refuse_overwrite(path, overwrite)
         yield
 

@@ -143,7 +143,7 @@ class GraphBatches:
     Args:
         R: interactions, CSR (users, items).
         batch_size: users per batch, at most as many as have an item bought and one not bought.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, R: sp.csr_matrix, batch_size: int, seed: int) -> None:
@@ -177,7 +177,7 @@ class GraphTraining(Pretraining):
     """Train MMHCL or LightGCN on interactions and item features.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         device: where it is computed.
 
     Raises:

@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> SequenceSettings:
 def validate_settings(settings: SequenceSettings) -> list[str]:
     """Return all problems of the settings, one phrase per problem."""
     problems = validate_pretrain_settings(settings) + check_numbers(
-        settings, at_least_1=("width", "hidden", "n_heads"), at_least_0=("wd",), share=("dropout",)
+        settings, at_least_1=("width", "hidden", "n_heads"), at_least_0=("wd",), fraction=("dropout",)
     )
     problems += check_ranges(settings, n_layers=(1, MAX_LAYERS))
     if not 4 <= settings.max_len <= MAX_COUNT:
@@ -59,7 +59,7 @@ class SequenceTraining(Pretraining):
     """Train SASRec on the sequences of an interaction file.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         device: where it is computed.
 
     Raises:

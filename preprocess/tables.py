@@ -57,7 +57,7 @@ class Pipeline:
     """Run programs whose output is absent, and log them in LOGGING_DIR/DATASET/stages_log.txt.
 
     Args:
-        folder: of the dataset, where the outputs go.
+        folder: folder of the dataset, where the outputs go.
         logs: folder in which programs write NAME/pretrain_metrics.jsonl.
     """
 
@@ -73,7 +73,10 @@ class Pipeline:
         Raises:
             ValueError: another process uses them.
         """
-        with run_lock(self.log.stem, "_", "--logging_dir") as previous_owner, contextlib.closing(self.log):
+        with (
+            run_lock(self.log.stem, is_prefix=True, flag="--logging_dir") as previous_owner,
+            contextlib.closing(self.log),
+        ):
             if previous_owner:
                 self.log.info(previous_owner)
             yield

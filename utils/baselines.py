@@ -135,8 +135,8 @@ def sasrec(settings: BaselineSettings, data: Interactions) -> Ranker:
     """Load the whole SASRec, encoder included, that preprocess.pretrain_sasrec has trained.
 
     Raises:
-        FileNotFoundError: It is not there; names the program that makes it.
-        ValueError: It is damaged, or was trained on other data, which may include what is held out here.
+        FileNotFoundError: it is not there; names the program that makes it.
+        ValueError: it is damaged, or was trained on other data, which may include what is held out here.
     """
     folder = run_folder(settings.output_dir, settings.dataset, "SASRec", SequenceSettings.target)
     path = folder / BEST_MODEL
@@ -162,8 +162,8 @@ def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
     """Load the graph embeddings of users and items, whose products are the scores.
 
     Raises:
-        FileNotFoundError: A table is missing; names it.
-        ValueError: A table does not fit the data; names it.
+        FileNotFoundError: a table is missing; names it.
+        ValueError: a table does not fit the data; names it.
     """
     names = table_names(settings.GNNModel)
     folder = require_files(settings.data_dir, settings.dataset, names)
@@ -171,7 +171,7 @@ def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
     for name, n_rows in zip(names, (data.n_users, data.n_items), strict=True):
         table = load_embedding(folder / name)
         if len(table) != n_rows:
-            raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {n_rows}; make both again")
+            raise ValueError(f"{folder / name}: {len(table)} rows, but {data.path} needs {n_rows}; regenerate both")
         tables.append(table)
     return partial(_rank_products, *tables, data)
 
@@ -204,9 +204,9 @@ def write_results(results: dict[str, Baseline], max_len: int, folder: Path) -> N
     """Print the table and write the metrics and ranks of each baseline.
 
     Args:
-        results: Baselines by name.
-        max_len: The number of newest items that all have read.
-        folder: Where the files go.
+        results: baselines by name.
+        max_len: the number of newest items that all have read.
+        folder: where the files go.
     """
     print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |")
     print("| --- " * (1 + 2 * len(HEADLINE_METRICS)) + "|")
@@ -230,8 +230,8 @@ def run(settings: BaselineSettings) -> None:
     """Evaluate every baseline whose files are there, print the table, write metrics and ranks.
 
     Raises:
-        FileNotFoundError: There is no interaction file.
-        ValueError: A file does not fit, there is nothing to rank, or another process writes there.
+        FileNotFoundError: there is no interaction file.
+        ValueError: a file does not fit, there is nothing to rank, or another process writes there.
     """
     file = f"{settings.dataset}.txt"
     data = Interactions(require_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)

@@ -51,7 +51,7 @@ def download_images(urls: dict[str, str], folder: Path, settings: FetchSettings)
     """Download the pictures that are not in the folder yet.
 
     Args:
-        urls: of the pictures, by ASIN.
+        urls: addresses of the pictures, by ASIN.
         folder: where they go, as ASIN.suffix.
         settings: time-outs and limits.
 

@@ -85,7 +85,7 @@ def bert(folder: Path, device: torch.device) -> Encoder:
     """Return an encoder of texts by BERT: the last layer's vector of the first token, [CLS], (N, hidden size).
 
     Args:
-        folder: with a BertModel and its tokenizer.
+        folder: folder with a BertModel and its tokenizer.
         device: on which it runs.
 
     Raises:
@@ -117,7 +117,7 @@ def clip(folder: Path, device: torch.device) -> tuple[Callable[[Image.Image], np
     """Return CLIP's two steps for pictures.
 
     Args:
-        folder: with a CLIPModel and its image processor.
+        folder: folder with a CLIPModel and its image processor.
         device: on which it runs.
 
     Returns:

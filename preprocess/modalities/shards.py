@@ -44,7 +44,7 @@ def encode_in_shards(path: Path, job: EncodingJob, batches_per_shard: int) -> tu
     """Encode all items, reusing the shards of an earlier run with the same inputs and settings.
 
     Args:
-        path: of the matrix; its shards lie beside it.
+        path: path of the matrix; its shards lie beside it.
         job: what to encode, and how.
         batches_per_shard: batches between two saves.
 
@@ -75,7 +75,7 @@ def encode_in_shards(path: Path, job: EncodingJob, batches_per_shard: int) -> tu
 
 
 def _load_or_encode(job: EncodingJob, batches: list[np.ndarray], file: Path, path: Path) -> dict:
-    """Return the shard in a file, written anew if it is absent, damaged, or of other inputs or settings."""
+    """Return the shard in a file, written again if it is absent, damaged, or of other inputs or settings."""
     items = [batch.tolist() for batch in batches]
     inputs = digest([[[item, job.input_key(item)] for item in batch] for batch in items])
     fingerprint = {**job.job_key, "n_items": job.n_items, "inputs": inputs}

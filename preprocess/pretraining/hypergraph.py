@@ -225,11 +225,11 @@ def load_features(path: Path, n_items: int) -> Tensor:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
     content = _load_array(path) if path.suffix == ".npy" else load_torch_file(path)
-    features = as_float_matrix(path, content, "make it again")
+    features = as_float_matrix(path, content, "regenerate it")
     if len(features) != n_items:
         raise ValueError(f"{path}: {len(features)} rows for {n_items} items; make it from the same interaction file")
     if not features.any():
-        raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or make it again")
+        raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or regenerate it")
     return features
 
 
@@ -244,4 +244,4 @@ def _load_array(path: Path) -> Tensor:
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # many kinds for a damaged file
-        raise ValueError(f"{path}: cut short or not an array of numbers; make it again") from error
+        raise ValueError(f"{path}: cut short or not an array of numbers; regenerate it") from error

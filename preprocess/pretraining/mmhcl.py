@@ -23,8 +23,8 @@ class CollaborativeEncoder(nn.Module):
         kind: LightGCN, NGCF or MF.
         R: binary (U, I), who bought what.
         width: d of both embeddings.
-        n_layers: of propagation.
-        dropout: of NGCF's layers.
+        n_layers: number of propagation layers.
+        dropout: dropout of NGCF's layers.
     """
 
     def __init__(self, kind: str, R: sp.csr_matrix, width: int, n_layers: int, dropout: float = 0.1) -> None:
@@ -87,8 +87,8 @@ class MMHCL(nn.Module):
         cf: collaborative part.
         R: binary (U, I), who bought what.
         H: binary (I, E), items by hyperedges; None: no item hypergraph.
-        user_layers: of the user hypergraph; 0: no user hypergraph.
-        item_layers: of the item hypergraph.
+        user_layers: layers of the user hypergraph; 0: no user hypergraph.
+        item_layers: layers of the item hypergraph.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What both pre-trainings share: settings, and all of a run that is not in the training loop."""
+"""What both pre-trainings share: settings, final test and table export of a run."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def open_training_data(settings: PretrainSettings, max_len: int, tables: list[st
     """Load the interaction file, after a check that the run will not replace tables unasked.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         max_len: last items of a user that are kept; 0: all.
         tables: names of the files that the run will write.
 
@@ -90,11 +90,11 @@ class Pretraining(Task):
     """One pre-training run: the task that the training loop works on, and the tables that it leaves.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         name: first part of its folders, what is trained (MMHCL, SASRec, …).
-        batches: of the training; every epoch has the same number of them.
+        batches: training batches; every epoch has the same number of them.
         model: all of its parameters are trained.
-        optimizer: of these parameters, a fused one.
+        optimizer: fused optimizer of these parameters.
         selection_metric: validation metric that decides which epoch is the best.
         files: data files that it is trained on.
     """
@@ -165,11 +165,11 @@ class Pretraining(Task):
         """Train from `progress` to the end, test the best epoch, and write its tables.
 
         Args:
-            loop: as `loop` returns it.
+            loop: the loop, as `loop` returns it.
             progress: where the run stands.
 
         Raises:
-            StopTraining: by a signal, or by a non-finite loss or gradient; the state is saved.
+            StopTraining: a signal has come, or a loss or gradient is not finite; a checkpoint is saved.
             DiskFullError: the disk is full.
         """
         loop.signals.install()
@@ -206,7 +206,7 @@ def run_pretraining(settings: PretrainSettings, make: Callable[[PretrainSettings
     """Run a pre-training program; return its exit status.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         make: settings and device to the run, with everything read and checked.
     """
     try:

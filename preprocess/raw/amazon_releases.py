@@ -51,7 +51,7 @@ def load_reviews(path: Path) -> RawInteractions:
     reviews = tqdm(read_reviews(path), desc=path.name, unit="lines", disable=None, leave=False)
     interactions = collect_interactions(reviews, array("q"))
     if not len(interactions):
-        raise ValueError(f"{path}: no review in it; fetch it again")
+        raise ValueError(f"{path}: no review in it; download it again")
     return interactions
 
 
@@ -136,7 +136,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             shown = line[:60].decode(errors="replace").strip()
             raise ValueError(
-                f"{path}: line {number}: not {expected}: {shown!r}; remove the line or fetch the file again"
+                f"{path}: line {number}: not {expected}: {shown!r}; remove the line or download the file again"
             ) from error
         if not isinstance(entry, dict):
             found = type(entry).__name__
@@ -160,7 +160,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged after line {number} ({error}); fetch it again") from error
+        raise ValueError(f"{path}: damaged after line {number} ({error}); download it again") from error
 
 
 def _recognise(line: bytes) -> tuple[Callable[[bytes], object], str]:

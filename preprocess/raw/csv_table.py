@@ -89,7 +89,7 @@ class Table:
     """A table whose header has been read.
 
     Args:
-        path: of a file with a header.
+        path: path of a file with a header.
 
     Raises:
         FileNotFoundError: no such file.

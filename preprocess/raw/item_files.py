@@ -61,7 +61,7 @@ def read_item_rows(path: Path, n_items: int, separator: str, header: str = "") -
                 yield where, item, rest
     except UnicodeDecodeError as error:
         problem = f"not UTF-8 ({error.reason} at byte {error.start})"
-        raise ValueError(f"{path}: {problem}; save it as UTF-8, or make it again") from error
+        raise ValueError(f"{path}: {problem}; save it as UTF-8, or regenerate it") from error
 
 
 def read_texts(path: Path, n_items: int) -> list[str]:
@@ -105,7 +105,7 @@ def read_item_ids(folder: Path, n_items: int) -> list[str]:
         if not ASIN.fullmatch(asin):
             raise ValueError(f"{where}: {asin[:40]!r} is not an ASIN; use letters, digits and . : % _ -")
         if asins[item] not in ("", asin):
-            raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ITEM_ID_FILE}; make both again")
+            raise ValueError(f"{where}: item {item} is {asin}, but {asins[item]} in {ITEM_ID_FILE}; regenerate both")
         if item_of.setdefault(asin, item) != item:
             raise ValueError(f"{where}: {asin} is item {item}, but item {item_of[asin]} too; correct one of them")
         asins[item] = asin

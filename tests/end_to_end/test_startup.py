@@ -54,7 +54,7 @@ def test_divergence_before_the_first_state_leaves_nothing_to_resume(place, capsy
     diverging = short_command(place, *SMALL, "--lr", "1e38", "--warmup_epochs", "0", "--log_every", "1")
     assert train_HeLLM.main(diverging) == 1
     message = capsys.readouterr().out.splitlines()[-1]
-    assert "not finite before, and there is no older state; try a lower --lr" in message
+    assert "not finite before, and there is no older checkpoint; try a lower --lr" in message
     assert not list((place / "output").rglob("*.pt"))
 
 

@@ -208,7 +208,7 @@ def test_meta_shards_that_disagree_are_refused(meta):
     with pytest.raises(ValueError, match=rf"consolidated\.01\.pth: {name}"):
         load(meta)
     path.unlink()  # half of every split matrix
-    with pytest.raises(ValueError, match="has 16 columns in each of 1 shards, dim is 32: fetch"):
+    with pytest.raises(ValueError, match="has 16 columns in each of 1 shards, dim is 32: download"):
         load(meta)
 
 

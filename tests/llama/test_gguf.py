@@ -95,7 +95,7 @@ def test_missing_files_and_other_files_are_refused(tmp_path, capsys):
     assert "no such folder of base weights" in error_line(tmp_path, capsys, tmp_path / "none.gguf")
     for content in (b"", b"GG", b"PK\x03\x04 and more"):
         (tmp_path / "model.pth").write_bytes(content)
-        assert "not a GGUF file: fetch it again, or" in error_line(tmp_path, capsys, tmp_path / "model.pth")
+        assert "not a GGUF file: download it again, or" in error_line(tmp_path, capsys, tmp_path / "model.pth")
 
 
 def test_folder_with_several_gguf_files_or_other_weights(tmp_path):
@@ -115,7 +115,7 @@ def test_folder_with_several_gguf_files_or_other_weights(tmp_path):
 def test_file_cut_short_is_refused(tmp_path, share):
     path = write_gguf(tmp_path / "small.gguf", reference())
     path.write_bytes(path.read_bytes()[: max(4, int(path.stat().st_size * share))])
-    with pytest.raises(ValueError, match=r"small\.gguf: cut short or damaged \(.*\); fetch it again"):
+    with pytest.raises(ValueError, match=r"small\.gguf: cut short or damaged \(.*\); download it again"):
         open_checkpoint(path)
 
 
@@ -140,7 +140,7 @@ NESTED = struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9) + struct.pack("<IQ",
 )
 def test_damaged_header_is_refused(tmp_path, content, reason):
     (tmp_path / "a.gguf").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"a\.gguf: cut short or damaged \(.*{reason}.*\); fetch it again"):
+    with pytest.raises(ValueError, match=rf"a\.gguf: cut short or damaged \(.*{reason}.*\); download it again"):
         open_checkpoint(tmp_path)
 
 
@@ -211,7 +211,7 @@ def test_missing_metadata_are_refused(tmp_path):
     [
         ("token_embd.weight", None, "missing token_embd.weight"),
         ("token_embd.weight", (np.zeros((0, 32), np.float32), F32), r"token_embd.weight has shape \(0, 32\)"),
-        ("blk.1.ffn_norm.weight", None, "missing blk.1.ffn_norm.weight; fetch it again, or"),
+        ("blk.1.ffn_norm.weight", None, "missing blk.1.ffn_norm.weight; download it again, or"),
         ("blk.0.attn_q.bias", (np.zeros(32, np.float32), F32), "unknown blk.0.attn_q.bias"),
         ("blk.0.\nweight", (np.zeros(32, np.float32), F32), r"'blk\.0\.\\nweight' is not a tensor's name"),
         ("blk.0.ffn_up.weight", (np.zeros((96, 16), np.float32), F32), r"ffn_up.weight has shape \(96, 16\)"),

@@ -112,7 +112,7 @@ def test_files_of_a_finished_run_and_their_removal(tmp_path):
     with np.load(folder / "ours_ranks.npz") as ranks:
         assert ranks["seen_removed"].tolist() == [1, 3, 10, 299]
     (folder / "ours_failed.txt").write_text("not finite\n")
-    log.clear(resumed=True)
+    log.remove_failure()
     assert {path.name for path in folder.iterdir()} == {"ours_metrics.jsonl", "ours_ranks.npz", "ours_curves.png"}
     log.info("a line")
     log.clear()

@@ -168,7 +168,8 @@ def test_a_run_out_of_memory_saves_its_state_and_suggests_a_batch_size(place, ph
     assert "Traceback" not in done.stderr
     folder = place / "output" / "Small" / "MMHCL" / "short"
     advice = {"training": r"--batch_size 60 --grad_steps 2", "scoring": "--eval_batch_size 60"}[phase]
-    line = f"out of memory in {phase}: state saved in {folder}, resume with --resume; {advice} is predicted to fit, in "
+    resume = f"checkpoint saved in {folder}, resume with --resume"
+    line = f"out of memory in {phase}: {resume}; {advice} is predicted to fit, in "
     assert line in done.stdout.splitlines()[-1]
     assert line in (place / "log" / "Small" / "MMHCL" / "short_log.txt").read_text()
     progress = torch.load(folder / "training_state.pt", weights_only=True)["progress"]

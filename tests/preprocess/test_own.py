@@ -339,7 +339,7 @@ def test_second_process_is_refused_with_the_owner_of_the_lock(tmp_path, capsys):
     folder = write_interactions(tmp_path / "data")
     argv = ["--dataset", "Small", *(f"--{name}_dir={tmp_path / name}" for name in ("data", "output"))]
     argv, stages = [*argv, f"--logging_dir={tmp_path / 'log'}"], tmp_path / "log" / "Small" / "stages"
-    with holding(stages, "_") as holder:
+    with holding(stages, is_prefix=True) as holder:
         refused_as_held(tables.main, argv, stages, holder, tmp_path, capsys, "--logging_dir")
     for name in ("MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt"):
         torch.save(torch.ones(1), folder / name)

@@ -144,7 +144,7 @@ def test_kept_runs_are_reported_with_all_their_metrics(tmp_path, capsys):
 
 
 def test_the_tracked_report_is_that_of_the_kept_runs(tmp_path):
-    """`python -m utils.report log/kept --output log/kept` makes it anew."""
+    """`python -m utils.report log/kept --output log/kept` regenerates it."""
     assert report.main([str(KEPT), "--output", str(tmp_path)]) == 0
     made, tracked = ((folder / "report.md").read_text() for folder in (tmp_path, KEPT))
     assert made.replace(os.path.relpath(KEPT, tmp_path) + "/", "") == tracked

@@ -58,8 +58,8 @@ def soak(argv: list[str]) -> None:
         argv: `--minutes` and flags of train_HeLLM.py.
 
     Raises:
-        ValueError: The run refuses its settings or data.
-        StopTraining: The run ended by itself, or memory or open files grew.
+        ValueError: the run refuses its settings or data.
+        StopTraining: the run ended by itself, or memory or open files grew.
     """
     parser = Parser(prog="python -m tests.robustness.soak", add_help=False)
     parser.add_argument("--minutes", type=float, default=120.0)
@@ -84,10 +84,10 @@ def monitor(flags: list[str], files: list[Path], seconds: float, errors: Path) -
     """Run the training program for some seconds after its first epoch; print and return samples of it.
 
     Args:
-        flags: Flags of train_HeLLM.py.
-        files: Text log, metrics and curves of the run.
-        seconds: Time between the first and the last sample.
-        errors: File for the standard error of the run.
+        flags: flags of train_HeLLM.py.
+        files: text log, metrics and curves of the run.
+        seconds: time between the first and the last sample.
+        errors: file for the standard error of the run.
     """
     *logs, curves = files
     samples = []
@@ -132,8 +132,8 @@ def check_running(process: subprocess.Popen, errors: Path) -> None:
     """Check that the run has not ended.
 
     Raises:
-        ValueError: The run refused its settings or data; the message is its own.
-        StopTraining: The run ended otherwise.
+        ValueError: the run refused its settings or data; the message is its own.
+        StopTraining: the run ended otherwise.
     """
     if process.poll() is None:
         return
@@ -147,9 +147,9 @@ def take_sample(pid: int, seconds: float, logs: list[Path]) -> Sample:
     """Sample the resources of a process (Linux only).
 
     Args:
-        pid: The process.
-        seconds: Time of the sample.
-        logs: Text log and metrics of its run.
+        pid: the process.
+        seconds: time of the sample.
+        logs: text log and metrics of its run.
     """
     proc = Path("/proc", str(pid))
     peak = peak_rss(proc)

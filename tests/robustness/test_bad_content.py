@@ -81,7 +81,7 @@ def more(line):
 
 
 def repacked(compression, times=1):
-    """Return damage that writes the entries of a PyTorch file anew, each of them listed `times` times."""
+    """Return damage that writes the entries of a PyTorch file again, each of them listed `times` times."""
 
     def damage(path):
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w", compression) as new:
@@ -131,15 +131,18 @@ INTERACTIONS = [
     (content("user\titem\n0\t1\n"), "line 1: 'user' is not an id"),
     (content("0 0 0 0 0 0\n"), "item 0 is the only one; two or more are expected"),
     (content("0 0 1\n1 2\n"), "no user has the four items to train on"),
-    (content("0 1 0\n".encode("utf-16")), "not a text file of numbers (invalid start byte at byte 0); fetch it again"),
+    (
+        content("0 1 0\n".encode("utf-16")),
+        "not a text file of numbers (invalid start byte at byte 0); download it again",
+    ),
     (content(b"0 1 0\x00\n"), "line 1: '0\\x00' is not an id"),
-    (content(gzip.compress(b"0 1 0\n")), "not a text file of numbers (invalid start byte at byte 1); fetch it"),
+    (content(gzip.compress(b"0 1 0\n")), "not a text file of numbers (invalid start byte at byte 1); download it"),
 ]
 TABLES = [
     (GRAPH, tensor(lambda t: t[:-1].clone()), "39 rows, but"),
     (GRAPH, tensor(lambda t: torch.cat([t, t[:1]])), "41 rows, but"),
     (SEQUENCE, tensor(lambda t: t[1:].clone()), "which needs 41 (row 0 is padding); make both from the same data"),
-    (SEQUENCE, tensor(lambda t: spoiled(t, 3, NAN)), "row 3 holds NaN or infinity; make the table again"),
+    (SEQUENCE, tensor(lambda t: spoiled(t, 3, NAN)), "row 3 holds NaN or infinity; regenerate the table"),
     (GRAPH, tensor(lambda t: spoiled(t.double(), 39, 1e300)), "row 39 holds NaN or infinity"),
     (GRAPH, tensor(lambda t: t.long()), "a float tensor (rows, width) is expected"),
     (GRAPH, tensor(lambda t: t.to(torch.complex64)), "a float tensor (rows, width) is expected"),
@@ -175,7 +178,7 @@ FEATURES = [
     ("image_feat.npy", array(lambda a: a[0]), "a matrix (rows, width) of numbers is expected"),
     ("image_feat.npy", array(lambda a: a[:, :0]), "a matrix (rows, width) of numbers is expected"),
     ("image_feat.npy", array(lambda a: a + 1j), "a matrix (rows, width) of numbers is expected"),
-    ("image_feat.npy", array(lambda a: a.astype("U5")), "cut short or not an array of numbers; make it again"),
+    ("image_feat.npy", array(lambda a: a.astype("U5")), "cut short or not an array of numbers; regenerate it"),
     ("image_feat.npy", array(lambda a: a.astype(object)), "cut short or not an array of numbers"),
     ("image_feat.npy", content(b"\x93NUMPY\x01\x00\x76\x00" + HUGE_NPY), "cut short or not an array of numbers"),
     ("text_feat.pt", tensor(lambda t: t[:-1].clone()), "39 rows for 40 items"),
@@ -228,7 +231,7 @@ ITEM_FILES = [
 ]
 RELEASE_FILES = [
     (REVIEWS, flip, "reviews_Small_5.json.gz: "),
-    (REVIEWS, content(gzip.compress(b"")), "no review in it; fetch it again"),
+    (REVIEWS, content(gzip.compress(b"")), "no review in it; download it again"),
     (REVIEWS, more(b"{'reviewerID': 'u1', "), "line 15: not a Python literal"),
     (REVIEWS, more(b"\xff\xfe"), "line 15: not a Python literal"),
     (REVIEWS, more(b"{[]: 1}"), "line 15: not a Python literal"),

@@ -300,12 +300,12 @@ def test_a_refused_second_run_names_the_process_that_writes_the_files(program, u
     argv = program.flags(place)
     if program is FEATURES:
         subcommand = argv.pop(0)
-        with holding(output.with_suffix(""), "_") as holder:
+        with holding(output.with_suffix(""), is_prefix=True) as holder:
             refused_as_held(
                 lambda argv: main([subcommand, *argv]), argv, output.with_suffix(""), holder, place, capsys, "--name"
             )
     else:
-        with holding(output.parent, "/") as holder:
+        with holding(output.parent) as holder:
             refused_as_held(main, argv, output.parent, holder, place, capsys, "--data_dir")
     program.complete(place)
     assert results(place) == undisturbed(program)[0]

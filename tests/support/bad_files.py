@@ -17,8 +17,8 @@ from tests.support.small_raw import raw
 
 # An error line says what to do, or what is expected instead.
 REMEDY = re.compile(
-    r"\b(fetch|make|makes|take|takes|give|remove|correct|write|put|convert|copy|allow|save|number|use|add|expected"
-    r"|comes|needed|lower|overwrite|is read|are read)\b"
+    r"\b(download|regenerate|make|makes|take|takes|give|remove|correct|write|put|convert|copy|allow|save|number|use|add"
+    r"|expected|comes|needed|lower|overwrite|is read|are read)\b"
 )
 
 

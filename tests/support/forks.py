@@ -30,9 +30,9 @@ def run_distributed(n_processes: int, folder: Path, job: Callable[..., int | Non
 
     Args:
         n_processes: the world size.
-        folder: for what the processes print.
+        folder: folder for the output of the processes.
         job: a function of a module; what it returns is the exit status.
-        *arguments: of the job, the same for each process.
+        *arguments: arguments of the job, the same for each process.
     """
     from torch.distributed import TCPStore
 
@@ -60,11 +60,11 @@ def run_distributed(n_processes: int, folder: Path, job: Callable[..., int | Non
     ]
 
 
-def hold_lock(path: Path, separator: str, acquired) -> None:
+def hold_lock(path: Path, is_prefix: bool, acquired) -> None:
     """Hold the lock of a run until this process is killed; set the event `acquired` when it is held."""
     from utils.runtime.lock import run_lock
 
-    with run_lock(path, separator):
+    with run_lock(path, is_prefix):
         acquired.set()
         signal.pause()
 

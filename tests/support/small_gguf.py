@@ -55,11 +55,11 @@ def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="lla
     """Write a model to a GGUF file, and give the model the rounded weights that the file holds.
 
     Args:
-        path: The file.
-        model: A LLaMA of the transformers library.
+        path: the file.
+        model: a LLaMA of the transformers library.
         kinds: GGML types of the matrices, in turn; norms are float32.
-        change: Called with metadata (keys below "llama.") and tensors, {name: (array, type)}, before they are written.
-        architecture: The metadata's architecture and prefix.
+        change: called with metadata (keys below "llama.") and tensors, {name: (array, type)}, before they are written.
+        architecture: the metadata's architecture and prefix.
     """
     import gguf
 

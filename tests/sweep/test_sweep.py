@@ -282,7 +282,7 @@ def test_the_table_of_the_last_shard_lists_failures_of_earlier_ones(place):
 
 
 def test_a_run_in_use_by_another_process_is_skipped(place, capsys):
-    with run_lock(log_folder(place) / "tiny-lr1e-3", "_"):
+    with run_lock(log_folder(place) / "tiny-lr1e-3", is_prefix=True):
         assert train_HeLLM.main(command(place, "--sweep", "lr=1e-3,3e-3")) == 0
     text = (log_folder(place) / "tiny_sweep-lr.md").read_text()
     assert "| tiny-lr3e-3 |" in text

@@ -115,12 +115,12 @@ def test_tables_of_another_pretraining_than_the_full_ones_are_left_out(place):
     assert [run.left_out for run in runs.values()] == ["", "", *["graph tables of another pre-training"] * 2]
     found = "made otherwise than the full tables: "
     remedies = [runs[f"w/o {part}"].remedy for part in ("text", "pictures")]
-    assert f"MMHCL-no-text_item_embeddings.pt: {found}lr was 0.5, is now 0.0001; make it anew: " in remedies[0]
+    assert f"MMHCL-no-text_item_embeddings.pt: {found}lr was 0.5, is now 0.0001; regenerate it: " in remedies[0]
     crc = file_crc32(place / "data" / "sequential" / "Small" / "image_feat.npy")
     changed = f"CRC-32 of image_feat.npy was {crc}, is now None; "
     assert f"MMHCL-no-pictures_item_embeddings.pt: {found}{changed}" in remedies[1]
     for remedy in remedies:
-        assert run_command(remedy.split("make it anew: ")[1]) == 0
+        assert run_command(remedy.split("regenerate it: ")[1]) == 0
     assert not any(run.left_out for run in graph_runs(place).values())
 
     (log_folder(place) / "pretrain_log.txt").unlink()  # the pre-training of the full tables is unknown

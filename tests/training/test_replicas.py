@@ -126,7 +126,7 @@ def test_a_restarted_worker_ends_with_the_same_metrics(place, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"exitcode: -9", done.stderr)
     log = read_log(place, "killed")
-    assert "no training state in" in log
+    assert "no checkpoint in" in log
     assert "resumed at epoch 1, step 2" in log
     assert_same_metrics(place, "spared", "killed")
     spared, killed = (
@@ -151,7 +151,7 @@ def test_one_process_resumes_a_run_that_sigterm_stopped_in_two(place, model_para
     argv = run(place, target, "--model_parallel", str(model_parallel))
     outcomes = run_distributed(2, tmp_path, replica_worker.train_with_signal, signal.SIGTERM, argv)
     assert [outcome.status for outcome in outcomes] == [128 + signal.SIGTERM] * 2, outcomes
-    assert "".join(outcome.out for outcome in outcomes).count("SIGTERM: state saved in") == 1
+    assert "".join(outcome.out for outcome in outcomes).count("SIGTERM: checkpoint saved in") == 1
     progress = torch.load(run_folder(place, target) / "training_state.pt", weights_only=True)["progress"]
     assert (progress["epoch"], progress["step"]) == (1, replica_worker.SIGNAL_POSITION[1] + 1)
     assert train_HeLLM.main(run(place, target, "--resume")) == 0

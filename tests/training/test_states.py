@@ -204,10 +204,10 @@ def test_pretraining_resumes_from_an_undamaged_checkpoint_and_refuses_other_data
 
 
 @contextlib.contextmanager
-def holding(path, separator="/"):
+def holding(path, is_prefix=False):
     """Start another process that holds a lock; it is killed at the end."""
     acquired = FORKS.Event()
-    holder = FORKS.Process(target=hold_lock, args=(path, separator, acquired))
+    holder = FORKS.Process(target=hold_lock, args=(path, is_prefix, acquired))
     holder.start()
     try:
         assert acquired.wait(LONGEST_RUN)
@@ -253,7 +253,7 @@ def test_second_run_of_a_log_is_refused_with_the_owner(place, which, capsys):
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
     argv = [*(argv or pretrain_argv(place)), "--output_dir", str(place / "elsewhere")]
     log = place / "log" / "Small" / name
-    with holding(log, "_") as holder:
+    with holding(log, is_prefix=True) as holder:
         refused_as_held(main, argv, log, holder, place, capsys)
     assert main(argv) == 0
     assert f"process {holder.pid} on {os.uname().nodename} since 2" in capsys.readouterr().out
@@ -271,7 +271,7 @@ def register_gradient_change(loop, step, parameter, change):
 
 
 @pytest.mark.parametrize(("step", "value"), [(0, torch.nan), (4, torch.inf)])
-def test_non_finite_gradient_saves_the_state_from_before_it(place, step, value):
+def test_non_finite_gradient_saves_a_checkpoint_from_before_it(place, step, value):
     argv = command(place, "--batch_size", "20", "--n_layers", "1", "--log_every", "30")
     spared = train_HeLLM.setup_run(parse_args([*argv, "--target", "spared"]))
     spared_loop = train_HeLLM.training_loop(spared)
@@ -321,7 +321,7 @@ def test_non_finite_tensor_is_never_saved(place, capsys):
     assert contents(run.checkpoints.folder) == before
 
 
-def test_pretraining_saves_the_state_from_before_a_non_finite_gradient(place, monkeypatch, capsys):
+def test_pretraining_saves_a_checkpoint_from_before_a_non_finite_gradient(place, monkeypatch, capsys):
     backward = SequenceTraining.backward
 
     def breaking(self, batch, epoch, step):

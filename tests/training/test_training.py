@@ -85,7 +85,7 @@ def test_sigterm_saves_a_checkpoint_that_resumes_bit_for_bit(place):
             break
     rest = process.stdout.read()
     assert process.wait() == 128 + signal.SIGTERM
-    assert "SIGTERM: state saved in" in rest
+    assert "SIGTERM: checkpoint saved in" in rest
     assert train_HeLLM.main(command(place, "--target", "interrupted", "--resume")) == 0
     assert_same_run(place, "uninterrupted", "interrupted")
 

@@ -37,7 +37,7 @@ def ablation(argv: list[str]) -> None:
     not repeated, and an interrupted run is resumed.
 
     Raises:
-        StopTraining: A signal ended a run, whose state is saved.
+        StopTraining: a signal ended a run, whose state is saved.
     """
     settings = parse_graph_args(argv)
     path = log_folder(settings.logging_dir, settings.dataset, "MMHCL") / "ablation.json"

@@ -34,7 +34,7 @@ def load(argv: list[str]) -> None:
     """Write random checkpoints in Meta's and Hugging Face's layout, load each in a new process, print its peak memory.
 
     Raises:
-        ValueError: The size is no amount of memory, or too small for a LLaMA.
+        ValueError: the size is no amount of memory, or too small for a LLaMA.
     """
     description = "Measure the memory that loading base weights takes."
     settings = parse_settings(LoadSettings, argv, "python -m utils.benchmark load", description, lambda settings: [])

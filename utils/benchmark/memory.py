@@ -91,7 +91,7 @@ def predicted_and_measured(
     """Return the measurement of a new process, and the predicted peak bytes of training and of scoring.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         steps: optimizer steps.
         warm_up: run a tiny model first, so that the libraries' memory does not count. Without it, the peak of the
             process is that of the run alone.

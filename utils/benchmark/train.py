@@ -73,8 +73,9 @@ class TrainingBenchmark:
 
     def step(self, sample_idx) -> int:
         """Take one optimizer step and return its number of samples."""
-        for inputs, n_targets, weight in self.replica_batches.microbatches(sample_idx, self.model.padding, self.device):
-            loss = self.model.loss(*inputs, n_targets) * weight
+        microbatches = self.replica_batches.microbatches(sample_idx, self.model.padding, self.device)
+        for micro_batch, n_targets, weight in microbatches:
+            loss = self.model.loss(micro_batch.items, micro_batch.mask, micro_batch.targets, n_targets) * weight
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -127,7 +127,7 @@ def _read_comments(kind: type) -> dict[str, tuple[str, str]]:
     written once. A comment on a line of its own begins a section.
     """
     documented = {}
-    for owner in reversed(kind.__mro__[:-1]):  # a subclass documents the fields that it changes anew
+    for owner in reversed(kind.__mro__[:-1]):  # a subclass documents the fields that it redefines
         section = "settings"
         for line in inspect.getsource(owner).splitlines():
             if title := re.fullmatch(r"    # (.+)", line):

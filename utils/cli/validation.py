@@ -13,13 +13,13 @@ def check_numbers(settings: object, **bounds: tuple[str, ...]) -> list[str]:
 
     Args:
         settings: a dataclass of settings.
-        **bounds: names of settings under positive (above 0), at_least_0, at_least_1 or share (0 or more, below 1).
+        **bounds: names of settings under positive (above 0), at_least_0, at_least_1 or fraction (0 or more, below 1).
     """
     rules = {
         "at_least_1": (lambda value: 1 <= value <= MAX_COUNT, f"at least 1, at most {MAX_COUNT}"),
         "positive": (lambda value: 0 < value < float("inf"), "above 0"),
         "at_least_0": (lambda value: 0 <= value <= MAX_COUNT, f"0 or above, at most {MAX_COUNT}"),
-        "share": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+        "fraction": (lambda value: 0 <= value < 1, "from 0 to below 1"),
     }
     problems = []
     for rule, names in bounds.items():

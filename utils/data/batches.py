@@ -66,7 +66,7 @@ def training_batches(
     Args:
         length: int64 (N,), history length of every sample.
         batch_size: samples per step; with `tokens` it only sets among how many samples lengths are sorted.
-        seed: of the run.
+        seed: seed of the run.
         epoch: number of the epoch.
         tokens: positions per step, padding and prompt included; 0: count samples.
         prompt_positions: prompt positions that each row adds.

@@ -18,15 +18,15 @@ def load_embedding(path: str | Path) -> Tensor:
     path = Path(path)
     table = load_torch_file(path)
     if not isinstance(table, Tensor) or not table.is_floating_point():
-        raise ValueError(f"{path}: a float tensor (rows, width) is expected; make the table again")
-    return as_float_matrix(path, table, "make the table again")
+        raise ValueError(f"{path}: a float tensor (rows, width) is expected; regenerate the table")
+    return as_float_matrix(path, table, "regenerate the table")
 
 
 def as_float_matrix(path: Path, content: object, remedy: str) -> Tensor:
     """Return a file's content as a finite float32 matrix (rows, width).
 
     Args:
-        path: of the file, for the error.
+        path: path of the file, for the error.
         content: what was read from it.
         remedy: what the user should do about an error.
 

@@ -25,7 +25,7 @@ def require_same_inputs(folder: Path, recorded: dict, paths: list[Path]) -> None
     """Compare data files with those that a run was trained on.
 
     Args:
-        folder: of the run, for the message.
+        folder: folder of the run, for the message.
         recorded: settings of the run's checkpoint, the checksums among them.
         paths: data files.
 
@@ -36,4 +36,4 @@ def require_same_inputs(folder: Path, recorded: dict, paths: list[Path]) -> None
     if changed:
         names = ", ".join(f"CRC-32 of {path.name}" for path in changed)
         what = f"{paths[0].parent}: other files than {folder} was trained on: {names} differs"
-        raise ValueError(f"{what}; put back those, or train it anew")
+        raise ValueError(f"{what}; put those back, or train it again")

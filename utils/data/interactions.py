@@ -157,7 +157,7 @@ def _read_rows(path: Path) -> list[np.ndarray]:
                 rows.append(_parse_line(path, number, line))
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: not a text file of numbers ({error.reason} at byte {error.start}); fetch it again"
+            f"{path}: not a text file of numbers ({error.reason} at byte {error.start}); download it again"
         ) from error
     if not rows:
         raise ValueError(f"{path}: empty; one line per user is expected: user item item …")
@@ -166,10 +166,10 @@ def _read_rows(path: Path) -> list[np.ndarray]:
     if smallest > 0:
         raise ValueError(
             f"{path}: items start at {smallest}, so item 0 is missing: this looks like the 1-based layout of the data; "
-            "take 1 from every number, or fetch the 0-based file"
+            "take 1 from every number, or download the 0-based file"
         )
     if not largest:
-        raise ValueError(f"{path}: item 0 is the only one; two or more are expected, fetch it again or add some")
+        raise ValueError(f"{path}: item 0 is the only one; two or more are expected, download it again or add some")
     if largest >= max(MIN_SPARSE_ID, SPARSE_ID_LIMIT * len(items)):
         number = next(number for number, row in enumerate(rows, 1) if largest in row)
         raise ValueError(
@@ -194,10 +194,10 @@ def _parse_line(path: Path, number: int, line: str) -> np.ndarray:
     if number == 1 and user == 1:
         raise ValueError(
             f"{where}: the first user is 1: this is the 1-based layout of the data, which shifts every item; "
-            "take 1 from every number, or fetch the 0-based file"
+            "take 1 from every number, or download the 0-based file"
         )
     if user != number - 1:
         raise ValueError(f"{where}: user {user} where {number - 1} belongs; number users 0, 1, 2, … in order")
     if not items:
-        raise ValueError(f"{where}: user {user} has no item; give it some, or remove it and number the others anew")
+        raise ValueError(f"{where}: user {user} has no item; give it some, or remove it and renumber the others")
     return np.array(items, dtype=np.int64)

@@ -54,8 +54,8 @@ def evaluate_ranking(
     batches = list(scoring_batches(samples.length, batch_size))
     replica, n_replicas = (dp_rank(), dp_size()) if distributed else (0, 1)
     evaluated = []
-    hidden = None if is_main() else True  # None: shown on a terminal alone
-    with tqdm(total=len(samples), desc="ranking", unit="users", disable=hidden, leave=False) as bar:
+    disable_bar = None if is_main() else True  # None: tqdm disables it unless standard error is a terminal
+    with tqdm(total=len(samples), desc="ranking", unit="users", disable=disable_bar, leave=False) as bar:
         for first in range(0, len(batches), n_replicas):
             check_signals()
             round_batches = batches[first : first + n_replicas]  # one for each replica; the last round may be short

@@ -21,12 +21,12 @@ def atomic_write(path: Path, n_bytes: int = 0, previous: Path | None = None) -> 
     write and never piles up, as unique names would let it. Processes that write the same path take turns.
 
     Args:
-        path: The file to write.
-        n_bytes: Expected size, for the message about a full disk; 0 if unknown.
-        previous: Where to keep the file that is replaced, if any.
+        path: the file to write.
+        n_bytes: expected size, for the message about a full disk; 0 if unknown.
+        previous: where to keep the file that is replaced, if any.
 
     Raises:
-        DiskFullError: The disk is full; what was at `path` is still there.
+        DiskFullError: the disk is full; what was at `path` is still there.
     """
     temporary = path.with_name(path.name + ".tmp")
     with explain_disk_full(path, n_bytes), _locked(temporary):
@@ -63,7 +63,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file atomically.
 
     Raises:
-        DiskFullError: The disk is full.
+        DiskFullError: the disk is full.
     """
     with atomic_write(path, array.nbytes) as temporary, temporary.open("wb") as file:
         # NumPy writes to a real file by itself, and overlooks that the disk has no room for the last bytes.

@@ -65,8 +65,8 @@ def verify_checksum(path: Path) -> None:
     """Check that a file ends with the checksum of everything before it.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        CorruptFileError: It is cut short or changed, or has no checksum.
+        FileNotFoundError: there is no such file.
+        CorruptFileError: it is cut short or changed, or has no checksum.
     """
     with path.open("rb") as file:
         crc = _crc32_of_next(file, path.stat().st_size - TRAILER_SIZE)

@@ -18,11 +18,11 @@ def explain_disk_full(path: Path, n_bytes: int = 0) -> Iterator[None]:
     """Turn the error of a full disk, raised in the block, into one that names the disk and the room on it.
 
     Args:
-        path: The file that the block writes.
-        n_bytes: Size that the file would have; 0 if unknown.
+        path: the file that the block writes.
+        n_bytes: size that the file would have; 0 if unknown.
 
     Raises:
-        DiskFullError: The disk is full.
+        DiskFullError: the disk is full.
     """
     try:
         yield

@@ -12,19 +12,19 @@ from llama.torch_file import load_torch_file
 from utils.io.atomic import atomic_write
 from utils.io.checksums import ChecksumWriter, verify_checksum
 
-RESTORE_HINT = "put back a copy, or make it again"
+RESTORE_HINT = "put back a copy, or regenerate it"
 
 
 def save_with_checksum(content: dict | Tensor, path: str | Path, previous: Path | None = None) -> None:
     """Write a PyTorch file atomically, with a checksum at its end.
 
     Args:
-        content: What torch.save writes.
-        path: The file; its folder is made if needed.
-        previous: Where to keep the file that is replaced, if any.
+        content: what torch.save writes.
+        path: the file; its folder is made if needed.
+        previous: where to keep the file that is replaced, if any.
 
     Raises:
-        DiskFullError: The disk is full; what was at `path` is still there.
+        DiskFullError: the disk is full; what was at `path` is still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +39,8 @@ def load_with_checksum(path: Path):
     """Verify the checksum of a file that `save_with_checksum` wrote, then load its content to the CPU.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged (CorruptFileError).
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged (CorruptFileError).
     """
     verify_checksum(path)
     return load_torch_file(path)
@@ -50,14 +50,14 @@ def load_versioned(path: Path, name: str, version: int, parts: dict[str, Iterabl
     """Load a dictionary that `save_with_checksum` wrote.
 
     Args:
-        path: The file.
-        name: The format's name, which must be the dictionary's "format".
-        version: What must be its "version".
-        parts: Keys whose values must be dictionaries, each with the keys that this one must have.
+        path: the file.
+        name: the format's name, which must be the dictionary's "format".
+        version: what must be its "version".
+        parts: keys whose values must be dictionaries, each with the keys that this one must have.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged (CorruptFileError), of another format or version, or lacks a part.
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged (CorruptFileError), of another format or version, or lacks a part.
     """
     content = load_with_checksum(path)
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None

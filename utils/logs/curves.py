@@ -11,10 +11,10 @@ def plot_curves(title: str, epochs: list[EpochRecord], final: FinalRecord | None
     """Plot the training loss and the validation metrics side by side; return a PNG file.
 
     Args:
-        title: Text above the loss.
-        epochs: Records of at least one epoch.
-        final: The test, plotted as diamonds at the best epoch.
-        published: The authors' log from `published_log`, plotted as dotted lines; may be empty.
+        title: text above the loss.
+        epochs: records of at least one epoch.
+        final: the test, plotted as diamonds at the best epoch.
+        published: the authors' log from `published_log`, plotted as dotted lines; may be empty.
     """
     from matplotlib.figure import Figure  # slow to import, and most processes do not plot
 

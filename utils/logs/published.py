@@ -13,7 +13,7 @@ PUBLISHED = KEPT / "published.json"
 
 
 def published_log(name: str) -> dict:
-    """Return the released log of "program/dataset": its lists of values by epoch; empty without one."""
+    """Return the released log of "model/dataset": its lists of values by epoch; empty without one."""
     return json.loads(PUBLISHED.read_text()).get(name, {}) if PUBLISHED.is_file() else {}
 
 
@@ -23,7 +23,7 @@ def published_tests(published: dict) -> dict[str, Metrics]:
     A log with test metrics in every epoch gives two: first the epoch with the best Recall@20, then the last epoch.
 
     Args:
-        published: A log from `published_log`.
+        published: a log from `published_log`.
     """
     if "test" in published:
         return {"test": published["test"]}

@@ -35,7 +35,7 @@ class Record:
         """Check the values of a JSON object and make a record of them; other keys are ignored.
 
         Raises:
-            ValueError: A key is missing or its value has another type; names the key and what is expected.
+            ValueError: a key is missing or its value has another type; names the key and what is expected.
         """
         known = {}
         for spec in fields(cls):
@@ -109,7 +109,7 @@ def read_metrics(path: Path) -> tuple[list[EpochRecord], FinalRecord | None]:
     A file that does not exist has no records.
 
     Raises:
-        ValueError: A line is no record; names path, line and key.
+        ValueError: a line is no record; names path, line and key.
     """
     records = []
     lines = path.read_bytes().splitlines() if path.is_file() else []

@@ -22,7 +22,7 @@ from utils.logs.records import EpochRecord, FinalRecord, to_jsonl, training_seco
 
 SETTINGS = "settings"  # title of all settings in a log
 NON_DEFAULT_SETTINGS = "non-default settings"  # title of those that differ from the defaults
-EARLIER_TITLE = "settings beside the published ones"  # the same in logs of earlier versions
+EARLIER_TITLE = "settings beside the published ones"  # NON_DEFAULT_SETTINGS in logs of earlier versions
 FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
 FAILED = "failed.txt"  # beside them: the error of a run of a sweep that has failed
 
@@ -31,7 +31,7 @@ def log_folder(logging_dir: str | Path, dataset: str, name: str) -> Path:
     """Return the folder that runs of a name (a GNNModel, SASRec, …) write their logs to.
 
     Raises:
-        ValueError: It is in log/kept.
+        ValueError: it is in log/kept.
     """
     folder = Path(logging_dir) / dataset / name
     refuse_kept(folder)
@@ -42,11 +42,11 @@ def refuse_kept(folder: Path, remedy: str = "use another --logging_dir") -> None
     """Keep every program from writing into log/kept, the runs behind the tables of the documentation.
 
     Args:
-        folder: Where a program is about to write.
-        remedy: What the user can do instead.
+        folder: where a program is about to write.
+        remedy: what the user can do instead.
 
     Raises:
-        ValueError: The folder is log/kept or lies in it.
+        ValueError: the folder is log/kept or lies in it.
     """
     if folder.resolve().is_relative_to(KEPT):
         raise ValueError(f"{folder}: log/kept is read-only, it holds the project's own runs; {remedy}")
@@ -66,7 +66,7 @@ def read_settings(path: Path) -> tuple[str, dict]:
     """Return title and settings of the first `settings_line` in a log; "" and {} without one.
 
     Raises:
-        ValueError: The settings can't be read; names path and line.
+        ValueError: the settings can't be read; names path and line.
     """
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         match = re.match(rf"\S+ \S+  ({SETTINGS}|{NON_DEFAULT_SETTINGS}|{EARLIER_TITLE}): (.*)", line)
@@ -89,7 +89,7 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         with contextlib.suppress(OSError):
-            self.close()  # writes what is left in its buffer, for which there is no room either
+            self.close()  # writes what is left in its buffer, which fits on the disk no more
         raise  # the error, which is being handled while logging calls this method
 
 
@@ -104,13 +104,13 @@ class RunLog:
     """Write `{target}_log.txt`, `_metrics.jsonl`, `_curves.png` and, after the test, `_ranks.npz` of one run.
 
     Args:
-        folder: Folder of the files; it is made when the first of them is written.
-        target: Name of the run.
-        published: "program/dataset" whose published curves, if there are any, are plotted with this run's.
-        quiet: Write and print nothing, as on every rank but 0.
+        folder: folder of the files; it is made when the first of them is written.
+        target: name of the run.
+        published: "model/dataset" whose published curves, if there are any, are plotted with this run's.
+        quiet: write and print nothing, as on every rank but 0.
 
     Raises:
-        ValueError: The folder is in log/kept.
+        ValueError: the folder is in log/kept.
     """
 
     def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
@@ -139,13 +139,18 @@ class RunLog:
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.target}_{name}"
 
-    def clear(self, resumed: bool = False) -> None:
-        """Remove the files of an earlier run of this name; a resumed run keeps them, except the failure note."""
+    def clear(self) -> None:
+        """Remove the files of an earlier run of this name."""
         if self.quiet:
             return
         self.close()
-        for name in (FAILED,) if resumed else (*FILES, FAILED):
-            self._path(name).unlink(missing_ok=True)
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+    def remove_failure(self) -> None:
+        """Remove the failure note of a run that is resumed."""
+        if not self.quiet:
+            self._path(FAILED).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the log file; `info` opens it again."""
@@ -155,7 +160,7 @@ class RunLog:
         """Add a line with the time to the log, and print it without.
 
         Raises:
-            DiskFullError: The disk of the log is full.
+            DiskFullError: the disk of the log is full.
         """
         if self.quiet:
             return
@@ -196,7 +201,7 @@ class RunLog:
         path = self._path("curves.png")
         try:
             png = plot_curves(self.target, epochs, final, self.published)
-        except Exception as error:  # matplotlib raises many kinds, and a run must not end for want of a plot
+        except Exception as error:  # matplotlib raises many kinds; a failed plot must not end the run
             self.info(f"{path} not plotted: {type(error).__name__}: {' '.join(str(error).split())}")
             return
         with atomic_write(path) as temporary:
@@ -206,9 +211,9 @@ class RunLog:
         """Write the files of a finished run: test ranks, then all records.
 
         Args:
-            epochs: Records of all validated epochs.
-            final: The test; the seconds of all training are added to it.
-            ranking: Test ranks of all users, written as int32 (N,) in the order of `Interactions.test`.
+            epochs: records of all validated epochs.
+            final: the test; the seconds of all training are added to it.
+            ranking: test ranks of all users, written as int32 (N,) in the order of `Interactions.test`.
         """
         if self.quiet:
             return

@@ -40,7 +40,7 @@ def fit_batch_sizes(settings: Settings, simulator: MemorySimulator) -> Settings:
     `batch_size` x `grad_steps`, the samples of an optimizer step, stays the same.
 
     Raises:
-        ValueError: Not even one sample, or one user to score, fits. Names the predicted need.
+        ValueError: not even one sample, or one user to score, fits. Names the predicted need.
     """
     limit = parse_bytes(settings.max_memory)
     effective = settings.batch_size * settings.grad_steps
@@ -67,13 +67,13 @@ def fit_to_max_memory(
     """Return the settings with batch sizes that fit into --max_memory; without it, as they are.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         data: interactions.
         tables: graph and sequence embeddings of the items.
         device: where the run is computed.
 
     Raises:
-        ValueError: as `fit_batch_sizes`.
+        ValueError: nothing fits, see `fit_batch_sizes`.
     """
     if not settings.max_memory:
         return settings

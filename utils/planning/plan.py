@@ -48,7 +48,7 @@ def training_flops(model: HeLLM, length: int, batch_size: int) -> float:
     """Return the floating-point operations per training sample, forward and backward.
 
     Args:
-        model: on fake tensors, in training mode.
+        model: model on fake tensors, in training mode.
         length: items of every history.
         batch_size: samples; under the causal objective users, each of whose items is a sample.
     """

@@ -78,10 +78,10 @@ def to_page(title: str, note: str, recommendations: list[Recommendation], catalo
     """Format the page.
 
     Args:
-        title: Title of the page.
-        note: Explains the ranks without the graph vector; "" without them.
-        recommendations: One section each.
-        catalogue: Names and pictures of users and items.
+        title: title of the page.
+        note: explains the ranks without the graph vector; "" without them.
+        recommendations: one section each.
+        catalogue: names and pictures of users and items.
     """
     return render(
         TEMPLATE,

@@ -106,8 +106,8 @@ def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM
     """Load a run's settings, its data with full histories, and its model with the best adapter.
 
     Raises:
-        FileNotFoundError: A file is missing; names it.
-        ValueError: A file does not fit the run; names it.
+        FileNotFoundError: a file is missing; names it.
+        ValueError: a file does not fit the run; names it.
     """
     folder = Path(settings.run)
     for name in (BEST_ADAPTER, STATE):
@@ -153,7 +153,7 @@ def read_catalogue(data: Interactions) -> Catalogue:
     """Read the names and pictures of users and items that are in the dataset's folder.
 
     Raises:
-        ValueError: A file breaks its format; names path and line.
+        ValueError: a file breaks its format; names path and line.
     """
     folder = data.path.parent
     titles = [""] * data.n_items
@@ -176,14 +176,14 @@ def resolve_ids(words: tuple[str, ...], flag: str, n: int, ids: list[str] | None
     """Return the numbers of the users or items that a flag gives.
 
     Args:
-        words: Values of the flag.
-        flag: Its name.
-        n: Number of users or items.
-        ids: Their ids, if the flag gives ids; None if it gives numbers.
-        source: The file that lists them, for errors.
+        words: values of the flag.
+        flag: its name.
+        n: number of users or items.
+        ids: their ids, if the flag gives ids; None if it gives numbers.
+        source: the file that lists them, for errors.
 
     Raises:
-        ValueError: A value is unknown, or there are no ids.
+        ValueError: a value is unknown, or there are no ids.
     """
     names = map(str, range(n)) if ids is None else ids
     known = {name: number for number, name in enumerate(names) if name}
@@ -201,7 +201,7 @@ def read_requests(settings: RecommendSettings, data: Interactions, catalogue: Ca
     """Yield the histories that the settings ask for.
 
     Raises:
-        ValueError: There is no such user or item, or nothing is left of the history.
+        ValueError: there is no such user or item, or nothing is left of the history.
     """
     folder = data.path.parent
     if settings.items:
@@ -230,10 +230,10 @@ def recommend(models: list[HeLLM], request: Request, n_newest: int, settings: Re
     """Rank all items after a history; of equal scores the lower item comes first.
 
     Args:
-        models: The run's model and, if it has a graph adapter, the one without the graph vector.
-        request: The history.
-        n_newest: How many of its newest items the model reads.
-        settings: How many items to recommend, and whether seen ones count.
+        models: the run's model and, if it has a graph adapter, the one without the graph vector.
+        request: the history.
+        n_newest: how many of its newest items the model reads.
+        settings: how many items to recommend, and whether seen ones count.
     """
     history = request.items[-n_newest:]
     excluded = [] if settings.seen else sorted(set(request.items) - {request.held_out})
@@ -289,8 +289,8 @@ def run(settings: RecommendSettings) -> None:
     """Print the recommendations, or write the page.
 
     Raises:
-        FileNotFoundError: A file is missing; names it.
-        ValueError: A file or a flag is wrong; names it and what to do.
+        FileNotFoundError: a file is missing; names it.
+        ValueError: a file or a flag is wrong; names it and what to do.
     """
     run_settings, data, model = load_run(settings)
     catalogue = read_catalogue(data)

@@ -14,8 +14,8 @@ def find_run(name: str) -> Run:
     """Read the run that a path names: one of its files, or their common beginning.
 
     Raises:
-        FileNotFoundError: There is no such run, or it has no ranks.
-        ValueError: A file can't be read.
+        FileNotFoundError: there is no such run, or it has no ranks.
+        ValueError: a file can't be read.
     """
     endings = "|".join(map(re.escape, FILES))
     path = Path(re.sub(f"_({endings})$", "", name)).absolute()
@@ -37,11 +37,11 @@ def compare(names: list[str]) -> None:
     """Print the metrics of two runs, their difference and its p-value, as Markdown tables, one per protocol.
 
     Args:
-        names: Paths of two runs, as `find_run` takes them.
+        names: paths of two runs, as `find_run` takes them.
 
     Raises:
-        FileNotFoundError: There is no such run, or it has no ranks.
-        ValueError: A file can't be read, or the runs have different users.
+        FileNotFoundError: there is no such run, or it has no ranks.
+        ValueError: a file can't be read, or the runs have different users.
     """
     first, second = (find_run(name) for name in names)
     if first.dataset != second.dataset:

@@ -23,12 +23,12 @@ def write_report(folder: Path, output: Path | None = None) -> None:
     """Write report.md and report.html of all runs of a log folder.
 
     Args:
-        folder: The log folder.
-        output: Where the report goes, if not into the log folder; it is made if needed.
+        folder: the log folder.
+        output: where the report goes, if not into the log folder; it is made if needed.
 
     Raises:
-        FileNotFoundError: There is no run.
-        ValueError: A file can't be read; names it. Or the report would go into log/kept, which `output` does not name.
+        FileNotFoundError: there is no run.
+        ValueError: a file can't be read; names it. Or the report would go into log/kept, which `output` does not name.
     """
     if output is None:
         refuse_kept(folder, "name another folder for the report by --output; --output log/kept replaces the kept one")

@@ -64,11 +64,11 @@ def read_ranks(path: Path, final: FinalRecord) -> dict[str, np.ndarray]:
     """Read the test ranks `seen_kept` and `seen_removed` of all users, int64 (N,); empty without a file.
 
     Args:
-        path: The `_ranks.npz` of a run.
-        final: The test of the same run, whose metrics must be those of the ranks.
+        path: the `_ranks.npz` of a run.
+        final: the test of the same run, whose metrics must be those of the ranks.
 
     Raises:
-        ValueError: The file is damaged, or its ranks do not have the recorded metrics.
+        ValueError: the file is damaged, or its ranks do not have the recorded metrics.
     """
     if not path.is_file():
         return {}
@@ -107,11 +107,11 @@ def read_run(path: Path, mark: str = "") -> Run:
     """Read a run that has at least one of its files.
 
     Args:
-        path: The common beginning of its files.
-        mark: Text behind its name.
+        path: the common beginning of its files.
+        mark: text behind its name.
 
     Raises:
-        ValueError: A file can't be read; names the file, and the line.
+        ValueError: a file can't be read; names the file, and the line.
     """
     epochs, final = read_metrics(run_file(path, "metrics.jsonl"))
     title = ""
@@ -146,8 +146,8 @@ def find_runs(folder: Path) -> list[Run]:
     """Read all runs of a log folder and of its subfolder `kept`, the best by validation first, untested ones last.
 
     Raises:
-        FileNotFoundError: There is no run.
-        ValueError: A file can't be read; names the file, and the line.
+        FileNotFoundError: there is no run.
+        ValueError: a file can't be read; names the file, and the line.
     """
     kept = folder / KEPT.name
     paths = {path: "" for path in _run_paths(folder) if not path.is_relative_to(kept)}

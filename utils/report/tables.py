@@ -116,8 +116,8 @@ def dataset_section(dataset: str, runs: list[Run]) -> Section:
     """Make the section of a dataset: its verdict, the curves of the run behind it, and the tables of all runs.
 
     Args:
-        dataset: Name of the dataset.
-        runs: Its runs, the best by validation first.
+        dataset: name of the dataset.
+        runs: its runs, the best by validation first.
     """
     published = published_tests(published_log(f"HeLLM/{dataset}"))
     best = next((run for run in runs if run.fine_tuning and run.final), None)

@@ -20,7 +20,7 @@ class RunInUseError(ValueError):
 
 
 @contextlib.contextmanager
-def run_lock(target: Path, separator: str = "/", flag: str = "--target") -> Iterator[str]:
+def run_lock(target: Path, is_prefix: bool = False, flag: str = "--target") -> Iterator[str]:
     """Lock a folder, which is made if it does not exist, or a prefix of files, while the block runs.
 
     The operating system holds the lock and releases it with the process, however that ends. Of a distributed job
@@ -28,28 +28,28 @@ def run_lock(target: Path, separator: str = "/", flag: str = "--target") -> Iter
 
     Args:
         target: the folder, or the prefix of files.
-        separator: "/" for a folder, "_" for a prefix.
-        flag: of the program, by which it would use another target.
+        is_prefix: lock the files whose names begin with the target and "_", not the folder of this name.
+        flag: flag to suggest in the error, by which the program uses another target.
 
     Yields:
-        A sentence for the log about a process that ended without releasing the lock; "" mostly.
+        A sentence for the log about a process that ended without releasing the lock; normally empty.
 
     Raises:
         RunInUseError: another process holds the lock; names it, its host and the time since when.
         DiskFullError: the disk is full.
     """
-    path = Path(f"{target}{separator}{LOCK_FILE}")
+    path = target.with_name(f"{target.name}_{LOCK_FILE}") if is_prefix else target / LOCK_FILE
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
-    is_taken = False
+    is_locked_by_other = False
     previous = ""
     if is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout:
-            is_taken = True
+            is_locked_by_other = True
         previous = path.read_text(encoding="utf-8", errors="replace")
-    if any(all_reduce_max(is_taken)):
+    if any(all_reduce_max(is_locked_by_other)):
         owner = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "another process"
         raise RunInUseError(f"{target}: in use by {owner}; wait for it, stop it, or use another {flag}")
     try:

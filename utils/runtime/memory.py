@@ -113,7 +113,7 @@ def explain_out_of_memory() -> Iterator[None]:
     """Turn an out-of-memory error of the block, which builds a model, into one for the user.
 
     Raises:
-        ValueError: with the first line of the allocator's message.
+        ValueError: memory ran out; with the first line of the allocator's message.
     """
     try:
         yield

@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+SIGNAL_STATUS = 128  # plus the number of a signal: exit status of a program that the signal ends
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal closes
 
 
@@ -21,7 +22,7 @@ class StopTraining(Exception):  # noqa: N818 - no error: how a run ends early
 
 
 class SignalFlag:
-    """Note the signal that asks a run to stop, which it does where its state can be saved."""
+    """Note the signal that asks a run to stop, which it does where a checkpoint can be saved."""
 
     def __init__(self) -> None:
         self.number = 0  # of the newest signal; 0: none has come
@@ -29,7 +30,7 @@ class SignalFlag:
     @property
     def exit_status(self) -> int:
         """Return the exit status of a program that this signal ends; 0 without a signal."""
-        return 128 + self.number if self.number else 0
+        return SIGNAL_STATUS + self.number if self.number else 0
 
     def install(self) -> None:
         """Handle the signals from now on. Under `nohup` SIGHUP stays ignored."""
@@ -50,6 +51,6 @@ def restore_default_signals() -> None:
 
 
 def stop_for_signal(number: int, folder: Path) -> StopTraining:
-    """Return how a run ends by a signal, once its state is saved in `folder`."""
+    """Return the StopTraining to raise for a signal, once a checkpoint is saved in `folder`."""
     name = signal.Signals(number).name
-    return StopTraining(f"{name}: state saved in {folder}, resume with --resume", 128 + number)
+    return StopTraining(f"{name}: checkpoint saved in {folder}, resume with --resume", SIGNAL_STATUS + number)

@@ -165,7 +165,7 @@ def require_tables(settings: Settings, wanted: PretrainingRecord) -> None:
     if differences:
         command = graph_command(settings, replace(wanted.settings, overwrite=True))
         found = f"{path}: made otherwise than the full tables: {'; '.join(differences)}"
-        raise LeftOutError("graph tables of another pre-training", f"{found}; make it anew: {command}")
+        raise LeftOutError("graph tables of another pre-training", f"{found}; regenerate it: {command}")
 
 
 def recorded_pretraining(settings: Settings) -> PretrainingRecord:

@@ -69,7 +69,7 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
 
     Args:
         base: the settings that all runs share.
-        name: of the sweep, so that each of several sweeps of one target has its table.
+        name: name of the sweep, so that each of several sweeps of one target has its table.
         runs: the runs of all shards.
         running_elsewhere: targets that other processes run now.
     """

@@ -24,7 +24,7 @@ from utils.planning import plan
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import RunInUseError
 from utils.runtime.memory import reset_peak_memory
-from utils.runtime.signals import SignalFlag, restore_default_signals
+from utils.runtime.signals import SIGNAL_STATUS, SignalFlag, restore_default_signals
 from utils.sweep.ablation import ablation_runs
 from utils.sweep.command import ABLATION, Command
 from utils.sweep.grid import SweepRun, grid_runs
@@ -39,9 +39,9 @@ def run_sweep(command: Command, run_one: RunOne) -> int:
 
     Args:
         command: the sweep, its shard, and the settings that all runs share.
-        run_one: trains and tests one configuration; its cache lets the runs share the weights of a frozen base, and
-            it notes signals where this looks for them. Raises ValueError or OSError for errors of the user,
-            RunInUseError among them.
+        run_one: trains and tests one configuration; the cache that it gets lets the runs share the weights of a frozen
+            base, and the sweep reads the signals that it has noted. Raises ValueError or OSError for errors of the
+            user, RunInUseError among them.
 
     Raises:
         ValueError, OSError: whatever is wrong with any run, before the first one starts.
@@ -49,12 +49,12 @@ def run_sweep(command: Command, run_one: RunOne) -> int:
     base = command.settings
     if command.sweep == ABLATION:
         name = ABLATION
-        ensure_demo_data(base)
+        ensure_demo_data(base)  # before the runs are listed: which ones are possible depends on the dataset's files
         runs = ablation_runs(base)
     else:
         name = "-".join(["sweep", *command.sweep])
         runs = grid_runs(command)
-        ensure_demo_data(base)
+        ensure_demo_data(base)  # after the grid, which refuses invalid values before any file is written
     selected = shard_runs(runs, command.shard)
     if base.plan:
         for settings in selected:
@@ -83,7 +83,7 @@ def validate_all(runs: list[SweepRun]) -> None:
     """Check that every unfinished run has valid files and settings.
 
     Raises:
-        ValueError: all problems of all runs, or several processes.
+        ValueError: all problems of all runs; or started under torchrun with several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
@@ -127,7 +127,7 @@ class Sweep:
             print_line(f"{settings.target}: {progress}")
             try:
                 signal_status = self._run_one(settings)
-            except DiskFullError as error:  # the next run would have no room either
+            except DiskFullError as error:  # the next run would find the disk full, too
                 return report_user_error(error)
             if signal_status:
                 print_line(f"sweep stopped at {settings.target}; repeat the command to resume")
@@ -138,7 +138,7 @@ class Sweep:
         """Run one configuration; record a failure, or skip it if another process runs it.
 
         Returns:
-            128 + the number of the signal that stopped it, else 0.
+            SIGNAL_STATUS + the number of the signal that stopped it, else 0.
 
         Raises:
             DiskFullError: the disk is full.
@@ -148,9 +148,10 @@ class Sweep:
         signals = SignalFlag()
         failure = ""
         try:
-            # A signal that came after the last step does not stop the run, but the sweep
+            # A signal that came after the last check no longer stops the run; it stops the sweep
             status = self.run_one(settings, self.base_cache, signals) or signals.exit_status
-            if 0 < status < 128:
+            if 0 < status < SIGNAL_STATUS:
+                # A run that stops by itself, as for a non-finite loss, logs the reason last
                 failure = log_path(settings, "log.txt").read_text(encoding="utf-8").splitlines()[-1]
         except DiskFullError:
             raise
@@ -171,7 +172,7 @@ class Sweep:
         if failure:
             self.failed = True
             record_failure(settings, failure)
-        return status if status > 128 else 0
+        return status if status > SIGNAL_STATUS else 0
 
 
 def _free_memory(settings: Settings) -> None:

@@ -52,12 +52,12 @@ def check_finite_tensors(source: str, tensors: dict, parameters: dict[str, Tenso
     """Check that everything in a dictionary from a file is a dense, finite tensor of the model's dtype.
 
     Args:
-        source: What the message begins with, the file's path for instance.
-        tensors: Names and values from the file, of any type.
-        parameters: The model's tensors; a name that is not among them must be float32.
+        source: what the message begins with, the file's path for instance.
+        tensors: names and values from the file, of any type.
+        parameters: the model's tensors; a name that is not among them must be float32.
 
     Raises:
-        ValueError: One is not; the message names the first.
+        ValueError: one is not; the message names the first.
     """
     for name, tensor in tensors.items():
         dtype = parameters[name].dtype if name in parameters else torch.float32
@@ -71,12 +71,12 @@ def assign_adapter(model: HeLLM, tensors: dict[str, Tensor], source: str) -> Non
     """Write unsharded adapter tensors into the model, this process's slice of each.
 
     Args:
-        model: The model.
-        tensors: Name to tensor, for all of `adapter_parameters`.
-        source: What an error message begins with, the file's path for instance.
+        model: the model.
+        tensors: name to tensor, for all of `adapter_parameters`.
+        source: what an error message begins with, the file's path for instance.
 
     Raises:
-        ValueError: Names, shapes or dtypes differ, or a value is not finite.
+        ValueError: names, shapes or dtypes differ, or a value is not finite.
     """
     parameters = adapter_parameters(model)
     check_finite_tensors(source, tensors, parameters)
@@ -99,8 +99,8 @@ def load_adapter(model: HeLLM, path: str | Path) -> None:
     """Load an adapter that `save_adapter` wrote.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of another format or version, lacks a part, or its settings, names, shapes or dtypes
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, of another format or version, lacks a part, or its settings, names, shapes or dtypes
             differ from the model's, or a value is not finite.
     """
     content = load_versioned(Path(path), FORMAT, VERSION, REQUIRED_PARTS)

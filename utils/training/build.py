@@ -137,7 +137,7 @@ def build_empty(args: HeLLMArgs, tables: tuple[Tensor, Tensor], prompt: tuple, d
         args: sizes and switches.
         tables: graph and sequence embeddings of the items.
         prompt: token ids before and after the items.
-        dtype: of matrix products, and of the matrices of a frozen base.
+        dtype: dtype of matrix products, and of the matrices of a frozen base.
     """
     with torch.device("meta"):
         model = HeLLM(args, *tables, *prompt, dtype=dtype)
@@ -151,7 +151,7 @@ def build_meta_model(settings: Settings, tables: tuple[Tensor, Tensor], device: 
     """Build the model of some settings without memory for its parameters.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         tables: graph and sequence embeddings of the items; they stay where they are.
         device: where the model will be, which decides its dtype.
 
@@ -185,7 +185,7 @@ def build_model(
     """Build the model on its device: base weights from their files if there are any, all else initialised.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         tables: graph and sequence embeddings of the items.
         device: where the model will be.
         base_cache: a dict for several runs, which share a frozen base: the first run leaves it there.
@@ -218,11 +218,11 @@ def open_checkpoints(
     """Return the manager of a run's checkpoints, which hold the adapter and all else that is trained.
 
     Args:
-        settings: of the run.
-        model: of the run.
-        optimizer: of the model's trained parameters.
-        log: of the run.
-        checksums: of the files that the run reads.
+        settings: settings of the run.
+        model: model of the run.
+        optimizer: optimizer of the model's trained parameters.
+        log: log of the run.
+        checksums: checksums of the files that the run reads.
     """
     folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
     return CheckpointManager(

@@ -21,7 +21,7 @@ from utils.runtime.seed import rng_state, set_rng_state
 from utils.runtime.signals import StopTraining
 from utils.training.nonfinite import FailedStep, find_nonfinite
 
-FORMAT, VERSION = "HeLLM training state", 2
+FORMAT, VERSION = "HeLLM training state", 2  # written into each checkpoint
 # Files in a run's folder
 STATE = "training_state.pt"
 PREVIOUS_STATE = "training_state_before.pt"
@@ -67,7 +67,7 @@ def run_folder(output_dir: str | Path, dataset: str, GNNModel: str, target: str)
 
 
 def read_checkpoint(path: Path) -> dict:
-    """Read a training state: `settings`, `progress`, `tensors`, `optimizer`, `rng`.
+    """Read a checkpoint: `settings`, `progress`, `tensors`, `optimizer`, `rng`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,12 +87,12 @@ class CheckpointManager:
     """Write and restore the checkpoints of one run, of which its folder keeps the two newest.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         best: file of the best epoch's model.
-        log: of the run; the lock keeps other runs out of it, too.
-        fingerprint: what a resumed run must agree with: settings, and checksums of the data files.
-        tensors: what is trained, by name.
-        optimizer: of these tensors.
+        log: log of the run; the lock keeps other runs out of it, too.
+        fingerprint: settings, and checksums of the data files, which a resumed run must share.
+        tensors: trained tensors, by name.
+        optimizer: optimizer of these tensors.
         shard_dims: the dimension along which each tensor is split over the ranks that share the model, None for a
             tensor that each of them holds; None for all where training knows no ranks.
     """
@@ -115,8 +115,8 @@ class CheckpointManager:
         self.optimizer = optimizer
         self.shard_dims = shard_dims or {}
         # One replica of the model writes
-        self.writes = shard_dims is None or dp_rank() == 0
-        self._left_by = ""  # about a process that ended without releasing the lock
+        self.is_writer = shard_dims is None or dp_rank() == 0
+        self._unreleased_lock = ""  # line for the log, if an earlier process ended without releasing the lock
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -127,7 +127,7 @@ class CheckpointManager:
             ValueError: a folder stands where this run will write a file.
         """
         with (
-            run_lock(self.log.stem, "_") as from_log,
+            run_lock(self.log.stem, is_prefix=True) as from_log,
             run_lock(self.folder) as from_folder,
             contextlib.closing(self.log),
         ):
@@ -135,7 +135,7 @@ class CheckpointManager:
             for path in paths:
                 if path.is_dir():
                     raise ValueError(f"{path}: a folder where a file belongs; remove it")
-            self._left_by = from_folder or from_log
+            self._unreleased_lock = from_folder or from_log
             yield
 
     def reset(self) -> Progress:
@@ -144,7 +144,7 @@ class CheckpointManager:
             for path in (self.folder / STATE, self.folder / PREVIOUS_STATE, self.best):
                 path.unlink(missing_ok=True)
         self.log.clear()
-        self._log_left_by()
+        self._log_unreleased_lock()
         return Progress()
 
     def restore(self) -> Progress:
@@ -158,21 +158,21 @@ class CheckpointManager:
         path, content, damage = self._read_latest_valid()
         if path is None:
             progress = self.reset()
-            self.log.info(f"no training state in {self.folder}: starting from the beginning")
+            self.log.info(f"no checkpoint in {self.folder}: starting from the beginning")
             return progress
         progress = self._load(path, content)
-        self.log.clear(resumed=True)
-        self._log_left_by()
+        self.log.remove_failure()
+        self._log_unreleased_lock()
         for reason in damage:
-            self.log.info(f"{reason}; the state before it is taken")
+            self.log.info(f"{reason}; falling back to the previous checkpoint")
         self.log.info(f"resumed at {progress.describe()}")
         return progress
 
-    def _log_left_by(self) -> None:
-        if self._left_by:
-            self.log.info(self._left_by)
+    def _log_unreleased_lock(self) -> None:
+        if self._unreleased_lock:
+            self.log.info(self._unreleased_lock)
 
-    def has_state(self) -> bool:
+    def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint on disk."""
         return (self.folder / STATE).is_file()
 
@@ -191,27 +191,29 @@ class CheckpointManager:
         barrier()
 
     def save_before_divergence(self, progress: Progress, failed: FailedStep) -> StopTraining:
-        """Save the state from before a failed step, and return how the run ends; all ranks must call.
+        """Return the StopTraining to raise for a failed step, once a checkpoint from before it is saved.
+
+        No checkpoint is saved if a tensor was not finite before that step either. All ranks must call.
 
         Args:
-            progress: before that step, as the tensors are.
+            progress: progress before that step; the tensors have the values from before it, too.
             failed: the step.
         """
         bad = find_nonfinite(self.tensors, self.optimizer)
         if not bad:
             self._write(progress)
-            kept = f"the state from before it is in {self.folder}"
-        elif self.has_state():
-            kept = f"{bad} was not finite before, and an older state is in {self.folder}"
+            kept = f"the checkpoint from before it is in {self.folder}"
+        elif self.has_checkpoint():
+            kept = f"{bad} was not finite before, and an older checkpoint is in {self.folder}"
         else:
-            kept = f"{bad} was not finite before, and there is no older state"
+            kept = f"{bad} was not finite before, and there is no older checkpoint"
         barrier()
         what = failed.describe(self.tensors)
         return StopTraining(f"not finite at {progress.describe()}: {what}; {kept}; try a lower --lr", 1)
 
     def _write(self, progress: Progress) -> None:
         """Write unsharded tensors, so that the checkpoint does not depend on the number of ranks."""
-        if not self.writes:
+        if not self.is_writer:
             return
         tensors = {name: _unshard(t.detach(), self.shard_dims.get(name)) for name, t in self.tensors.items()}
         content = {
@@ -244,7 +246,7 @@ class CheckpointManager:
             try:
                 verify_checksum(self.best)
             except (FileNotFoundError, CorruptFileError) as error:
-                what = f"it is the best epoch, {progress.best_epoch}; put back a copy, or start anew without --resume"
+                what = f"it is the best epoch, {progress.best_epoch}; put back a copy, or start over without --resume"
                 raise CorruptFileError(f"{error}; {what}") from error
         saved = {name: shard(tensor, self.shard_dims.get(name)) for name, tensor in content["tensors"].items()}
         shapes = {name: (saved[name].shape, t.shape) for name, t in self.tensors.items() if name in saved}
@@ -270,14 +272,14 @@ class CheckpointManager:
                 break
             except CorruptFileError as error:
                 damage.append(str(error))
-        # All ranks must have found the same: the largest and the smallest number agree
-        found = 2 * len(paths) + len(damage)
-        largest, smallest_negated = all_reduce_max(found, -found)
-        if largest != -smallest_negated:
-            where = f"{self.folder}: not the same states on every machine"
+        # All ranks must have found as many files, and as many damaged: the largest numbers are the smallest, too
+        largest = all_reduce_max(len(paths), len(damage))
+        smallest = [-negated for negated in all_reduce_max(-len(paths), -len(damage))]
+        if list(largest) != smallest:
+            where = f"{self.folder}: not the same checkpoints on every machine"
             raise ValueError(f"{where}; --output_dir must be one folder for all")
         if paths and len(damage) == len(paths):
-            raise CorruptFileError(f"{'; '.join(damage)}; put back a copy, or start anew without --resume")
+            raise CorruptFileError(f"{'; '.join(damage)}; put back a copy, or start over without --resume")
         return path, content, damage
 
 
@@ -295,8 +297,8 @@ def _map_optimizer_state(state: dict, change: Callable[[Tensor, int | None], Ten
     """Return an optimizer's state with `change` applied to each tensor that has the shape of its parameter.
 
     Args:
-        state: as `state_dict` returns it.
-        change: of tensor and split dimension.
+        state: state of the optimizer, as `state_dict` returns it.
+        change: called with (tensor, split dimension); returns the tensor to put in its place.
         dims: the split dimension of each parameter.
     """
     slots = {

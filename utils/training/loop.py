@@ -33,7 +33,7 @@ class Batches(Protocol):
         """Return the batches of an epoch, in order: the same ones whenever the epoch is the same."""
 
     def n_samples(self, batch: Any) -> int:
-        """Return the number of training samples in a batch."""
+        """Return the number of training samples in a batch, as the log counts them."""
 
     def users(self, batch: Any) -> list[int]:
         """Return the users whose samples are in a batch."""
@@ -51,7 +51,7 @@ class Task(Protocol):
 
     @abstractmethod
     def learning_rate(self, epoch: float) -> float:
-        """Return the learning rate after so many epochs, the fraction of the running one included."""
+        """Return the learning rate at this (fractional) epoch."""
 
     @abstractmethod
     def backward(self, batch: Any, epoch: int, step: int) -> tuple[Tensor, Tensor]:
@@ -100,9 +100,9 @@ class CheckpointTimer:
 
         A collective call: all ranks get the same answer, so that they save and stop at the same step.
         """
-        minutes = (time.monotonic() - self._started) / 60
-        signum, minutes = all_reduce_max(self.signals.number, minutes)
-        return bool(signum) or minutes > self.minutes, int(signum)
+        elapsed = (time.monotonic() - self._started) / 60
+        signum, elapsed = all_reduce_max(self.signals.number, elapsed)
+        return bool(signum) or elapsed > self.minutes, int(signum)
 
 
 class TrainingLoop:
@@ -110,7 +110,7 @@ class TrainingLoop:
 
     Args:
         task: what is trained.
-        settings: of the loop.
+        settings: settings of the loop.
         signals: where signals are noted; a sweep looks there, too.
     """
 
@@ -148,8 +148,8 @@ class TrainingLoop:
             progress: where the run stands; it moves along.
 
         Raises:
-            StopTraining: by a signal, or by a non-finite loss or gradient; the state is saved.
-            DiskFullError: the disk is full; the states saved before stay.
+            StopTraining: a signal has come, or a loss or gradient is not finite; a checkpoint is saved.
+            DiskFullError: the disk is full; the earlier checkpoints stay.
         """
         self.progress = progress
         settings = self.settings
@@ -183,12 +183,12 @@ class TrainingLoop:
         task, progress = self.task, self.progress
         batches = task.batches.epoch(progress.epoch)
         sizes = [task.batches.n_samples(batch) for batch in batches]
-        progress.samples = sum(sizes[: progress.step])  # checkpoints of earlier versions may not have it
+        progress.samples = sum(sizes[: progress.step])  # recounted: an earlier version may have counted otherwise
         task.model.train()
         self.state_is_consistent = True
         started = time.perf_counter() - progress.seconds
-        hidden = None if is_main() else True  # None: shown on a terminal
-        bar = tqdm(total=sum(sizes), desc=f"epoch {progress.epoch}", unit="samples", disable=hidden, leave=False)
+        disable_bar = None if is_main() else True  # None: tqdm disables it unless standard error is a terminal
+        bar = tqdm(total=sum(sizes), desc=f"epoch {progress.epoch}", unit="samples", disable=disable_bar, leave=False)
         bar.update(progress.samples)
         with bar:
             for batch in batches[progress.step :]:
@@ -228,7 +228,7 @@ class TrainingLoop:
         """Add the pending losses to the epoch's. Synchronises the GPU.
 
         Raises:
-            StopTraining: a loss or gradient is not finite. The weights are those from before that step, and saved.
+            StopTraining: a loss or gradient is not finite; a checkpoint from before that step is saved.
         """
         progress = self.progress
         steps = self.losses.read()
@@ -244,9 +244,15 @@ class TrainingLoop:
             raise self.task.checkpoints.save_before_divergence(progress, failed)
 
     def _mean_loss(self, steps_per_epoch: int) -> float:
-        """Return the mean loss of all steps since the last validation, nats."""
+        """Return the mean loss of all steps since the last validation, nats.
+
+        Args:
+            steps_per_epoch: steps of each epoch that is done since then; a task that does not validate every epoch
+                must have equally many in all epochs.
+        """
         progress = self.progress
-        return progress.loss_sum / (progress.epochs_since_validation * steps_per_epoch + progress.step)
+        n_steps = progress.epochs_since_validation * steps_per_epoch + progress.step
+        return progress.loss_sum / n_steps
 
     def save(self) -> None:
         """Write a checkpoint; all ranks wait until it is on disk."""
@@ -255,23 +261,23 @@ class TrainingLoop:
         self.timer.restart()
 
     def stop_out_of_memory(self, advise: Callable[[], str]) -> StopTraining:
-        """Return how a run ends for which memory ran out; save its state if it can be resumed from.
+        """Save a checkpoint if possible; return the StopTraining to raise.
 
         Args:
-            advise: returns settings that need less memory; called once nothing holds the failed step any more.
+            advise: returns settings that need less memory; called when the failed step's memory is free again.
         """
         phase = "training" if self.task.model.training else "scoring"
         self.task.optimizer.zero_grad()
         # Other ranks are inside a collective and cannot join a save
         if self.state_is_consistent and not is_distributed():
             self.save()
-        resume = "no state to resume from"
-        if self.task.checkpoints.has_state():
-            resume = f"state saved in {self.task.checkpoints.folder}, resume with --resume"
+        resume = "no checkpoint to resume from"
+        if self.task.checkpoints.has_checkpoint():
+            resume = f"checkpoint saved in {self.task.checkpoints.folder}, resume with --resume"
         return StopTraining(f"out of memory in {phase}: {resume}; {advise()}", 1)
 
     def check_signals(self) -> None:
-        """Stop all ranks if a signal has come to one of them. For the time after a checkpoint, before more training.
+        """Stop all ranks if a signal has come to one of them. Called during validation and testing.
 
         Raises:
             StopTraining: a signal has come.
@@ -286,10 +292,11 @@ class TrainingLoop:
         self.state_is_consistent = False
         task.model.eval()
         metrics = task.validate(self.check_signals)
+        steps_per_epoch = progress.step  # the epoch is done
         epochs = progress.epochs_since_validation + 1
         record = EpochRecord(
             epoch=progress.epoch,
-            train_loss=self._mean_loss(progress.step),
+            train_loss=self._mean_loss(steps_per_epoch),
             lr=task.optimizer.param_groups[0]["lr"],
             seconds=progress.seconds / epochs,
             samples_per_s=epochs * progress.samples / progress.seconds,

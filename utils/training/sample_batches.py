@@ -16,9 +16,9 @@ class SampleBatches:
     """Batches that are arrays of sample indices, one per optimizer step, samples of similar length together.
 
     Args:
-        samples: to train on.
+        samples: samples to train on.
         batch_size: samples per optimizer step.
-        seed: of the run.
+        seed: seed of the run.
         tokens: positions per optimizer step, prompt and padding included; 0: count samples.
         prompt_positions: prompt positions that each sample adds.
     """
@@ -51,7 +51,7 @@ class ReplicaBatches(SampleBatches):
     """Batches of fine-tuning, which replicas of the model divide among them and process in micro-batches.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         data: interactions.
     """
 
@@ -67,7 +67,10 @@ class ReplicaBatches(SampleBatches):
         )
 
     def n_samples(self, batch: np.ndarray) -> int:
-        """Return the number of targets in a batch: under the causal objective every position has one."""
+        """Return the number of targets in a batch, which the log calls samples.
+
+        Under the causal objective a sample has one target per position, else one.
+        """
         return self.samples.n_targets(batch)
 
     def microbatches(
@@ -87,10 +90,10 @@ class ReplicaBatches(SampleBatches):
         # With fewer samples than replicas, run one sample with weight 0: all replicas need gradients to all-reduce
         has_no_samples = dp_rank() >= len(batch)
         local_idx = batch[:1] if has_no_samples else batch[dp_rank() :: dp_size()]
-        n_targets = self.n_samples(batch)
+        n_targets = self.samples.n_targets(batch)
         for idx in split_microbatches(
             local_idx, self.samples.length, s.batch_size, s.tokens_per_batch, self.prompt_positions
         ):
-            n = self.n_samples(idx)
-            weight = 0 if has_no_samples else n / n_targets
-            yield collate(self.data, self.samples, idx, padding).to(device), n, weight
+            n_local = self.samples.n_targets(idx)
+            weight = 0 if has_no_samples else n_local / n_targets
+            yield collate(self.data, self.samples, idx, padding).to(device), n_local, weight
