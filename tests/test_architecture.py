@@ -81,7 +81,7 @@ def test_every_package_imports_only_what_the_rule_allows():
     assert not forbidden
 
 
-def test_llama_imports_nothing_of_the_house():
+def test_llama_imports_nothing_of_the_project():
     imported = {name for path in PRODUCT if path.parts[0] == "llama" for name in imported_modules(path)}
     assert not {name for name in imported if package_of(name) != "llama"}
 
@@ -124,7 +124,7 @@ def test_few_assignments_are_packed():
     assert len(packed) <= MAX_PACKED_SHARE * len(assignments)
 
 
-def test_train_names_few_things_of_the_house():
+def test_train_names_few_things_of_the_project():
     path = Path("train_HeLLM.py")
     assert len(imported_modules(path)) <= MAX_IMPORTS_OF_TRAIN
 
