@@ -51,10 +51,7 @@ from utils.training.schedule import learning_rate
 
 @dataclass
 class FineTuning:
-    """One run, as a `Task` of utils.training.loop.
-
-    Every rank of a distributed job has one and makes the same calls in the same order.
-    """
+    """One run; implements utils.training.loop.Task. All ranks of a job make the same calls in the same order."""
 
     settings: Settings
     device: torch.device
@@ -136,10 +133,9 @@ class FineTuning:
 
 
 def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
-    """Build everything that a run needs.
+    """Build everything that a run needs; refuse invalid settings, data and weights before the run writes any file.
 
-    Whatever is wrong with settings, data or weights is refused here, before any file of the run is written. Only
-    --preset demo writes a file: its dataset, if that does not exist.
+    Only the demo writes files here: those of its dataset and embeddings that are absent.
 
     Args:
         settings: settings of the run.
@@ -154,7 +150,7 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
     distributed.init_processes(settings.model_parallel, settings.model_name)
     device = distributed.resolve_device(settings.device)
 
-    # Data: interactions, and the embeddings of the pre-trainings; --preset demo generates its own
+    # Data: interactions, and the embeddings of the pre-trainings; the demo's are generated if absent
     ensure_demo_data(settings)
     data, embeddings = build.load_data(settings)
     checksums = build.data_checksums(settings)
@@ -202,8 +198,7 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
         signals: notes signals; a sweep looks there for one that came too late to stop the run.
 
     Raises:
-        ValueError, OSError: the run cannot start, and none of its files has changed; or, DiskFullError, the disk is
-            full.
+        ValueError, OSError: the run cannot start, and its files are unchanged; or, DiskFullError, the disk is full.
     """
     with memory.explain_out_of_memory():
         run = setup_run(settings, base_cache)
