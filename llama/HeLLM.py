@@ -179,11 +179,15 @@ class HeLLM(nn.Module):
             h = torch.cat([instruct, self._input_vectors(items), response], 1)
             adapter = None
             if self.graph_adapter is not None:
-                graph = self.graph_item_embedding[items]  # (B, T, d_g)
-                adapter = self.graph_adapter(graph if mask is None else graph * mask[..., None])
+                adapter = self.graph_adapter(self._graph_embeddings(items, mask))
             if mask is not None:
                 mask = F.pad(mask, (instruct.shape[1], response.shape[1]), value=True)
             return self.llama(h, mask, adapter, last_only=True)[:, 0].float()
+
+    def _graph_embeddings(self, items: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the graph embeddings of items (B, T): (B, T, d_g), zero at padding."""
+        embeddings = self.graph_item_embedding[items]
+        return embeddings if mask is None else embeddings * mask[..., None]
 
     def _autocast(self, items: Tensor) -> torch.autocast:
         return torch.autocast(items.device.type, self.dtype, enabled=self.dtype != torch.float32)
