@@ -50,7 +50,7 @@ def validate_settings(settings: CheckSettings) -> list[str]:
 
 
 class FileCheck(NamedTuple):
-    """How to check one file of the folder."""
+    """The check of one file of the folder."""
 
     name: str
     inspect: Callable[[Path], str]  # returns a summary of the content, or raises

@@ -21,7 +21,7 @@ class UnusableInputError(Exception):
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """Everything that defines a feature matrix.
+    """The definition of a feature matrix: its items, how they are read and encoded.
 
     Args:
         n_items: rows of the matrix.

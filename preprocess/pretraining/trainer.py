@@ -1,4 +1,4 @@
-"""What both pre-trainings share: settings, final test and table export of a run."""
+"""Settings, final test and table export, which both pre-trainings share."""
 
 from abc import abstractmethod
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How a run starts: over files of another run, with settings it cannot train with, in folders it cannot write to."""
+"""The start of a run: over files of another run, with settings it cannot train with, in folders it cannot write to."""
 
 import os
 import signal

@@ -70,7 +70,7 @@ def padded(lengths, fill_with=0):
 
 
 def reads(model, table):
-    """Whether the scores change with one of the tables."""
+    """Return whether the scores change with one of the tables."""
     before = model(histories())
     getattr(model, table).normal_(generator=torch.Generator().manual_seed(9))
     return not torch.equal(model(histories()), before)

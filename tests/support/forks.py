@@ -18,7 +18,7 @@ FORKS.set_forkserver_preload([*TRAINING, *PREPARING, "torch._dynamo", "matplotli
 
 
 class Outcome(NamedTuple):
-    """How a process of a job ended."""
+    """The end of a process of a job."""
 
     status: int  # minus the signal that killed it
     out: str

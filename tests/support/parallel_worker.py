@@ -1,4 +1,4 @@
-"""What each of the processes that share a tiny HeLLM does in the tests of model parallelism."""
+"""The work of each process that shares a tiny HeLLM, in the tests of model parallelism."""
 
 from pathlib import Path
 

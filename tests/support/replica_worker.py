@@ -1,4 +1,4 @@
-"""What each process of a distributed job does in the tests of replicas.
+"""The work of each process of a distributed job, in the tests of replicas.
 
 The tests call these functions in forked processes; torchrun starts a run in which one process is killed:
 

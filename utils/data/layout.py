@@ -1,4 +1,4 @@
-"""Where a dataset's files are, and which of them fine-tuning reads (docs/method.md, section 1)."""
+"""Paths of a dataset's files, and those that fine-tuning reads (docs/method.md, section 1)."""
 
 from pathlib import Path
 

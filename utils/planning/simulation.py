@@ -19,7 +19,7 @@ from utils.training.prompt import PROMPT_LENGTHS
 
 @dataclass(frozen=True)
 class MemoryProfile:
-    """Everything that determines the memory of a run, except its batch sizes."""
+    """The sizes and formats that determine the memory of a run, except its batch sizes."""
 
     args: HeLLMArgs
     n_items: int

@@ -70,7 +70,7 @@ class Recommendation:
 
     @property
     def hit(self) -> bool:
-        """Whether the held-out item is among the best."""
+        """Return whether the held-out item is among the best."""
         return self.held_out in self.best
 
 

@@ -40,7 +40,7 @@ class Run:
 
     @property
     def is_graph_pretraining(self) -> bool:
-        """Whether the run was tested by its own protocol only, training items removed."""
+        """Return whether the run was tested by its own protocol only, training items removed."""
         return self.tests.keys() == {"test"}
 
     @property

@@ -30,7 +30,7 @@ BEST_ADAPTER = "best_adapter.pt"
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """The position of a run.
 
     Epochs count from 0. `step` optimizer steps of `epoch` are done; between epochs it is 0 of the next one.
     """

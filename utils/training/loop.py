@@ -40,7 +40,7 @@ class Batches(Protocol):
 
 
 class Task(Protocol):
-    """What the loop trains. The best epoch is the one whose validation has the highest `selection_metric`."""
+    """The work that the loop trains. The best epoch is the one whose validation has the highest `selection_metric`."""
 
     batches: Batches
     model: torch.nn.Module
