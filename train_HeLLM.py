@@ -195,7 +195,7 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
     Args:
         settings: settings of the run.
         base_cache: shares a frozen base among the runs of a sweep.
-        signals: notes signals; a sweep looks there for one that came too late to stop the run.
+        signals: set by signal handlers; a sweep checks them after the run.
 
     Raises:
         ValueError, OSError: the run cannot start, and its files are unchanged; or, DiskFullError, the disk is full.

@@ -26,16 +26,16 @@ class HeLLMArgs(ModelArgs):
     adapter_len: int = 10  # A, adapter positions per layer
     prefix_adapter: bool = True  # adapter positions contain a learned prefix
     graph_adapter: bool = True  # add the history's pooled graph embeddings to the adapter positions
-    graph_rank: int = 0  # width of a learned bimap before the pooling; 0: none, as published
+    graph_rank: int = 0  # width of a learned projection before the pooling; 0: no projection, as published
     graph_mean: bool = False  # divide the pooled graph by the history's length
-    graph_dropout: float = 0.3  # in the graph adapter's perceptrons
+    graph_dropout: float = 0.3  # in the graph adapter's MLPs
     graph_input: bool = True  # graph embedding in the item vectors
     seq_input: bool = True  # sequence embedding in the item vectors
     item_ids: bool = False  # add a learned embedding of each item to its vector
     w_lora: bool = True  # low-rank updates of LLaMA's matrices
-    lora_r: int = 16  # their rank
-    lora_alpha: float = 16  # their scale times the rank
-    lora_dropout: float = 0.05  # on their input
+    lora_r: int = 16  # rank of the updates
+    lora_alpha: float = 16  # the updates are scaled by lora_alpha / lora_r
+    lora_dropout: float = 0.05  # on the input of the updates
     lora_targets: tuple[str, ...] = ("w1", "w2", "w3")  # the matrices, by Meta's names
     train_score: bool = False  # train the output head
     tie_score: bool = False  # the head is the item vectors, through a learned matrix
@@ -74,7 +74,7 @@ class ItemIdEmbedding(nn.Embedding):
 class HeLLM(nn.Module):
     """The fine-tuned recommender of arXiv 2504.10541 (docs/method.md, section 3). One forward for training and scoring.
 
-    Built without allocating, then every parameter is initialised once on the current device. Under
+    Built on the meta device, then every parameter is allocated and initialised once on the current device. Under
     `with torch.device("meta")` nothing is initialised: weights can be assigned, and `materialize` does the rest.
 
     Args:
@@ -152,7 +152,7 @@ class HeLLM(nn.Module):
 
     @property
     def padding(self) -> str:
-        """Return the side on which a batch is best padded: the one that is read without moving items."""
+        """Return the side on which a batch is best padded: the one for which no items have to be moved."""
         return "right" if self.args.objective == "causal" else "left"
 
     def item_vectors(self, items: Tensor) -> Tensor:
@@ -169,11 +169,11 @@ class HeLLM(nn.Module):
         """Return what the head reads, the normalised last hidden states: (B, D) float32. Arguments as in `forward`."""
         if self.args.objective == "causal":
             if mask is None:
-                newest = torch.full((len(items), 1), items.shape[1] - 1, device=items.device)
+                last_position = torch.full((len(items), 1), items.shape[1] - 1, device=items.device)
             else:
                 mask, items = to_right_padding(mask, items)
-                newest = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
-            return self._causal_hidden(items, newest)[:, 0]
+                last_position = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
+            return self._causal_hidden(items, last_position)[:, 0]
         with self._autocast(items):
             instruct, response = (vectors.expand(len(items), -1, -1) for vectors in self._prompt_vectors())
             h = torch.cat([instruct, self._input_vectors(items), response], 1)
@@ -242,7 +242,7 @@ class HeLLM(nn.Module):
             items: as in `forward`.
             mask: as in `forward`.
             targets: int64 (B,), or (B, T) under the causal objective: the item that follows each position.
-            n_targets: number of real positions where the caller knows it, which spares a GPU synchronisation.
+            n_targets: number of real positions where the caller knows it, which avoids a GPU synchronisation.
         """
         causal = self.args.objective == "causal"
         if causal:
@@ -276,7 +276,7 @@ def true_indices(flags: Tensor, n: int) -> Tensor:
 
 
 def set_trainable(model: HeLLM) -> None:
-    """Decide by module what is trained: the new parts always, the head and the base by their switches."""
+    """Decide by module what is trained: the new parts always, the rest by train_base, train_score and tie_score."""
     model.requires_grad_(False)
     model.llama.requires_grad_(model.args.train_base)
     model.score.requires_grad_(model.args.train_score or model.args.tie_score)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-# Ids are refused as wrong where the largest is at least MIN_SPARSE_ID and less than one id in SPARSE_ID_LIMIT occurs.
+# Ids are refused if the largest is at least MIN_SPARSE_ID and fewer than one in SPARSE_ID_LIMIT of them occur.
 MIN_SPARSE_ID = 1_000_000
 SPARSE_ID_LIMIT = 1000
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Histories and the item that follows each: views of `Interactions.items`, one entry per sample.
+    """Histories and the item that follows each: index ranges into `Interactions.items`, one entry per sample.
 
     The history of sample n is items[start[n] : start[n] + length[n]], and its target is the item after it. With
     `predict_all_positions` each position of the history predicts the next item, so that there are length[n] targets.
@@ -92,7 +92,7 @@ class Interactions:
         return self.user_samples() if objective == "causal" else self.prefix_samples()
 
     def validation(self) -> Samples:
-        """Return the second-last items as targets, of users with at least three."""
+        """Return the second-to-last items as targets, of users with at least three."""
         return self._hold_out(2)
 
     def test(self) -> Samples:

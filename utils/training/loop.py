@@ -74,7 +74,7 @@ class LoopSettings:
     patience: int  # stop after so many validations without a better one; 0: never
     save_every_minutes: float  # minutes between checkpoints within an epoch
     validate_every: int = 1  # epochs between validations; the last epoch is validated in any case
-    log_every: int = 1  # optimizer steps between loss read-outs, each of which synchronises the GPU
+    log_every: int = 1  # optimizer steps between reads of the pending losses, each of which synchronises the GPU
     save_before_validation: bool = False  # for validations that take long
 
 
@@ -128,7 +128,7 @@ class TrainingLoop:
 
         Raises:
             DiskFullError: the disk is full.
-            RuntimeError: a ValueError or OSError, which in training is no user error and keeps its traceback.
+            RuntimeError: a ValueError or OSError, which is no user error here and keeps its traceback.
         """
         try:
             work()
@@ -145,7 +145,7 @@ class TrainingLoop:
         """Train to the last epoch, or until no validation has been better for `patience` validations.
 
         Args:
-            progress: where the run stands; it moves along.
+            progress: where the run stands; updated in place.
 
         Raises:
             StopTraining: a signal has come, or a loss or gradient is not finite; a checkpoint is saved.
