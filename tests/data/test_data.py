@@ -8,7 +8,7 @@ import pytest
 from tests.support.small_data import N_ITEMS, sequences, write_dataset
 from utils.data.batches import collate, scoring_batches, training_batches
 from utils.data.embeddings import load_item_embeddings
-from utils.data.interactions import Interactions
+from utils.data.interactions import Interactions, _read_blocks, _read_by_line
 from utils.data.layout import require_files, required_files
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "sequential"
@@ -142,3 +142,34 @@ def test_counts_of_the_real_data(name, users, items, interactions, samples, step
     assert len(train) == samples
     assert len(training_batches(train.length, 7, 2024, 0)) == steps
     assert len(data.validation()) == len(data.test()) == users
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_files_read_in_blocks_are_read_as_by_line(tmp_path, monkeypatch, seed):
+    """Random small changes of a file: where the quick reader answers, the reader of lines gives the same."""
+    monkeypatch.setattr("utils.data.interactions.BLOCK_BYTES", 30)  # some lines per block
+    rng = np.random.default_rng(seed)
+    rows = [[user, *rng.integers(0, 30, rng.integers(1, 6))] for user in range(5)]
+    text = "\n".join(" ".join(map(str, row)) for row in rows) + "\n"
+    path = tmp_path / "Small.txt"
+    n_answers = 0
+    for _ in range(200):
+        position = rng.integers(0, len(text) + 1)
+        odd = ["", " ", "\n", "0", "7", "x", "\t", "\r\n", "1234567890", "-", "\ufeff", "٣"][rng.integers(0, 12)]
+        path.write_text(text[:position] + odd + text[position + rng.integers(0, 2) :], encoding="utf-8")
+        answer = _read_blocks(path)
+        if answer is None:
+            continue
+        n_answers += 1
+        for quick, by_line in zip(answer, _read_by_line(path), strict=True):
+            assert quick.dtype == by_line.dtype == np.int64
+            np.testing.assert_array_equal(quick, by_line)
+    assert n_answers > 20
+
+
+def test_a_file_without_a_last_newline_is_read_in_blocks(tmp_path):
+    path = tmp_path / "Small.txt"
+    path.write_bytes(b"0 1 0 2\n1 2 1")
+    items, length = _read_blocks(path)
+    assert items.tolist() == [1, 0, 2, 2, 1]
+    assert length.tolist() == [3, 2]

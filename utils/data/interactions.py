@@ -8,6 +8,8 @@ import numpy as np
 # Ids are refused if the largest is at least MIN_SPARSE_ID and fewer than one in SPARSE_ID_LIMIT of them occur.
 MIN_SPARSE_ID = 1_000_000
 SPARSE_ID_LIMIT = 1000
+MAX_DIGITS = 9  # of an id
+BLOCK_BYTES = 2**22  # of the file, read at a time
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Interactions:
 
     def __init__(self, path: str | Path, max_len: int) -> None:
         self.path = Path(path)
-        rows = _read_rows(self.path)
-        self.n_users = len(rows)
-        self.items = np.concatenate(rows)  # int64 (n_interactions,)
+        # The quick way knows well-formed files only; the other one says what is wrong, and where
+        self.items, length = _read_blocks(self.path) or _read_by_line(self.path)
+        _check_items(self.path, self.items, length)
+        self.n_users = len(length)
         self.n_interactions = len(self.items)
         self.n_items = 1 + int(self.items.max())
-        length = np.array([len(row) for row in rows])
         end = np.cumsum(length)
         self.full_start = end - length  # int64 (n_users,), as are the next two
         self.n_kept = np.minimum(length, max_len or length)
@@ -149,7 +151,55 @@ def require_trainable(data: Interactions) -> None:
         raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
 
 
-def _read_rows(path: Path) -> list[np.ndarray]:
+def _read_blocks(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the items of all users, and the number of each user's, of a file that follows the format to the letter.
+
+    Returns:
+        int64 (n_interactions,) and int64 (n_users,); None of any other file, which `_read_by_line` reads or refuses.
+    """
+    items = []
+    lengths = []
+    n_users = 0
+    with path.open("rb") as file:
+        while lines := file.readlines(BLOCK_BYTES):
+            block = _parse_block(b"".join(lines), n_users)
+            if block is None:
+                return None
+            items.append(block[0])
+            lengths.append(block[1])
+            n_users += len(lines)
+    return (np.concatenate(items), np.concatenate(lengths)) if items else None
+
+
+def _parse_block(block: bytes, first_user: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the items of some lines, and the number of each line's; None where a line does not follow the format."""
+    if not block.endswith(b"\n"):
+        block += b"\n"
+    byte = np.frombuffer(block, np.uint8)
+    is_digit = (byte >= ord("0")) & (byte <= ord("9"))
+    is_newline = byte == ord("\n")
+    if not (is_digit | is_newline | (byte == ord(" "))).all():
+        return None
+    # A word begins at a digit behind something else, and ends before something else
+    bounds = np.flatnonzero(np.diff(is_digit, prepend=False))
+    word_start = bounds[::2]
+    word_end = bounds[1::2]
+    words_per_line = np.diff(np.searchsorted(word_start, np.flatnonzero(is_newline)), prepend=0)
+    if words_per_line.min() < 2 or (word_end - word_start).max() > MAX_DIGITS:
+        return None
+    numbers = np.fromstring(block, np.int64, sep=" ")
+    user_position = np.cumsum(words_per_line) - words_per_line
+    if (numbers[user_position] != np.arange(first_user, first_user + len(words_per_line))).any():
+        return None
+    return np.delete(numbers, user_position), words_per_line - 1
+
+
+def _read_by_line(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same as `_read_blocks`, of any file in the format.
+
+    Raises:
+        ValueError: naming path and line of what does not follow the format.
+    """
     rows = []
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -161,8 +211,17 @@ def _read_rows(path: Path) -> list[np.ndarray]:
         ) from error
     if not rows:
         raise ValueError(f"{path}: empty; one line per user is expected: user item item …")
-    items = np.unique(np.concatenate(rows))
-    smallest, largest = int(items[0]), int(items[-1])
+    return np.concatenate(rows), np.array([len(row) for row in rows])
+
+
+def _check_items(path: Path, items: np.ndarray, length: np.ndarray) -> None:
+    """Refuse items that are not numbered 0, 1, 2, …, as far as the numbers tell.
+
+    Raises:
+        ValueError: naming path and, of a single number, its line.
+    """
+    smallest = int(items.min())
+    largest = int(items.max())
     if smallest > 0:
         raise ValueError(
             f"{path}: items start at {smallest}, so item 0 is missing: this looks like the 1-based layout of the data; "
@@ -170,13 +229,15 @@ def _read_rows(path: Path) -> list[np.ndarray]:
         )
     if not largest:
         raise ValueError(f"{path}: item 0 is the only one; two or more are expected, download it again or add some")
-    if largest >= max(MIN_SPARSE_ID, SPARSE_ID_LIMIT * len(items)):
-        number = next(number for number, row in enumerate(rows, 1) if largest in row)
+    if largest < MIN_SPARSE_ID:
+        return
+    n_items = len(np.unique(items))
+    if largest >= SPARSE_ID_LIMIT * n_items:
+        number = 1 + int(np.searchsorted(np.cumsum(length), items.argmax(), side="right"))
         raise ValueError(
-            f"{path}: line {number}: item {largest}, but there are only {len(items)} different ones in the file; "
+            f"{path}: line {number}: item {largest}, but there are only {n_items} different ones in the file; "
             "number them 0, 1, 2, … without gaps"
         )
-    return rows
 
 
 def _parse_line(path: Path, number: int, line: str) -> np.ndarray:
@@ -185,7 +246,7 @@ def _parse_line(path: Path, number: int, line: str) -> np.ndarray:
     if not words:
         raise ValueError(f"{where} is empty; remove it, or give user {number - 1} its items")
     for word in words:
-        if not (word.isascii() and word.isdigit()) or len(word) > 9:
+        if not (word.isascii() and word.isdigit()) or len(word) > MAX_DIGITS:
             raise ValueError(
                 f"{where}: {word[:40]!r} is not an id; write whole numbers, 0 to 999999999, separated by single spaces"
             )
