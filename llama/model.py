@@ -265,7 +265,8 @@ class Transformer(nn.Module):
         Raises:
             ValueError: more positions than max_seq_len.
         """
-        length, start = h.shape[1], self.args.n_adapter_positions
+        length = h.shape[1]
+        start = self.args.n_adapter_positions  # of the tokens
         if start + length > self.args.max_seq_len:
             raise ValueError(f"{start} adapter + {length} token positions exceed max_seq_len {self.args.max_seq_len}")
         if mask is None:

@@ -108,10 +108,15 @@ def clip_grad_norm(model: nn.Module, limit: float) -> torch.Tensor:
         The norm before, a scalar on the gradients' device.
     """
     dims = shard_dims(model) if mp_size() > 1 else {}
-    sharded, unsharded = [], []
+    sharded = []
+    unsharded = []
     for name, p in model.named_parameters():
-        if p.grad is not None:
-            (unsharded if dims.get(name) is None else sharded).append(p.grad)
+        if p.grad is None:
+            continue
+        if dims.get(name) is None:
+            unsharded.append(p.grad)
+        else:
+            sharded.append(p.grad)
     square_of_sharded = nn.utils.get_total_norm(sharded).square()
     square_of_unsharded = nn.utils.get_total_norm(unsharded).square()  # every process has all of these
     if mp_size() > 1:
