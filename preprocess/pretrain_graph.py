@@ -234,8 +234,8 @@ class GraphTraining(Pretraining):
     def evaluate(self, samples: Samples) -> dict[str, float]:
         """Return the metrics of a split, training items taken out of the ranking."""
         out = self.model()
-        ranks = rank_by_product(out.users, out.items, self.R, samples.user, self.data.targets(samples))
-        return ranking_metrics(ranks)
+        _, seen_removed = rank_by_product(out.users, out.items, self.R, samples.user, self.data.targets(samples))
+        return ranking_metrics(seen_removed)
 
     def validate(self, _check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Return the validation metrics."""

@@ -178,13 +178,10 @@ def graph_embeddings(settings: BaselineSettings, data: Interactions) -> Ranker:
 
 def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Samples) -> Ranking:
     started = time.perf_counter()
-    shape = (data.n_users, data.n_items)
     row, item = data.seen_items(samples)
-    seen = interaction_matrix(samples.user[row], item, shape)
-    targets = data.targets(samples)
-    unfiltered = rank_by_product(users, items, sp.csr_matrix(shape), samples.user, targets)
-    filtered = rank_by_product(users, items, seen, samples.user, targets)
-    return Ranking(unfiltered, filtered, 2 * len(samples) / (time.perf_counter() - started))
+    seen = interaction_matrix(samples.user[row], item, (data.n_users, data.n_items))
+    seen_kept, seen_removed = rank_by_product(users, items, seen, samples.user, data.targets(samples))
+    return Ranking(seen_kept, seen_removed, len(samples) / (time.perf_counter() - started))
 
 
 def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:

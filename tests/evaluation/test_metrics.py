@@ -8,7 +8,8 @@ import torch
 
 from tests.support.small_data import write_dataset
 from utils.data.interactions import Interactions
-from utils.evaluation.metrics import filter_seen, ranking_metrics, target_ranks
+from utils.evaluation import metrics
+from utils.evaluation.metrics import ranking_metrics, ranks_with_and_without_seen, target_ranks
 from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
 
 
@@ -80,13 +81,63 @@ def test_metrics_equal_ranx():
     assert {name.lower(): value for name, value in ours.items()} == pytest.approx(theirs, rel=0, abs=1e-9)
 
 
-def test_filter_seen_keeps_the_target_and_does_not_change_its_input():
-    scores = torch.arange(6.0)[None].repeat(2, 1)
-    seen = torch.tensor([[0, 0, 1, 1, 1], [5, 3, 5, 4, 4]])
-    removed = filter_seen(scores, seen, torch.tensor([2, 4]))
-    inf = torch.inf
-    assert removed.tolist() == [[0, 1, 2, -inf, 4, -inf], [0, 1, 2, 3, 4, -inf]]
-    assert scores.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+def position_in_order(scores, target):
+    """Return the rank of one user's target: how many items stand before it, by the definition, plus one."""
+    own = scores[target]
+    before = [not score <= own or (score == own and item < target) for item, score in enumerate(scores)]
+    return 1 + sum(before)
+
+
+def reference_ranks(scores, seen, targets):
+    """Return both ranks of each row by the definition: what was seen scores −∞, the target excepted."""
+    filtered = scores.tolist()
+    for row, item in seen.T.tolist():
+        if item != targets[row]:
+            filtered[row][item] = -math.inf
+    return [
+        [position_in_order(row, target) for row, target in zip(rows, targets.tolist(), strict=True)]
+        for rows in (scores.tolist(), filtered)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("at_once", [1, 60, 2**20])
+def test_ranks_with_and_without_seen_follow_the_definition(seed, at_once, monkeypatch):
+    """Ties, NaN and both infinities among the scores; pairs that repeat, in any order, and targets among them."""
+    monkeypatch.setattr(metrics, "RANKED_AT_ONCE", at_once)
+    monkeypatch.setattr(metrics, "GROUP", 4)
+    rng = np.random.default_rng(seed)
+    n_users, n_items = rng.integers(1, 30, 2)
+    values = np.array([-math.inf, -1, -0.0, 0.0, 0.5, 2, math.inf, math.nan])
+    scores = torch.from_numpy(rng.choice(values, (n_users, n_items), p=rng.dirichlet(np.ones(len(values)))))
+    targets = torch.from_numpy(rng.integers(0, n_items, n_users))
+    n_seen = rng.integers(0, 2 * n_items)
+    seen = torch.from_numpy(np.stack([rng.integers(0, n_users, n_seen), rng.integers(0, n_items, n_seen)]))
+    before = scores.clone()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        found = ranks_with_and_without_seen(scores.to(dtype), seen, targets)
+        assert found.dtype == torch.int64
+        assert found.tolist() == reference_ranks(scores, seen, targets)
+    assert torch.equal(scores.nan_to_num(7), before.nan_to_num(7))
+
+
+def test_ranks_of_more_items_than_a_group_has():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 40, (6, 1000), generator=generator).float()
+    targets = torch.tensor([0, 127, 128, 129, 998, 999])
+    seen = torch.stack([torch.randint(0, n, (300,), generator=generator) for n in (6, 1000)])
+    assert ranks_with_and_without_seen(scores, seen, targets).tolist() == reference_ranks(scores, seen, targets)
+
+
+def test_scores_that_all_users_share_need_no_copy():
+    scores = torch.tensor([0.5, 2.0, 1.0, 2.0]).expand(3, 4)
+    seen = torch.tensor([[0, 2, 2], [1, 3, 3]])
+    assert ranks_with_and_without_seen(scores, seen, torch.tensor([0, 3, 2])).tolist() == [[4, 2, 3], [3, 2, 2]]
+
+
+def test_an_empty_batch_has_no_ranks():
+    none = torch.empty(2, 0, dtype=torch.int64)
+    assert ranks_with_and_without_seen(torch.empty(0, 5), none, none[0]).shape == (2, 0)
 
 
 def score(items, mask):

@@ -17,7 +17,7 @@ from llama.HeLLM import HeLLM
 from llama.parallel import clip_grad_norm
 from utils.data.batches import collate
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.ranking import ranks_with_and_without_seen
+from utils.evaluation.metrics import ranks_with_and_without_seen
 from utils.planning.plan import PUBLISHED_WIDTH
 from utils.planning.simulation import MemoryProfile, MemorySimulator, memory_profile, random_model
 from utils.runtime.memory import reset_peak_rss, rss_bytes

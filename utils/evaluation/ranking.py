@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llama.parallel import all_reduce_data_parallel, dp_rank, dp_size
 from utils.data.batches import Padding, collate, scoring_batches, to_device
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.metrics import filter_seen, target_ranks
+from utils.evaluation.metrics import ranks_with_and_without_seen
 from utils.runtime.distributed import is_main
 
 
@@ -76,46 +76,33 @@ def evaluate_ranking(
     return Ranking(seen_kept, seen_removed, len(samples) / (time.perf_counter() - started))
 
 
-def ranks_with_and_without_seen(scores: Tensor, seen: Tensor, targets: Tensor) -> Tensor:
-    """Return the targets' ranks among all items, and among those that the user has not had before.
-
-    Args:
-        scores: float (B, I).
-        seen: int64 (2, n), as `Interactions.seen_items` returns it.
-        targets: int64 (B,).
-
-    Returns:
-        int64 (2, B), 1 the best.
-    """
-    filtered = filter_seen(scores, seen, targets)
-    return torch.stack([target_ranks(scores, targets), target_ranks(filtered, targets)])
-
-
 @torch.no_grad()
 def rank_by_product(
     users: Tensor, items: Tensor, seen: sp.csr_matrix, user: np.ndarray, targets: np.ndarray, block: int = 256
 ) -> np.ndarray:
-    """Rank each target by dot product among the items that its user has not seen.
+    """Rank each target by dot product among all items, and among those that its user has not seen.
 
     Args:
         users: float (U, d).
         items: float (I, d).
-        seen: binary (U, I); a target counts as not seen.
+        seen: binary (U, I), without stored zeros; a target counts as not seen.
         user: int64 (N,), the user of each target.
         targets: int64 (N,).
         block: users at a time.
 
     Returns:
-        int64 (N,), 1 the best.
+        int64 (2, N), 1 the best: with what the user has seen, and without.
     """
-    ranks = np.empty(len(user), np.int64)
+    ranks = []
     for first in range(0, len(user), block):
         rows = user[first : first + block]
-        target = torch.from_numpy(targets[first : first + block]).to(items.device)
-        seen_of_block = torch.from_numpy(np.stack(seen[rows].nonzero()).astype(np.int64)).to(items.device)
-        scores = users[torch.from_numpy(rows).to(users.device)] @ items.T
-        ranks[first : first + block] = target_ranks(filter_seen(scores, seen_of_block, target), target).cpu().numpy()
-    return ranks
+        seen_of_block = seen[rows]
+        row = np.repeat(np.arange(len(rows)), np.diff(seen_of_block.indptr))
+        pairs = to_device(torch.from_numpy(np.stack([row, seen_of_block.indices])), items.device)
+        target = to_device(torch.from_numpy(targets[first : first + block]), items.device)
+        scores = users[to_device(torch.from_numpy(rows), users.device)] @ items.T
+        ranks.append(ranks_with_and_without_seen(scores, pairs, target))
+    return torch.cat(ranks, 1).cpu().numpy()
 
 
 def rank_by_popularity(data: Interactions, samples: Samples) -> Ranking:

@@ -11,7 +11,7 @@ from llama.checkpoint import assign_parameter
 from llama.HeLLM import HeLLM, HeLLMArgs, materialize
 from llama.parallel import clip_grad_norm, dp_size, init_model_parallel
 from utils.data.interactions import Interactions
-from utils.evaluation.ranking import ranks_with_and_without_seen
+from utils.evaluation.metrics import ranks_with_and_without_seen
 from utils.runtime.memory import LiveBytes
 from utils.training.build import build_empty, matmul_dtype, model_args
 from utils.training.prompt import PROMPT_LENGTHS
