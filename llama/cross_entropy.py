@@ -28,7 +28,8 @@ def sampled_cross_entropy(
     """Return the mean cross-entropy in nats against negatives that stand for all other classes.
 
     The batch shares its negatives, sampled uniformly. Each row reweights them by I − 1 classes per negative that is
-    not its target, so that Σ exp(logit) has the expectation of the full softmax.
+    not its target, so that Σ exp(logit) has the expectation of the full softmax. The gradient is computed along with
+    the loss, as in `linear_cross_entropy`.
 
     Args:
         hidden: float32 (N, d).
@@ -37,14 +38,7 @@ def sampled_cross_entropy(
         negatives: int64 (K,), distinct.
         smoothing: fraction of the target's probability that is spread evenly over all classes, exactly.
     """
-    target_logit = (hidden * weight[targets]).sum(1, keepdim=True)
-    negative_logits = hidden @ weight[negatives].T
-    is_target = negatives == targets[:, None]
-    log_weight = math.log(len(weight) - 1) - (~is_target).sum(1, keepdim=True).log()
-    negative_logits = (negative_logits + log_weight).masked_fill(is_target, -torch.inf)
-    logits = torch.cat([target_logit, negative_logits], 1)
-    target_score = target_logit[:, 0] * (1 - smoothing) + hidden @ weight.mean(0) * smoothing
-    return (logits.logsumexp(1) - target_score).mean()
+    return _SampledCrossEntropy.apply(hidden, weight, targets, negatives, smoothing)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -84,3 +78,63 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_output / len(grad_hidden)
         return grad_hidden * scale, None if grad_weight is None else grad_weight * scale, None, None
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, negatives: Tensor, smoothing: float) -> Tensor:
+        n_rows = len(hidden)
+        n_classes = len(weight)
+        mean_weight = weight.mean(0)
+        negative_weight = weight[negatives]
+        # Where each row's target is among the negatives; -1: nowhere
+        column_of = negatives.new_full((n_classes,), -1)
+        column_of[negatives] = torch.arange(len(negatives), device=negatives.device)
+        target_column = column_of[targets]
+        n_others = len(negatives) - (target_column >= 0).int()
+        log_weight = math.log(n_classes - 1) - n_others.log()  # -∞ log 0 where no other class was sampled
+
+        grad_hidden = torch.empty_like(hidden)
+        grad_target = torch.empty_like(hidden)  # of each row's target vector
+        grad_negative = torch.zeros_like(negative_weight)
+        loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        block = max(BLOCK_ELEMENTS // len(negatives), 1)
+        for first in range(0, n_rows, block):
+            h = hidden[first : first + block]
+            target_weight = weight[targets[first : first + block]]
+            column = target_column[first : first + block, None]
+            # Logits of the negatives, -∞ where one is the row's target
+            p = h @ negative_weight.T  # (block, K): logits, then their exponentials
+            p += log_weight[first : first + block, None]
+            at = column.clamp(min=0)
+            p.scatter_(1, at, p.gather(1, at).masked_fill(column >= 0, -torch.inf))
+            # −log softmax of the target, the largest logit subtracted before exp
+            target_logit = (h * target_weight).sum(1, keepdim=True)
+            max_logit = torch.maximum(p.amax(1, keepdim=True), target_logit)
+            target_score = target_logit * (1 - smoothing) + (h @ mean_weight)[:, None] * smoothing
+            p.sub_(max_logit).exp_()
+            target_p = (target_logit - max_logit).exp()
+            total = p.sum(1, keepdim=True) + target_p
+            loss += (total.log() + max_logit - target_score).double().sum()
+            # Gradients of the sum, which `backward` divides by the number of rows
+            target_error = target_p / total - (1 - smoothing)
+            grad_hidden[first : first + block] = (
+                p @ negative_weight / total + target_error * target_weight - mean_weight * smoothing
+            )
+            grad_target[first : first + block] = target_error * h
+            grad_negative.addmm_(p.T, h / total)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
+            grad_weight[negatives] = grad_negative
+            grad_weight.index_add_(0, targets, grad_target)
+            if smoothing:
+                grad_weight -= hidden.sum(0) * (smoothing / n_classes)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return (loss / n_rows).to(hidden.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_output / len(grad_hidden)
+        return grad_hidden * scale, None if grad_weight is None else grad_weight * scale, None, None, None

@@ -193,19 +193,20 @@ def test_blocked_cross_entropy_and_its_gradients_equal_pytorchs(smoothing, monke
     targets = torch.randint(0, N_ITEMS, (25,), generator=generator)
     ours = linear_cross_entropy(hidden, weight, targets, smoothing)
     theirs = F.cross_entropy(hidden @ weight.T, targets, label_smoothing=smoothing)
-    torch.testing.assert_close(ours, theirs)
-    for a, b in zip(*(torch.autograd.grad(3 * x, (hidden, weight)) for x in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b)
+    assert_equal_with_gradients(ours, theirs, (hidden, weight))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_sampled_cross_entropy_equals_the_formula_by_hand(smoothing):
+def test_sampled_cross_entropy_and_its_gradients_equal_the_formula_by_hand(smoothing, monkeypatch):
+    monkeypatch.setattr("llama.cross_entropy.BLOCK_ELEMENTS", 20)  # a few rows at a time
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator)
+    hidden, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (6, N_ITEMS))
     targets = torch.tensor([0, 3, 9, 9, 29, 17])
-    full = F.cross_entropy(hidden @ weight.T, targets, label_smoothing=smoothing)
     every = torch.arange(N_ITEMS)
-    torch.testing.assert_close(sampled_cross_entropy(hidden, weight, targets, every, smoothing), full)
+    full = F.cross_entropy(hidden @ weight.T, targets, label_smoothing=smoothing)
+    assert_equal_with_gradients(
+        sampled_cross_entropy(hidden, weight, targets, every, smoothing), full, (hidden, weight)
+    )
     drawn = torch.tensor([3, 5, 9, 20])
     by_hand = []
     for h, target in zip(hidden, targets.tolist(), strict=True):
@@ -213,7 +214,20 @@ def test_sampled_cross_entropy_equals_the_formula_by_hand(smoothing):
         total = (h @ weight[target]).exp() + (h @ weight[others].T).exp().mean() * (N_ITEMS - 1)
         by_hand.append(total.log() - (1 - smoothing) * h @ weight[target] - smoothing * (weight @ h).mean())
     found = sampled_cross_entropy(hidden, weight, targets, drawn, smoothing)
-    torch.testing.assert_close(found, torch.stack(by_hand).mean())
+    assert_equal_with_gradients(found, torch.stack(by_hand).mean(), (hidden, weight))
+
+
+def test_a_row_whose_target_is_the_only_negative_has_no_loss():
+    hidden, weight = torch.randn(2, 8), torch.randn(N_ITEMS, 8)
+    loss = sampled_cross_entropy(hidden, weight, torch.tensor([4, 4]), torch.tensor([4]))
+    assert loss == 0
+
+
+def assert_equal_with_gradients(ours, theirs, parameters):
+    """Compare two losses, and their gradients behind another factor."""
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(*(torch.autograd.grad(3 * x, parameters) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_sampled_softmax_trains_and_scores_with_all_items():
