@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from preprocess.pretraining.hypergraph import find_features, load_features
+from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.raw.dataset_writer import SPLITS
 from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
 from utils.cli.errors import report_user_error
@@ -122,7 +122,7 @@ def file_checks(settings: CheckSettings, data: Interactions) -> list[FileCheck]:
     features = {path.name: "" for path in find_features(data.path.parent)}
     if not features:
         features = {
-            "text_feat.npy": f"python -m preprocess.features text {dataset_flag}",
+            "text_feat.npz": f"python -m preprocess.features text {dataset_flag}",
             "image_feat.npy": f"python -m preprocess.features image --encoder histogram {dataset_flag}",
         }
     pretrain_sasrec = f"python -m preprocess.pretrain_sasrec {dataset_flag}"

@@ -7,7 +7,8 @@
 `text` reads `item_text.tsv` beside the interaction file (a header, then item id, ASIN and texts, separated by tabs).
 `image` reads one picture per item, `pictures/{asin}.jpg` (or .jpeg, .png, .webp, .gif), from the same folder; ASINs are
 in `i_id_mapping.csv` or `item_image.tsv`, and `--fetch` first downloads the URLs in the latter. Both write float32
-(items, width): `text_feat.npy`, `image_feat.npy`, or the file of another modality with `--name`.
+(items, width): `text_feat.npy`, `image_feat.npy`, or the file of another modality with `--name`. Those of tfidf are a
+sparse matrix, `text_feat.npz`.
 
 Finished shards of items are saved in `{name}_feat.parts/`; re-run the same command to resume a killed run.
 """
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import scipy.sparse as sp
 
 from preprocess.modalities import encoders
 from preprocess.modalities.download import FetchSettings, download_images
+from preprocess.modalities.feature_files import same_modality, save_features
 from preprocess.modalities.images import find_images, open_image
 from preprocess.modalities.shards import (
     EncodingJob,
@@ -46,11 +49,12 @@ from utils.cli.validation import check_names, check_numbers
 from utils.data.batches import scoring_batches
 from utils.data.interactions import Interactions
 from utils.data.layout import require_files
-from utils.io.atomic import atomic_write, save_array
+from utils.io.atomic import atomic_write
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
 
 READ_FROM_FOLDER = ("bert", "clip")
+SPARSE_ENCODERS = ("tfidf",)  # write .npz
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,8 @@ class FeatureSettings:
 class TextSettings(FeatureSettings):
     """Settings of the text encoders."""
 
-    encoder: Literal["tfidf", "minilm", "bert"] = "tfidf"  # tfidf: weighted word counts, reduced; minilm: extra package
-    name: str = "text"  # modality: NAME_feat.npy is written
-    width: int = 2048  # maximum columns of tfidf; more words are reduced by a truncated SVD
+    encoder: Literal["tfidf", "minilm", "bert"] = "tfidf"  # tfidf: weighted word counts, sparse; minilm: extra package
+    name: str = "text"  # modality: NAME_feat.npy is written, NAME_feat.npz by tfidf
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,15 @@ def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
     """Return one message per invalid setting."""
     at_least_1 = ("batch_size", "shard_size")
     if isinstance(settings, TextSettings):
-        problems = check_numbers(settings, at_least_1=(*at_least_1, "width"))
+        problems = check_numbers(settings, at_least_1=at_least_1)
     else:
         at_least_1 += ("connections", "max_bytes", "max_pixels")
         problems = check_numbers(settings, at_least_1=at_least_1, positive=("timeout",), at_least_0=("retries",))
     problems += check_names(settings, "dataset", "name")
     if settings.encoder in READ_FROM_FOLDER and not settings.model_name:
         problems.append(f"--encoder {settings.encoder}: --model_name must give the local folder of the model")
+    if settings.encoder in SPARSE_ENCODERS and settings.whiten:
+        problems.append(f"--whiten: features of --encoder {settings.encoder} stay sparse; take another encoder")
     return problems
 
 
@@ -113,15 +118,15 @@ def encode_text(settings: TextSettings) -> None:
     texts = read_texts(path.with_name(ITEM_TEXT_FILE), n_items)
     job = None
     if settings.encoder == "tfidf":
-        features = encoders.tfidf(texts, settings.width)
+        features = encoders.tfidf(texts)
     else:
         job = _text_job(settings, texts)
     with exclusive(path, settings.overwrite):
         if job is not None:
             features, _ = encode_in_shards(path, job, batches_per_shard(settings))
         write_features(path, features, settings.whiten)
-    n_empty = int((~features.any(1)).sum())
-    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]}, {n_empty:,} without text")
+    n_empty = int((abs(features).sum(1) == 0).sum())
+    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]:,}, {n_empty:,} without text")
 
 
 def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
@@ -250,16 +255,18 @@ def output_path(settings: TextSettings | ImageSettings, *needed: str) -> tuple[P
     """
     interactions = f"{settings.dataset}.txt"
     folder = require_files(settings.data_dir, settings.dataset, [interactions, *needed])
-    path = folder / f"{settings.name}_feat.npy"
+    suffix = ".npz" if settings.encoder in SPARSE_ENCODERS else ".npy"
+    path = folder / f"{settings.name}_feat{suffix}"
     refuse_overwrite(path, settings.overwrite)
     return path, Interactions(folder / interactions, 0).n_items
 
 
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
-    """Raise a ValueError if the features exist, unless they are to be overwritten."""
-    if path.exists() and not overwrite:
-        remove_stale_shards(path)
-        raise ValueError(f"{path}: already exists; --overwrite replaces it")
+    """Raise a ValueError if the features exist, in any format, unless they are to be overwritten."""
+    existing = same_modality(path)
+    if existing and not overwrite:
+        remove_stale_shards(existing[0])
+        raise ValueError(f"{existing[0]}: already exists; --overwrite replaces it")
 
 
 @contextlib.contextmanager
@@ -279,9 +286,9 @@ def batches_per_shard(settings: TextSettings | ImageSettings) -> int:
     return -(-settings.shard_size // settings.batch_size)
 
 
-def write_features(path: Path, features: np.ndarray, whiten: bool) -> None:
+def write_features(path: Path, features: np.ndarray | sp.csr_matrix, whiten: bool) -> None:
     """Write the finished matrix and remove its shards."""
-    save_array(path, encoders.whiten(features) if whiten else features)
+    save_features(path, encoders.whiten(features) if whiten else features)
     remove_shards(path)
 
 

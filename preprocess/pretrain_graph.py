@@ -3,7 +3,7 @@
     python -m preprocess.pretrain_graph --dataset Beauty
     python -m preprocess.pretrain_graph --dataset Beauty --GNNModel LightGCN
 
-Reads `{dataset}.txt` and every `*_feat.npy` or `*_feat.pt` beside it; writes `{GNNModel}_user_embeddings.pt` and
+Reads `{dataset}.txt` and every `*_feat.npy`, `.npz` or `.pt` beside it; writes `{GNNModel}_user_embeddings.pt` and
 `{GNNModel}_item_embeddings.pt` there, or the same under the name of --tables.
 """
 
@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preprocess.pretraining.hypergraph import find_features, interaction_matrix, item_incidence, load_features
+from preprocess.modalities.feature_files import find_features, load_features
+from preprocess.pretraining.hypergraph import interaction_matrix, item_incidence
 from preprocess.pretraining.mmhcl import (
     MMHCL,
     BatchSampler,
@@ -131,8 +132,8 @@ def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Pa
     if absent or not paths:
         names = " or ".join(f"{name}_feat" for name in absent or ["text", "image"])
         raise FileNotFoundError(
-            f"{data.path.parent}: no {names}.npy or .pt; make one by python -m preprocess.features, or train without "
-            "item features by --item_loss_ratio 0"
+            f"{data.path.parent}: no {names}.npy, .npz or .pt; make one by python -m preprocess.features, or train "
+            "without item features by --item_loss_ratio 0"
         )
     return {name: path for name, path in paths.items() if not settings.features or name in settings.features}
 

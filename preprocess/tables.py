@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Literal
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
-from preprocess.pretraining.hypergraph import find_features
+from preprocess.modalities.feature_files import find_features, same_modality
 from preprocess.pretraining.trainer import PretrainSettings
 from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError
 from utils.cli.errors import run_program
@@ -81,12 +81,14 @@ class Pipeline:
                 self.log.info(previous_owner)
             yield
 
-    def encode(self, modality: str, argv: list[str]) -> None:
-        """Run preprocess.features if its output is absent; leave out a modality that distinguishes no items."""
+    def encode(self, output: str, argv: list[str]) -> None:
+        """Run preprocess.features if its output is absent in any format; leave out what distinguishes no items."""
+        if same_modality(self.folder / output):
+            return
         try:
-            self.run([f"{modality}_feat.npy"], features, [modality, *argv], main=features.run)
+            self.run([output], features, argv, main=features.run)
         except UninformativeModalityError as reason:
-            self.log.info(f"{modality} left out: {reason}")
+            self.log.info(f"{argv[0]} left out: {reason}")
 
     def run(
         self,
@@ -176,9 +178,9 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
     pipeline = Pipeline(folder, Path(s.logging_dir) / s.dataset)
     with pipeline.lock():
         if (folder / ITEM_TEXT_FILE).is_file():
-            pipeline.encode("text", data_flags)
+            pipeline.encode("text_feat.npz", ["text", *data_flags])
         if (folder / "pictures").is_dir():
-            pipeline.encode("image", [*data_flags, "--encoder", "histogram"])
+            pipeline.encode("image_feat.npy", ["image", *data_flags, "--encoder", "histogram"])
         graph_argv = [*run_flags, "--GNNModel", s.GNNModel, *graph_flags.split()]
         if not find_features(folder):
             graph_argv += ["--item_loss_ratio", "0"]

@@ -23,16 +23,14 @@ INSTALL_HINT = "pip install -r requirements-extras.txt"
 Encoder = Callable[[list], np.ndarray]  # inputs, at least one, to float32 (N, width)
 
 
-def tfidf(texts: list[str], width: int) -> np.ndarray:
+def tfidf(texts: list[str]) -> sp.csr_matrix:
     """Weight logarithmic word counts by inverse document frequency, each text scaled to length 1.
 
     Args:
         texts: one per item, may be empty.
-        width: columns at most.
 
     Returns:
-        float32 (N, words), zeros for a text without a word that occurs in two texts. With more words than `width`, the
-        principal components of the best approximation of that rank: (N, width).
+        float32 (N, words) of all words that occur in two texts or more, zeros for a text without any.
 
     Raises:
         UninformativeModalityError: no word occurs in two texts.
@@ -57,14 +55,8 @@ def tfidf(texts: list[str], width: int) -> np.ndarray:
     weights = sp.csr_matrix((values * idf[columns], (rows, columns)), shape, np.float32)
     length = sp.linalg.norm(weights, axis=1)
     weights = sp.diags(1 / np.maximum(length, 1e-12)) @ weights
-    if len(vocabulary) <= width:
-        return weights.toarray().astype(np.float32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        rank = min(width, len(texts))
-        left, singular_values, _ = torch.svd_lowrank(torch.from_numpy(weights.toarray()), rank, niter=4)
-    features = (left * singular_values).numpy()
-    return np.where(length[:, None] > 0, features, 0).astype(np.float32)
+    weights.sort_indices()
+    return weights
 
 
 def minilm() -> Encoder:

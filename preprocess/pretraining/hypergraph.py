@@ -4,7 +4,6 @@ Costs grow with the number of interactions and neighbours, not with users² or i
 """
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,11 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama.torch_file import load_torch_file
-from utils.data.embeddings import as_float_matrix
-
-BLOCK_ROWS = 1024  # items whose similarities are computed at a time
-
+from preprocess.pretraining.neighbours import neighbour_incidence
 
 # ---------------------------------------------------------------- operators
 
@@ -160,88 +155,19 @@ def interaction_matrix(users: np.ndarray, items: np.ndarray, shape: tuple[int, i
     return R
 
 
-def item_incidence(features: dict[str, Tensor], k: int) -> sp.csr_matrix:
+def item_incidence(features: dict[str, Tensor | sp.csr_matrix], k: int) -> sp.csr_matrix:
     """Return H = [H_image | H_text | …] (I, M · I) of M modalities.
 
     Args:
-        features: float32 (I, width) per modality.
+        features: float32 (I, width) per modality, dense or sparse.
         k: items per hyperedge.
 
     Raises:
         ValueError: no modality, or k beyond the number of items.
     """
     if not features:
-        raise ValueError("no *_feat.npy or *_feat.pt: the item hypergraph needs one, or --item_loss_ratio 0")
-    n_items = len(next(iter(features.values())))
+        raise ValueError("no *_feat.npy, .npz or .pt: the item hypergraph needs one, or --item_loss_ratio 0")
+    n_items = next(iter(features.values())).shape[0]
     if k > n_items:
         raise ValueError(f"--topk {k}: there are only {n_items} items")
     return sp.hstack([neighbour_incidence(matrix, k) for matrix in features.values()], format="csr")
-
-
-def neighbour_incidence(features: Tensor, k: int) -> sp.csr_matrix:
-    """Return one modality's H (I, I): hyperedge (column) e joins the k items that are nearest to item e by cosine.
-
-    Item e is one of them, unless more than k items tie for the nearest. Only positive similarities count; an item
-    without features (all zero) is in no hyperedge and has none. Exact, in blocks of items.
-
-    Args:
-        features: float (I, width), finite.
-        k: items per hyperedge, at most I.
-    """
-    n_items = len(features)
-    unit = F.normalize(features.float(), dim=1)
-    members = []
-    edges = []
-    for first in range(0, n_items, BLOCK_ROWS):
-        similarity, nearest = (unit[first : first + BLOCK_ROWS] @ unit.T).topk(k, dim=1)
-        edge, neighbour = (similarity > 0).nonzero(as_tuple=True)  # indices into (block, k)
-        edges.append((edge + first).cpu().numpy())
-        members.append(nearest[edge, neighbour].cpu().numpy())
-    rows = np.concatenate(members)
-    columns = np.concatenate(edges)
-    return sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (n_items, n_items))
-
-
-# ---------------------------------------------------------------- feature files
-
-
-def find_features(folder: Path) -> list[Path]:
-    """Return the feature matrices of a dataset, every `*_feat.npy` or `*_feat.pt`, sorted by name.
-
-    Raises:
-        ValueError: one modality in both formats.
-    """
-    paths = sorted(path for path in Path(folder).glob("*_feat.*") if path.suffix in (".npy", ".pt"))
-    for path, following in zip(paths, paths[1:], strict=False):
-        if path.stem == following.stem:
-            raise ValueError(f"{path} and {following}: the same modality twice; remove one of them")
-    return paths
-
-
-def load_features(path: Path, n_items: int) -> Tensor:
-    """Return one modality's features: float32 (I, width).
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file and what is wrong with it.
-    """
-    content = _load_array(path) if path.suffix == ".npy" else load_torch_file(path)
-    features = as_float_matrix(path, content, "regenerate it")
-    if len(features) != n_items:
-        raise ValueError(f"{path}: {len(features)} rows for {n_items} items; make it from the same interaction file")
-    if not features.any():
-        raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or regenerate it")
-    return features
-
-
-def _load_array(path: Path) -> Tensor:
-    """Memory-map a NumPy file, so that a header that claims more than the file contains allocates nothing.
-
-    Raises:
-        ValueError: cut short, or not an array of numbers.
-    """
-    try:
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # many kinds for a damaged file
-        raise ValueError(f"{path}: cut short or not an array of numbers; regenerate it") from error

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from preprocess import amazon, features
 from preprocess.demo_data import DATASET, N_ITEMS, N_TASTES, N_USERS, make_raw, make_sequences, taste_of_items
@@ -38,8 +39,7 @@ def test_preprocessing_recovers_sequences_and_tastes(data_dir):
     assert (data.n_users, data.n_items) == (N_USERS, N_ITEMS)
     assert np.array_equal(data.items, np.concatenate(make_sequences()))
     taste = taste_of_items()
-    for name in ("text", "image"):
-        vectors = np.load(folder / f"{name}_feat.npy")
+    for vectors in (sp.load_npz(folder / "text_feat.npz").toarray(), np.load(folder / "image_feat.npy")):
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         nearest = (unit @ unit.T - 2 * np.eye(N_ITEMS)).argmax(1)
         assert (taste[nearest] == taste).mean() > 10 / N_TASTES

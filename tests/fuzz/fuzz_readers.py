@@ -20,9 +20,9 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf", "html"]):
     from llama.tokenizer import Tokenizer
+    from preprocess.modalities.feature_files import load_features
     from preprocess.modalities.images import open_image
     from preprocess.modalities.shards import UnusableInputError
-    from preprocess.pretraining.hypergraph import load_features
     from preprocess.raw.amazon_releases import load_items, load_reviews
     from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
     from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TXT, write_everything
@@ -54,6 +54,7 @@ def targets(root: Path) -> dict:
         "interactions": (data / TXT, lambda path: Interactions(path, 50)),
         "table": (data / GRAPH, load_embedding),
         "npy": (data / "image_feat.npy", lambda path: load_features(path, N_ITEMS)),
+        "npz": (data / "tags_feat.npz", lambda path: load_features(path, N_ITEMS)),
         "texts": (data / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
         "addresses": (data / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
         "asins": (data / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
@@ -74,18 +75,18 @@ def targets(root: Path) -> dict:
     }
 
 
-def is_torch_file(path: Path) -> bool:
-    return path.suffix in (".pt", ".pth")
+FUZZED_ENTRY = {".pt": "data.pkl", ".pth": "data.pkl", ".npz": "indptr.npy"}  # of a zip archive
 
 
 def fuzzed_part(path: Path, name: str) -> bytes:
-    """Return the part of a good file to fuzz: what is compressed in it, or of a PyTorch file the pickle.
+    """Return the part of a good file to fuzz: what is compressed in it, or one entry of a zip archive.
 
-    The zip archive around the pickle has checksums, which mutations would only break.
+    The archive around the entry has checksums, which mutations would only break.
     """
-    if is_torch_file(path):
+    if path.suffix in FUZZED_ENTRY:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(next(entry for entry in archive.namelist() if entry.endswith("data.pkl")))
+            entries = archive.namelist()
+            return archive.read(next(entry for entry in entries if entry.endswith(FUZZED_ENTRY[path.suffix])))
     content = path.read_bytes()
     if path.suffix == ".gz" and name != "gzip":
         return gzip.decompress(content)
@@ -94,12 +95,13 @@ def fuzzed_part(path: Path, name: str) -> bytes:
 
 def write_fuzzed(path: Path, content: bytes) -> None:
     """Write a mutation of the part to fuzz, inside its archive and with a valid checksum, if the file has them."""
-    if not is_torch_file(path):
+    if path.suffix not in FUZZED_ENTRY:
         path.write_bytes(content)
         return
     with zipfile.ZipFile(path.with_suffix(".good")) as good, zipfile.ZipFile(path, "w") as fuzzed:
         for entry in good.namelist():
-            fuzzed.writestr(entry, content if entry.endswith("data.pkl") else good.read(entry))
+            is_fuzzed = entry.endswith(FUZZED_ENTRY[path.suffix])
+            fuzzed.writestr(entry, content if is_fuzzed else good.read(entry))
     if path.name == ADAPTER:
         crc = int(file_crc32(path), 16)
         with path.open("ab") as file:

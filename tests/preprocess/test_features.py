@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BertModel, CLIPImageProcessorPil, CLIPMo
 
 from preprocess import features
 from preprocess.modalities import encoders
+from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.modalities.shards import EncodingJob, UnusableInputError, encode_in_shards
 from tests.support.bad_files import cut, noise
 from tests.support.small_data import N_ITEMS, write_interactions, write_texts
@@ -59,29 +60,23 @@ def bert_flags(model):
 
 
 def test_tfidf_is_similar_for_texts_that_share_rare_words(folder):
-    assert run(folder, "text", "--width", "14") == 0
-    found = table(folder, "text")
-    assert (found.shape, found.dtype) == ((N_ITEMS, 14), np.float32)
-    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
-    similarity = unit @ unit.T - np.eye(N_ITEMS)
+    assert run(folder, "text") == 0
+    found = load_features(folder / "text_feat.npz", N_ITEMS)
+    assert (found.shape, found.dtype, found.nnz) == ((N_ITEMS, 15), np.float32, 3 * N_ITEMS)
+    similarity = (found @ found.T).toarray() - np.eye(N_ITEMS)
     assert (similarity.argmax(1) // 4 == np.arange(N_ITEMS) // 4).all()
 
 
-def test_tfidf_equals_weights_by_hand_and_their_truncated_svd():
+def test_tfidf_equals_weights_by_hand():
     texts = ["red cup", "red red cup", "blue cup", "blue plate", "green plate", "", "unique"]
-    full = encoders.tfidf(texts, 4)
+    found = encoders.tfidf(texts).toarray()
     # blue, cup, plate, red: the words that occur in two texts
     count = np.array([[0, 1, 0, 1], [0, 1, 0, 1 + np.log(2)], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
     weights = count * (np.log(7 / np.array([2, 3, 2, 2])) + 1)
     unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    np.testing.assert_allclose(full[:5], unit, atol=1e-6)
-    assert not full[5:].any()
-    reduced = encoders.tfidf(texts, 3)
-    assert (reduced.shape, reduced.dtype) == ((7, 3), np.float32)
-    assert not reduced[5:].any()
-    left, strength, right = np.linalg.svd(unit)
-    best = (left[:, :3] * strength[:3]) @ right[:3]
-    np.testing.assert_allclose(reduced[:5] @ reduced[:5].T, best @ best.T, atol=1e-5)
+    np.testing.assert_allclose(found[:5], unit, atol=1e-6)
+    assert not found[5:].any()
+    assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -108,8 +103,25 @@ def test_minilm_if_installed(folder):
 
 def test_name_makes_another_modality(folder):
     assert run(folder, "text") == 0
-    assert run(folder, "text", "--width", "5", "--name", "words") == 0
-    assert [table(folder, name).shape for name in ("text", "words")] == [(N_ITEMS, 15), (N_ITEMS, 5)]
+    assert run(folder, "image", "--encoder", "histogram", "--name", "colours") == 0
+    assert [path.name for path in find_features(folder)] == ["colours_feat.npy", "text_feat.npz"]
+
+
+def test_overwriting_leaves_a_modality_in_one_format(folder, capsys):
+    """Features of any format are in the way of new ones, and are removed once those are written."""
+    histogram = ("image", "--encoder", "histogram", "--name", "text")
+    torch.save(torch.ones(N_ITEMS, 2), folder / "text_feat.pt")
+    for command, before, after in (
+        (("text",), "text_feat.pt", "text_feat.npz"),
+        (histogram, "text_feat.npz", "text_feat.npy"),
+        (("text",), "text_feat.npy", "text_feat.npz"),
+        (("text",), "text_feat.npz", "text_feat.npz"),
+    ):
+        assert run(folder, *command) == 2
+        assert f"{before}: already exists; --overwrite replaces it" in capsys.readouterr().err
+        assert run(folder, *command, "--overwrite") == 0
+        assert [path.name for path in find_features(folder)] == [after]
+        load_features(folder / after, N_ITEMS)
 
 
 def test_bert_equals_transformers_one_text_at_a_time(folder, tmp_path):

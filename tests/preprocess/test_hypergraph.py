@@ -5,17 +5,16 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.pretraining.hypergraph import (
     InteractionGraph,
     ItemHypergraph,
     UserHypergraph,
-    find_features,
     interaction_matrix,
     item_incidence,
-    load_features,
-    neighbour_incidence,
 )
 from preprocess.pretraining.mmhcl import MMHCL, BatchSampler, CollaborativeEncoder, bpr_loss, contrastive_loss
+from preprocess.pretraining.neighbours import neighbour_incidence
 
 N_USERS, N_ITEMS, D = 9, 7, 4
 
@@ -80,20 +79,52 @@ def test_item_hypergraph_is_symmetric_normalised_with_its_diagonal():
     assert not shared[2].any()
 
 
-def test_nearest_neighbours_by_hand():
+@pytest.mark.parametrize("convert", [torch.Tensor.clone, sp.csr_matrix])
+def test_nearest_neighbours_by_hand(convert):
     angles = torch.tensor([0.0, 10.0, 20.0, 100.0, 115.0, 250.0]).deg2rad()
     features = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([[1.0], [5], [2], [1], [3], [1]])
     features = torch.cat([features, torch.zeros(1, 2)])
     expected = {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2], 3: [2, 3, 4], 4: [3, 4], 5: [5], 6: []}
-    H = neighbour_incidence(features, 3).toarray()
+    H = neighbour_incidence(convert(features), 3).toarray()
     assert {edge: np.flatnonzero(H[:, edge]).tolist() for edge in range(7)} == expected
 
 
-def test_nearest_neighbours_do_not_depend_on_the_block_size(monkeypatch):
-    features = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("convert", "block"), [(torch.Tensor.clone, "BLOCK_ROWS"), (sp.csr_matrix, "BLOCK_ELEMENTS")])
+def test_nearest_neighbours_do_not_depend_on_the_block_size(convert, block, monkeypatch):
+    features = convert(torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
     unblocked = neighbour_incidence(features, 4)
-    monkeypatch.setattr("preprocess.pretraining.hypergraph.BLOCK_ROWS", 7)
+    monkeypatch.setattr(f"preprocess.pretraining.neighbours.{block}", 7)
     assert (unblocked != neighbour_incidence(features, 4)).nnz == 0
+
+
+def test_sparse_neighbours_equal_dense_ones_without_ties():
+    dense = sp.random_array((300, 40), density=0.2, dtype=np.float32, rng=np.random.default_rng(0)).toarray()
+    dense -= 0.2 * (dense > 0)  # some similarities are negative
+    dense[[0, 7, 299]] = 0
+    features = sp.csr_matrix(dense)
+    for k in (1, 5, 60, 300):
+        expected = neighbour_incidence(torch.from_numpy(dense), k)
+        assert (expected != neighbour_incidence(features, k)).nnz == 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 30, 200])
+def test_sparse_ties_go_to_the_item_itself_and_then_to_the_smallest_id(k):
+    words = np.random.default_rng(0).integers(0, 2, (200, 4)).astype(np.float32)  # 16 different rows
+    unit = words / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-12)
+    # Products of two of the 16 rows are equal, or differ by much more than this
+    similarity = np.round(unit @ unit.T, 4)
+    items = np.arange(200)
+    expected = np.zeros((200, 200))
+    for edge in items:
+        nearest = np.lexsort((items, items != edge, -similarity[edge]))[:k]
+        expected[nearest[similarity[edge, nearest] > 0], edge] = 1
+    assert np.array_equal(neighbour_incidence(sp.csr_matrix(words), k).toarray(), expected)
+
+
+def test_sparse_neighbours_of_a_matrix_that_claims_to_be_huge():
+    features = sp.csr_matrix(([1.0, 1, 1], ([0, 1, 2], [3, 10**12, 10**12])), (4, 10**12 + 1))
+    H = neighbour_incidence(features, 3).toarray()
+    assert H.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
 
 
 def test_repeated_purchases_count_once():
@@ -213,12 +244,27 @@ def test_sampler_returns_distinct_users_with_bought_and_other_items(R):
 def test_feature_files_are_found_and_validated(tmp_path):
     np.save(tmp_path / "text_feat.npy", np.eye(5, 3))
     torch.save(torch.ones(5, 2, dtype=torch.float16), tmp_path / "image_feat.pt")
+    sp.save_npz(tmp_path / "words_feat.npz", sp.eye(5, 4, format="csr", dtype=np.float64))
     (tmp_path / "other.npy").write_text("")
     paths = find_features(tmp_path)
-    assert [path.name for path in paths] == ["image_feat.pt", "text_feat.npy"]
-    assert [tuple(load_features(path, 5).shape) for path in paths] == [(5, 2), (5, 3)]
+    assert [path.name for path in paths] == ["image_feat.pt", "text_feat.npy", "words_feat.npz"]
+    assert [tuple(load_features(path, 5).shape) for path in paths] == [(5, 2), (5, 3), (5, 4)]
     with pytest.raises(ValueError, match=r"text_feat\.npy: 5 rows for 6 items"):
         load_features(paths[1], 6)
-    np.save(tmp_path / "image_feat.npy", np.eye(5))
-    with pytest.raises(ValueError, match="the same modality twice"):
+
+
+@pytest.mark.parametrize("formats", [("npy", "pt"), ("npy", "npz"), ("npz", "pt")])
+def test_one_modality_in_two_formats_is_refused(tmp_path, formats):
+    for suffix in formats:
+        (tmp_path / f"text_feat.{suffix}").touch()
+    with pytest.raises(ValueError, match=f"{formats[0]} and .*{formats[1]}: the same modality twice; remove one"):
         find_features(tmp_path)
+
+
+def test_sparse_features_are_put_in_order(tmp_path):
+    path = tmp_path / "text_feat.npz"
+    content = {"format": np.array(b"csr"), "shape": np.array([3, 4]), "indptr": np.array([0, 3, 4, 5])}
+    np.savez(path, **content, indices=np.array([2, 0, 2, 1, 3]), data=np.array([1.0, 2, 3, 0, 5]))
+    features = load_features(path, 3)
+    assert features.indices.tolist() == [0, 2, 3]
+    assert features.toarray().tolist() == [[2, 0, 4, 0], [0, 0, 0, 0], [0, 0, 0, 5]]

@@ -314,7 +314,7 @@ def test_tables_from_another_interaction_file_are_refused(tmp_path, capsys):
     flags = ("--num_epochs 1 --embed_dim 4", "--num_epochs 1 --width 4 --hidden 4")
     tables.make_tables(table_settings(tmp_path), *flags)
     tables.make_tables(table_settings(tmp_path), *flags)
-    made = ["MMHCL_user_embeddings.pt", "MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt", "text_feat.npy"]
+    made = ["MMHCL_user_embeddings.pt", "MMHCL_item_embeddings.pt", "SASRec_item_embedding.pt", "text_feat.npz"]
     runs = [tmp_path / "output" / "Small" / name / "pretrain" for name in ("MMHCL", "SASRec")]
     lines = (folder / "Small.txt").read_text().splitlines()
     (folder / "Small.txt").write_text("\n".join([*lines[:-1], lines[-1] + " 0"]) + "\n")

@@ -137,8 +137,13 @@ def test_user_without_training_items_is_kept(place):
     ("which", "damage", "flags", "message"),
     [
         ("graph", lambda folder: None, ("--topk", "41"), "--topk 41: there are only 40 items"),
-        ("graph", lambda folder: None, ("--features", "audio"), "no audio_feat.npy or .pt"),
-        ("graph", lambda folder: (folder / "image_feat.npy").unlink(), (), "no text_feat or image_feat.npy or .pt"),
+        ("graph", lambda folder: None, ("--features", "audio"), "no audio_feat.npy, .npz or .pt"),
+        (
+            "graph",
+            lambda folder: (folder / "image_feat.npy").unlink(),
+            (),
+            "no text_feat or image_feat.npy, .npz or .pt",
+        ),
         ("graph", lambda folder: torch.save(torch.ones(2), folder / TABLES["graph"][0]), (), "--overwrite replaces"),
         ("sasrec", lambda folder: torch.save(torch.ones(2), folder / TABLES["sasrec"][0]), (), "--overwrite replaces"),
     ],

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from tests.support.bad_files import (
@@ -57,6 +58,32 @@ def tensor(change):
 
 def array(change):
     return lambda path: np.save(path, change(np.load(path)))
+
+
+def sparse(change):
+    return lambda path: sp.save_npz(path, change(sp.load_npz(path)))
+
+
+def arrays(**changes):
+    """Return damage that changes arrays of which scipy composes a sparse matrix."""
+
+    def damage(path):
+        with np.load(path) as old:
+            content = dict(old)
+        np.savez(path, **content | {name: change(content[name]) for name, change in changes.items()})
+
+    return damage
+
+
+def entry(name, content):
+    """Return damage that replaces an entry of a zip archive."""
+
+    def damage(path):
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w") as new:
+            for other in old.namelist():
+                new.writestr(other, content if other == name else old.read(other))
+
+    return damage
 
 
 def lines(change):
@@ -187,6 +214,27 @@ FEATURES = [
     ("text_feat.pt", tensor(lambda t: t[0, 0].clone().expand(10**12, 3)), "a matrix (rows, width) of numbers"),
     ("text_feat.pt", tensor(lambda t: t.numpy()), "it holds other objects than tensors, which are never loaded"),
 ]
+NO_CSR = "cut short or not a CSR matrix of real numbers, as scipy.sparse.save_npz writes it; regenerate it"
+SPARSE_FEATURES = [
+    (sparse(lambda m: m[:-1]), "39 rows for 40 items; make it from the same interaction file"),
+    (sparse(lambda m: m * 0), "every row is zero"),
+    (sparse(lambda m: sp.csr_matrix(m.shape)), "every row is zero"),
+    (sparse(lambda m: sp.csr_matrix(spoiled(m.toarray(), (7, 1), NAN))), "row 7 holds NaN or infinity"),
+    (sparse(lambda m: sp.csr_matrix(spoiled(m.toarray(), (0, 8), -INF))), "row 0 holds NaN or infinity"),
+    (sparse(lambda m: sp.csr_matrix(spoiled(m.toarray(), (2, 3), 1e300))), "row 2 holds NaN or infinity"),
+    (sparse(lambda m: m.tocsc()), NO_CSR),
+    (sparse(lambda m: m + m * 1j), NO_CSR),
+    (arrays(data=lambda data: data.astype(object)), NO_CSR),
+    (arrays(data=lambda data: data[:-3]), NO_CSR),
+    (arrays(indices=lambda indices: indices - 1), NO_CSR),
+    (arrays(indptr=lambda indptr: indptr[::-1]), NO_CSR),
+    (arrays(indptr=lambda indptr: spoiled(spoiled(indptr, -1, 0), -2, 10**6)), NO_CSR),
+    (arrays(shape=lambda shape: shape - [0, 5]), NO_CSR),
+    (arrays(shape=lambda shape: shape + [10**12, 0]), NO_CSR),
+    (arrays(format=lambda name: np.array(b"other")), NO_CSR),
+    (entry("data.npy", b"\x93NUMPY\x01\x00\x76\x00" + HUGE_NPY), NO_CSR),
+    (entry("data.npy", b""), NO_CSR),
+]
 NO_ID, NO_TEXT = "is not an id from 0 to 39; make it from the same raw files", "no text in it; expected are lines"
 ITEM_FILES = [
     (text, "item_text.tsv", lines(lambda old: [old[0], "40\tA\tx y"]), f"line 2: '40' {NO_ID}"),
@@ -300,6 +348,7 @@ CONTENTS = [
     (plan, DATA / GRAPH, tensor(lambda t: {"weight": t}), "a float tensor (rows, width) is expected"),
     (plan, DATA / TXT, content("0 0 1\n1 2\n"), "no user has the four items to train on"),
     *((graph, DATA / name, *case) for name, *case in FEATURES),
+    *((graph, DATA / "tags_feat.npz", *case) for case in SPARSE_FEATURES),
     *((program, DATA / name, *case) for program, name, *case in ITEM_FILES),
     *((PROGRAM_OF.get(name, raw_2014), RAW / name, *case) for name, *case in RELEASE_FILES),
     *((table, RAW / name, *case) for name, *case in OWN_FILES),

@@ -58,6 +58,7 @@ READERS = [  # program, folder, file, and whether the first half of the file is 
     (train, DATA, SEQUENCE, False),
     (graph, DATA, "image_feat.npy", False),
     (graph, DATA, "text_feat.pt", False),
+    (graph, DATA, "tags_feat.npz", False),
     (text, DATA, "item_text.tsv", True),
     (image, DATA, "i_id_mapping.csv", True),
     (fetch, DATA, "item_image.tsv", True),
@@ -67,7 +68,10 @@ READERS = [  # program, folder, file, and whether the first half of the file is 
     *((raw_2023, RAW, name, False) for name in ("Small.jsonl.gz", "meta_Small.jsonl.gz")),
 ]
 # Programs that read another file instead if this one is missing
-OPTIONAL = {("graph", "image_feat.npy"), ("graph", "text_feat.pt"), ("image", "i_id_mapping.csv")}
+OPTIONAL = {
+    *(("graph", name) for name in ("image_feat.npy", "text_feat.pt", "tags_feat.npz")),
+    ("image", "i_id_mapping.csv"),
+}
 CASES = [
     pytest.param(program, folder, name, way, id=f"{program.__name__}-{name}-{way}")
     for program, folder, name, half_is_valid in READERS

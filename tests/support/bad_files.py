@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 import train_HeLLM
@@ -94,6 +95,7 @@ def write_everything(root: Path) -> Path:
     rng = np.random.default_rng(0)
     np.save(folder / "image_feat.npy", rng.normal(size=(N_ITEMS, 5)))
     torch.save(torch.ones(N_ITEMS, 3), folder / "text_feat.pt")
+    sp.save_npz(folder / "tags_feat.npz", sp.random(N_ITEMS, 9, 0.3, "csr", rng=rng))
     write_pictures(folder / "pictures", 3)
     (folder / "i_id_mapping.csv").write_text("item_id,asin\n" + "".join(f"{i},A{i}\n" for i in range(N_ITEMS)))
     (folder / "item_image.tsv").write_text("item_id\tasin\turl\n" + "".join(f"{i}\tA{i}\tx\n" for i in range(N_ITEMS)))

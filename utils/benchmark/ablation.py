@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.modalities.feature_files import find_features
 from preprocess.pretrain_graph import GraphSettings, GraphTraining
 from preprocess.pretrain_graph import parse_args as parse_graph_args
-from preprocess.pretraining.hypergraph import find_features
 from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.restored import fingerprint
 from utils.data.layout import dataset_folder, require_files

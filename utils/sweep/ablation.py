@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config_HeLLM import Settings
+from preprocess.modalities.feature_files import find_features
 from preprocess.pretrain_graph import GraphSettings, table_names
 from preprocess.pretrain_graph import parse_args as parse_graph_args
-from preprocess.pretraining.hypergraph import find_features
 from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.flags import format_flag
 from utils.cli.restored import diff_settings, fingerprint, restore_settings
