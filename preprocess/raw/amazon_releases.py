@@ -1,17 +1,16 @@
 """Read the Amazon releases of 2014, 2018 and 2023, which are recognised by their content."""
 
-import ast
 import gzip
-import json
 import zlib
 from array import array
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from preprocess.raw.interactions import RawInteractions, collect_interactions
 from preprocess.raw.item_metadata import Item, strip_html
+from preprocess.raw.line_parser import LineParser
 
 REVIEW_FILES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
 META_FILES = ("meta_{}.json", "meta_{}.jsonl")
@@ -82,28 +81,44 @@ def load_items(path: Path, item_ids: list[str]) -> tuple[list[Item | None], list
 
 def read_reviews(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Yield position (path and line), user, item and time in milliseconds of each review."""
+    parser = LineParser(path)
+    name = str(path)
     fields = None
-    for number, entry in read_objects(path):
+    for number, line in _read_lines(path):
+        entry = parser.parse_quickly(number, line)
         if fields is None:
             fields = FIELDS_2023 if "parent_asin" in entry else FIELDS_2014_2018
-        user_field, item_field, time_field, unit = fields
-        where = f"{path}: line {number}"
-        time = unit * _required_field(entry, time_field, int, where)
-        if not 0 <= time < MAX_TIME:
-            value = _excerpt(entry[time_field])
-            raise ValueError(f"{where}: {time_field} {value} is no time since 1970; remove the line or correct it")
-        user = _required_field(entry, user_field, str, where)
-        item = _required_field(entry, item_field, str, where)
-        yield where, user, item, time
+            user_field, item_field, time_field, unit = fields
+        where = f"{name}: line {number}"
+        user = entry.get(user_field)
+        item = entry.get(item_field)
+        time = entry.get(time_field)
+        if not (type(user) is type(item) is str and type(time) is int and 0 <= unit * time < MAX_TIME):
+            user, item, time = _check_review(parser.parse(number, line), fields, where)
+        yield where, user, item, unit * time
+
+
+def _check_review(entry: dict, fields: tuple[str, str, str, int], where: str) -> tuple[str, str, int]:
+    """Return user, item and time of a review in which something is unusual, or raise ValueError."""
+    user_field, item_field, time_field, unit = fields
+    time = _required_field(entry, time_field, int, where)
+    if not 0 <= unit * time < MAX_TIME:
+        value = _excerpt(entry[time_field])
+        raise ValueError(f"{where}: {time_field} {value} is no time since 1970; remove the line or correct it")
+    return _required_field(entry, user_field, str, where), _required_field(entry, item_field, str, where), time
 
 
 def read_items(path: Path, wanted: Container[str]) -> Iterator[tuple[int, str, Item]]:
     """Yield line number, ASIN and metadata of each line whose item is wanted."""
+    parser = LineParser(path)
     id_field = None
-    for number, entry in read_objects(path):
+    for number, line in _read_lines(path):
+        entry = parser.parse_quickly(number, line)
         if id_field is None:
             id_field = "parent_asin" if "parent_asin" in entry else "asin"
-        asin = _required_field(entry, id_field, str, f"{path}: line {number}")
+        asin = entry.get(id_field)
+        if not isinstance(asin, str):
+            asin = _required_field(parser.parse(number, line), id_field, str, f"{path}: line {number}")
         if asin in wanted:
             brand_field = "store" if id_field == "parent_asin" else "brand"
             categories = _plain_texts(entry.get("categories") or entry.get("category"))
@@ -120,28 +135,13 @@ def read_items(path: Path, wanted: Container[str]) -> Iterator[tuple[int, str, I
 def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
     """Yield line number and object of each line of a release file.
 
-    Lines are JSON or Python literals, as the first line is; literals are parsed and never evaluated.
-
     Raises:
         FileNotFoundError: no such file.
-        ValueError: naming path and line of what is neither, or is cut short.
+        ValueError: naming path and line of what cannot be parsed, or is cut short.
     """
-    parse = None
-    expected = "JSON or a Python literal"
+    parser = LineParser(path)
     for number, line in _read_lines(path):
-        try:
-            if parse is None:
-                parse, expected = _recognise(line)
-            entry = parse(line)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-            shown = line[:60].decode(errors="replace").strip()
-            raise ValueError(
-                f"{path}: line {number}: not {expected}: {shown!r}; remove the line or download the file again"
-            ) from error
-        if not isinstance(entry, dict):
-            found = type(entry).__name__
-            raise ValueError(f"{path}: line {number}: a mapping of field names is expected, not {found}; remove it")
-        yield number, entry
+        yield number, parser.parse(number, line)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -161,24 +161,6 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged after line {number} ({error}); download it again") from error
-
-
-def _recognise(line: bytes) -> tuple[Callable[[bytes], object], str]:
-    """Return the parser of a file by its first line, and the name of its format.
-
-    Raises:
-        ValueError, TypeError, SyntaxError, RecursionError, MemoryError: neither format.
-    """
-    try:
-        json.loads(line)
-    except ValueError:
-        _parse_literal(line)
-        return _parse_literal, "a Python literal"
-    return json.loads, "JSON"
-
-
-def _parse_literal(line: bytes) -> object:
-    return ast.literal_eval(line.decode("utf-8-sig").strip())
 
 
 def _required_field(entry: dict, name: str, kind: type, where: str):

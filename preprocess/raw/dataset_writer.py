@@ -92,18 +92,15 @@ def render_dataset_files(
         **_interaction_statistics(interactions),
         **metadata_counts,
     }
-    leave_one_out = (
-        {user: sequence[:-2] for user, sequence in enumerate(sequences)},
-        {user: sequence[-2:-1] for user, sequence in enumerate(sequences)},
-        {user: sequence[-1:] for user, sequence in enumerate(sequences)},
-    )
+    leave_one_out = zip(SPLITS, (slice(None, -2), slice(-2, -1), slice(-1, None)), strict=True)
+    splits = {name: _lists_to_json(sequence[part] for sequence in sequences) for name, part in leave_one_out}
     lines = [" ".join(map(str, [user, *sequence])) for user, sequence in enumerate(sequences)]
     return {
         USER_ID_FILE: _to_csv(USER_ID_HEADER, enumerate(interactions.user_ids), ","),
         ITEM_ID_FILE: _to_csv(ITEM_ID_HEADER, enumerate(interactions.item_ids), ","),
         ITEM_TEXT_FILE: _to_csv("item_id\tasin\ttitle\tbrand\tcategories\tdescription", texts),
         IMAGE_URL_FILE: _to_csv(IMAGE_URL_HEADER, image_urls),
-        **{f"5-core/{name}.json": _to_json(part) for name, part in zip(SPLITS, leave_one_out, strict=True)},
+        **{f"5-core/{name}.json": content for name, content in splits.items()},
         "statistics.json": _to_json(statistics),
         "skipped.tsv": _to_csv("reason\tline\tasin", skipped),
         f"{settings.dataset}.txt": "".join(line + "\n" for line in lines),
@@ -138,6 +135,13 @@ def _interaction_statistics(interactions: RawInteractions) -> dict:
 
 def _to_json(content: object) -> str:
     return json.dumps(content, indent=1) + "\n"
+
+
+def _lists_to_json(lists: Iterable[list[int]]) -> str:
+    """Return what `_to_json` returns of a mapping of index to list, without an object per bracket and comma."""
+    numbered = enumerate(",\n  ".join(map(str, numbers)) for numbers in lists)
+    entries = (f' "{index}": ' + (f"[\n  {numbers}\n ]" if numbers else "[]") for index, numbers in numbered)
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def _to_csv(header: str, rows: Iterable[tuple], separator: str = "\t") -> str:

@@ -14,8 +14,8 @@ from preprocess.raw.item_files import ASIN
 class RawInteractions:
     """Interactions in columns; users and items are indices into `user_ids` and `item_ids`."""
 
-    user: np.ndarray  # int64 (N,)
-    item: np.ndarray  # int64 (N,)
+    user: np.ndarray  # int32 (N,)
+    item: np.ndarray  # int32 (N,)
     time: np.ndarray  # int64 or float64 (N,), any unit
     user_ids: list[str]
     item_ids: list[str]
@@ -36,8 +36,8 @@ class RawInteractions:
 
 def _renumber(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
     """Return the indices and ids, restricted to the ids that occur and sorted by id."""
-    used = sorted(np.unique(index).tolist(), key=ids.__getitem__)
-    new_index = np.full(len(ids), -1)
+    used = sorted(np.flatnonzero(np.bincount(index, minlength=len(ids))).tolist(), key=ids.__getitem__)
+    new_index = np.full(len(ids), -1, np.int32)
     new_index[used] = np.arange(len(used))
     return new_index[index], [ids[old] for old in used]
 
@@ -52,18 +52,31 @@ def collect_interactions(rows: Iterable[tuple[str, str, str, float]], times: arr
     Raises:
         ValueError: a user or item is not an id that a file can contain (`item_files.ASIN`).
     """
-    user_index = {}
-    item_index = {}
-    users = array("q")
-    items = array("q")
+    user_index = _Numbering()
+    item_index = _Numbering()
+    users = array("i")
+    items = array("i")
     for where, user, item, time in rows:
-        for name, index in ((user, user_index), (item, item_index)):
-            if name not in index and not ASIN.fullmatch(name):
-                raise ValueError(f"{where}: {name!r:.60} is not an id; remove the line or correct it")
-        users.append(user_index.setdefault(user, len(user_index)))
-        items.append(item_index.setdefault(item, len(item_index)))
+        try:
+            users.append(user_index[user])
+            items.append(item_index[item])
+        except _InvalidIdError as error:
+            raise ValueError(f"{where}: {error} is not an id; remove the line or correct it") from None
         times.append(time)
-    return RawInteractions(np.array(users), np.array(items), np.array(times), list(user_index), list(item_index))
+    return RawInteractions(np.asarray(users), np.asarray(items), np.asarray(times), list(user_index), list(item_index))
+
+
+class _InvalidIdError(ValueError):
+    """A string that files cannot contain as an id; the message is its beginning."""
+
+
+class _Numbering(dict):
+    """Number of each id in the order of first use."""
+
+    def __missing__(self, name: str) -> int:
+        if not ASIN.fullmatch(name):
+            raise _InvalidIdError(f"{name!r:.60}")
+        return self.setdefault(name, len(self))
 
 
 def drop_duplicates(interactions: RawInteractions) -> np.ndarray:
@@ -101,8 +114,8 @@ def deduplicate_and_k_core(interactions: RawInteractions, k: int, source: Path) 
     Raises:
         ValueError: none is left.
     """
-    distinct = interactions.select(drop_duplicates(interactions))
-    core = distinct.select(k_core(distinct.user, distinct.item, k))
+    distinct = drop_duplicates(interactions)
+    core = interactions.select(distinct[k_core(interactions.user[distinct], interactions.item[distinct], k)])
     if not len(core):
         raise ValueError(f"{source}: no user and item with {k} interactions each; try a lower --k_core")
     return core, {"reviews": len(interactions), "repeated": len(interactions) - len(distinct)}

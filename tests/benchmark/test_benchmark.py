@@ -73,3 +73,10 @@ def test_scoring_computes_only_the_last_position_of_the_last_layer(place, capsys
     assert benchmark.main(["train", *command(place), "--n_layers", "1"]) == 0
     share = re.search(r"GFLOP per scored user, ([\d.]+) of all positions through all layers", capsys.readouterr().out)
     assert float(share[1]) < 0.9
+
+
+def test_raw_converts_files_of_every_release(tmp_path, capsys):
+    assert benchmark.main(["raw", "--lines", "2000", "--folder", str(tmp_path)]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 20")]
+    assert [cells[:3] for cells in rows] == [[f"| {release}", "2,000", "167"] for release in (2014, 2018, 2023)]
+    assert not list(tmp_path.iterdir())

@@ -195,3 +195,14 @@ def test_later_literals_may_look_like_json(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{\'a\': 1}\n\n{"b": None}\n{"c": 2}\n')
     assert list(read_objects(path)) == [(1, {"a": 1}), (3, {"b": None}), (4, {"c": 2})]
+
+
+@pytest.mark.parametrize("value", ["18446744073709551616", "-9223372036854775809", "1" * 300])
+@pytest.mark.parametrize("field", ["asin", "unixReviewTime"])
+def test_integers_beyond_64_bits_are_shown_as_they_are(tmp_path, capsys, field, value):
+    folder = raw(tmp_path, 2018)
+    with (folder / "Small_5.json").open("a") as file:
+        entry = {"reviewerID": "u1", "asin": "A", "unixReviewTime": 0} | {field: int(value)}
+        file.write(json.dumps(entry) + "\n")
+    assert run(tmp_path) == 2
+    assert f"line 15: {field} {value:.60} is no" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Measure the costs of training, scoring, pre-training and loading.
+"""Measure the costs of training, scoring, pre-training, loading and reading raw files.
 
 python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py] [--vs --model_name S …]
 python -m utils.benchmark gpu --dataset Beauty --max_memory 22GiB [any flag of train_HeLLM.py]
@@ -7,6 +7,7 @@ python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
 python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark full --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark load [--size 2GB]
+python -m utils.benchmark raw [--lines 1000000]
 python -m utils.benchmark ablation --dataset Beauty [any flag of preprocess.pretrain_graph]
 """
 
@@ -19,6 +20,7 @@ from utils.benchmark.gpu import gpu
 from utils.benchmark.load import load
 from utils.benchmark.memory import full, memory
 from utils.benchmark.pretrain import pretrain
+from utils.benchmark.raw import raw
 from utils.benchmark.train import train
 from utils.cli.errors import report_user_error, run_program
 from utils.data.interactions import Samples
@@ -74,6 +76,7 @@ BENCHMARKS = {
     "memory": memory,
     "full": full,
     "load": load,
+    "raw": raw,
 }
 
 

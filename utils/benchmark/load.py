@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +46,14 @@ def load(argv: list[str]) -> None:
     for layout, write in (("Meta", _write_meta), ("Hugging Face", _write_hugging_face)):
         with tempfile.TemporaryDirectory(dir=settings.folder or None) as name:
             folder = Path(name)
-            _in_new_process(write, folder, args)
+            in_new_process(write, folder, args)
             size = sum(path.stat().st_size for path in folder.iterdir())
-            peak, seconds = _in_new_process(_load, folder)
+            peak, seconds = in_new_process(_load, folder)
         print(f"| {layout} | {size / 1e9:.3f} | {peak / 1e9:.3f} | {peak / size:.3f} | {seconds:.1f} |", flush=True)
 
 
-def _in_new_process(function, *args):
+def in_new_process(function: Callable, *args):
+    """Return what a function returns in a process of its own, so that its peak memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 
