@@ -68,7 +68,7 @@ class Settings:
     # speed and memory
     device: str = "auto"  # cuda, cpu or another torch device; auto: CUDA if available
     dtype: Literal["auto", "fp32", "bf16"] = "auto"  # format of matrix products; auto: bf16 on CUDA, else fp32
-    eval_batch_size: int = 64  # users per forward pass in evaluation
+    eval_batch_size: int = 64  # users per forward pass in evaluation; fewer where histories are long
     max_memory: str = ""  # memory budget, such as 24GiB: smaller forward passes, same optimizer step; empty: no limit
     recompute: bool = False  # activation checkpointing: less memory, about a third slower
     compile: bool = False  # torch.compile LLaMA's blocks; takes minutes at the start

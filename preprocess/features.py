@@ -141,7 +141,7 @@ def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
             raise ValueError(f"--encoder {unknown}: no encoder of texts has this name")
     items = np.array([item for item, text in enumerate(texts) if text.strip()])
     length = np.array([len(texts[item]) for item in items])
-    batches = [items[rows] for rows in scoring_batches(length, settings.batch_size)]
+    batches = [items[rows] for rows in scoring_batches(length, settings.batch_size, positions_per_row=0)]
     return EncodingJob(
         n_items=len(texts),
         batches=batches,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.small_data import N_ITEMS, sequences, write_dataset
-from utils.data.batches import collate, scoring_batches, training_batches
+from utils.data.batches import POSITIONS_PER_USER, collate, scoring_batches, training_batches
 from utils.data.embeddings import load_item_embeddings
 from utils.data.interactions import Interactions, _read_blocks, _read_by_line
 from utils.data.layout import require_files, required_files
@@ -104,8 +104,23 @@ def test_training_batches_use_samples_once_repeat_by_seed_and_pad_little():
 
 def test_scoring_batches_have_every_sample_once_longest_first():
     length = np.array([3, 9, 1, 7, 9])
-    batches = list(scoring_batches(length, 2))
+    batches = list(scoring_batches(length, 2, positions_per_row=0))
     assert [b.tolist() for b in batches] == [[1, 4], [3, 0], [2]]
+
+
+def test_scoring_batches_of_long_histories_have_fewer_samples():
+    length = np.array([2, 40, 6, 3, 7, 1, 7])
+    batches = list(scoring_batches(length, 3, positions_per_row=5))
+    assert [b.tolist() for b in batches] == [[1], [4, 6], [2, 3], [0, 5]]
+
+
+def test_scoring_batches_keep_to_their_limits():
+    length = np.random.default_rng(0).integers(1, 60, 2000)
+    for batch_size in (1, 7, 64, 3000):
+        for batch in scoring_batches(length, batch_size):
+            longest = length[batch].max()
+            assert len(batch) <= batch_size
+            assert len(batch) * longest <= max(batch_size * POSITIONS_PER_USER, longest)
 
 
 def test_tables_of_the_right_size_load(tmp_path):

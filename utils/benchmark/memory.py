@@ -15,7 +15,7 @@ import torch
 from config_HeLLM import Settings, parse_args
 from llama.HeLLM import HeLLM
 from llama.parallel import clip_grad_norm
-from utils.data.batches import collate
+from utils.data.batches import collate, scoring_batches
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import ranks_with_and_without_seen
 from utils.planning.plan import PUBLISHED_WIDTH
@@ -48,8 +48,8 @@ class MemoryMeasurement:
 def memory(argv: list[str]) -> None:
     """Print predicted and measured memory of several sizes on the CPU, each in a separate process.
 
-    Each trains two optimizer steps and scores one batch, on the longest histories of the data, with random weights
-    and embeddings.
+    Each trains two optimizer steps on the longest histories of the data and scores its two largest batches, with
+    random weights and embeddings.
     """
     print("| size | batch x passes | training, GB | predicted | ratio | users | scoring, GB | predicted | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -164,12 +164,14 @@ def _run(model: HeLLM, settings: Settings, data: Interactions, steps: int) -> tu
     training = rss_bytes("VmHWM")
 
     samples = data.test()
-    sample_idx = _longest(samples, settings.eval_batch_size)
-    batch = collate(data, samples, sample_idx, model.padding)
-    seen = torch.from_numpy(data.seen_items(samples, sample_idx))
+    batches = list(scoring_batches(samples.length, settings.eval_batch_size))
+    model.eval()
     reset_peak_rss()
-    with torch.no_grad():
-        ranks_with_and_without_seen(model.eval()(batch.items, batch.mask), seen, batch.targets)
+    for sample_idx in (batches[0], max(batches, key=len)):  # the longest histories, and the most users
+        batch = collate(data, samples, sample_idx, model.padding)
+        seen = torch.from_numpy(data.seen_items(samples, sample_idx))
+        with torch.no_grad():
+            ranks_with_and_without_seen(model(batch.items, batch.mask), seen, batch.targets)
     return training, rss_bytes("VmHWM"), step_seconds
 
 

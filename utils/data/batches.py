@@ -10,6 +10,7 @@ from torch import Tensor
 from utils.data.interactions import Interactions, Samples
 
 BUCKET_BATCHES = 50  # batches whose samples are sorted by length together
+POSITIONS_PER_USER = 8  # scored at once, on average: long histories go in smaller batches, which a cache holds
 Padding = Literal["left", "right"]
 
 
@@ -111,13 +112,22 @@ def split_microbatches(
     return batches
 
 
-def scoring_batches(length: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def scoring_batches(
+    length: np.ndarray, batch_size: int, positions_per_row: int = POSITIONS_PER_USER
+) -> Iterator[np.ndarray]:
     """Yield the rows of every batch for scoring, longest first, so that too large a batch fails at once.
 
     Args:
         length: int64 (N,), history length of every sample.
-        batch_size: samples per batch.
+        batch_size: samples per batch, at most.
+        positions_per_row: a batch has at most batch_size times as many positions, padding included, or a single row;
+            0: no limit.
     """
     order = np.argsort(-length, kind="stable")
-    for first in range(0, len(order), batch_size):
-        yield order[first : first + batch_size]
+    first = 0
+    while first < len(order):
+        n_rows = batch_size
+        if positions_per_row:
+            n_rows = max(min(batch_size, batch_size * positions_per_row // length[order[first]]), 1)
+        yield order[first : first + n_rows]
+        first += n_rows

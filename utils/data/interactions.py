@@ -109,9 +109,9 @@ class Interactions:
         """Return the item that follows each history: int64 (N,)."""
         return self.items[samples.start + samples.length]
 
-    def n_seen(self, samples: Samples) -> np.ndarray:
-        """Return how many items precede each target in its user's row, beyond `max_len` included: int64 (N,)."""
-        return samples.start + samples.length - self.full_start[samples.user]
+    def n_seen(self, samples: Samples, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return how many items precede the targets of some samples, or all, beyond `max_len` included: int64 (N,)."""
+        return samples.start[rows] + samples.length[rows] - self.full_start[samples.user[rows]]
 
     def seen_items(self, samples: Samples, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return the items before the targets of some samples, or all, beyond `max_len` included, as (row, item) pairs.
@@ -119,7 +119,7 @@ class Interactions:
         Returns:
             int64 (2, n): the number of the row among `rows`, ascending, and an item of it, oldest first.
         """
-        length = self.n_seen(samples)[rows]
+        length = self.n_seen(samples, rows)
         row = np.repeat(np.arange(len(length)), length)
         first_pair = np.cumsum(length) - length  # number of each row's first pair
         offset = np.arange(len(row)) - first_pair[row]  # 0, 1, … within each row

@@ -43,7 +43,7 @@ def evaluate_ranking(
         score: a model in evaluation mode, (items, mask) as in `Batch` to float (B, I).
         data: interactions that the samples index.
         samples: the split to rank.
-        batch_size: users per forward pass.
+        batch_size: users per forward pass, at most.
         device: where the model scores.
         padding: the side on which the model's batches are padded.
         check_signals: called before each batch; may raise to stop.

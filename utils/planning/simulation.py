@@ -10,6 +10,7 @@ from config_HeLLM import Settings
 from llama.checkpoint import assign_parameter
 from llama.HeLLM import HeLLM, HeLLMArgs, materialize
 from llama.parallel import clip_grad_norm, dp_size, init_model_parallel
+from utils.data.batches import POSITIONS_PER_USER
 from utils.data.interactions import Interactions
 from utils.evaluation.metrics import ranks_with_and_without_seen
 from utils.runtime.memory import LiveBytes
@@ -117,11 +118,20 @@ class MemorySimulator:
         return self.training_peak(min(batch_size, share), -(-share // batch_size))
 
     def scoring_peak(self, users: int) -> int:
-        """Return the peak bytes while one batch of test users is scored and ranked."""
+        """Return the peak bytes while batches of at most so many test users are scored and ranked.
+
+        Of the batches that `scoring_batches` makes, either the most users or the longest histories need the most.
+        """
+        _, longest, n_seen = self.profile.longest
+        n_longest = min(users, -(-users * POSITIONS_PER_USER // longest))
+        short = min(longest, POSITIONS_PER_USER)  # so long are the histories of a full batch
+        return max(self._scoring_peak(users, short, short), self._scoring_peak(n_longest, longest, n_seen))
+
+    def _scoring_peak(self, users: int, n_read: int, n_seen: int) -> int:
+        """Return the peak bytes of one batch: how many users, items of each that are read, and that are filtered."""
         self.model.eval()
         with self.fake, self.memory, torch.no_grad():
             self.memory.peak = self.memory.live
-            _, n_read, n_seen = self.profile.longest
             items = torch.zeros(users, n_read, dtype=torch.int64)
             mask = torch.ones_like(items, dtype=torch.bool)
             seen = torch.zeros(2, users * n_seen, dtype=torch.int64)
