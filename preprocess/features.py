@@ -76,6 +76,7 @@ class TextSettings(FeatureSettings):
     """Settings of the text encoders."""
 
     encoder: Literal["tfidf", "minilm", "bert"] = "tfidf"  # tfidf: weighted word counts, sparse; minilm: extra package
+    columns: tuple[str, ...] = ()  # columns of item_text.tsv to encode, such as title; empty: all
     name: str = "text"  # modality: NAME_feat.npy is written, NAME_feat.npz by tfidf
 
 
@@ -115,7 +116,7 @@ def encode_text(settings: TextSettings) -> None:
         FileNotFoundError, ValueError: naming file, line and remedy.
     """
     path, n_items = output_path(settings, ITEM_TEXT_FILE)
-    texts = read_texts(path.with_name(ITEM_TEXT_FILE), n_items)
+    texts = read_texts(path.with_name(ITEM_TEXT_FILE), n_items, settings.columns)
     job = None
     if settings.encoder == "tfidf":
         features = encoders.tfidf(texts)

@@ -27,6 +27,7 @@ from utils.data.interactions import Samples, require_trainable
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking
 from utils.training.sample_batches import SampleBatches
+from utils.training.schedule import learning_rate
 
 EMBEDDING_FILE = "SASRec_item_embedding.pt"
 SELECTION_METRIC = "NDCG@10"  # of validation: decides which epoch is the best
@@ -43,7 +44,10 @@ def parse_args(argv: list[str] | None = None) -> SequenceSettings:
 def validate_settings(settings: SequenceSettings) -> list[str]:
     """Return all problems of the settings, one phrase per problem."""
     problems = validate_pretrain_settings(settings) + check_numbers(
-        settings, at_least_1=("width", "hidden", "n_heads"), at_least_0=("wd",), fraction=("dropout",)
+        settings,
+        at_least_1=("width", "hidden", "n_heads"),
+        at_least_0=("wd", "n_negatives", "tokens_per_batch"),
+        fraction=("dropout",),
     )
     problems += check_ranges(settings, n_layers=(1, MAX_LAYERS))
     if not 4 <= settings.max_len <= MAX_COUNT:
@@ -70,14 +74,14 @@ class SequenceTraining(Pretraining):
         self.device = device
         self.data = open_training_data(settings, settings.max_len, [EMBEDDING_FILE])
         require_trainable(self.data)
-        batches = SampleBatches(self.data.user_samples(), settings.batch_size, settings.seed)
+        batches = SampleBatches(self.data.user_samples(), settings.batch_size, settings.seed, settings.tokens_per_batch)
         model = SASRec(self.data.n_items, settings).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
         super().__init__(settings, "SASRec", batches, model, optimizer, SELECTION_METRIC, [self.data.path])
 
-    def learning_rate(self, _epoch: float) -> float:
-        """Return the learning rate, which is constant."""
-        return self.settings.lr
+    def learning_rate(self, epoch: float) -> float:
+        """Return the learning rate at this (fractional) epoch: an epoch of linear warm-up, then half a cosine."""
+        return learning_rate(epoch, self.settings.lr, 0.0, 1, self.settings.num_epochs)
 
     def loss(self, batch: np.ndarray) -> Tensor:
         """Return the mean loss over all positions of a batch, nats."""

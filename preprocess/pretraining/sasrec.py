@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llama.cross_entropy import linear_cross_entropy
+from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
 from preprocess.pretraining.trainer import PretrainSettings
 
 
@@ -14,9 +14,10 @@ class SequenceSettings(PretrainSettings):
     """The settings that validated best on Beauty."""
 
     # training
-    batch_size: int = 64  # users per optimizer step
-    lr: float = 1e-3  # learning rate
-    num_epochs: int = 200  # maximum number of epochs
+    batch_size: int = 64  # users per optimizer step where tokens_per_batch is 0
+    tokens_per_batch: int = 400  # positions per optimizer step, padding included; 0: use batch_size
+    lr: float = 1e-3  # peak learning rate, after one epoch of warm-up; then half a cosine down to 0
+    num_epochs: int = 16  # epochs
     validate_every: int = 2  # epochs between validations
     # data
     max_len: int = 50  # most recent items kept per user, the validation and the test target included
@@ -28,6 +29,7 @@ class SequenceSettings(PretrainSettings):
     dropout: float = 0.5  # dropout on the item embeddings and in the blocks
     # training
     wd: float = 0.0  # AdamW weight decay
+    n_negatives: int = 2048  # items sampled per step for a sampled softmax; 0: full softmax
 
 
 class SASRec(nn.Module):
@@ -41,6 +43,7 @@ class SASRec(nn.Module):
     def __init__(self, n_items: int, settings: SequenceSettings) -> None:
         super().__init__()
         s = settings
+        self.n_negatives = s.n_negatives
         self.item_embedding = nn.Embedding(n_items + 1, s.width, padding_idx=0)
         self.scale = (
             s.width**0.5
@@ -90,10 +93,16 @@ class SASRec(nn.Module):
             mask: as in `hidden_states`.
             targets: int64 (B, T), the item that follows each position.
         """
-        hidden = self.hidden_states(items, mask)
-        if mask is None:
-            mask = torch.ones_like(items, dtype=torch.bool)
-        return linear_cross_entropy(hidden[mask], self.item_embedding.weight[1:], targets[mask])
+        hidden = self.hidden_states(items, mask).flatten(0, 1)
+        targets = targets.flatten()
+        if mask is not None:
+            hidden = hidden[mask.flatten()]
+            targets = targets[mask.flatten()]
+        weight = self.item_embedding.weight[1:]
+        if 0 < self.n_negatives < len(weight):
+            negatives = torch.randperm(len(weight), device=hidden.device)[: self.n_negatives]
+            return sampled_cross_entropy(hidden, weight, targets, negatives)
+        return linear_cross_entropy(hidden, weight, targets)
 
     def forward(self, items: Tensor, mask: Tensor | None) -> Tensor:
         """Score every item as the next one of each history: (B, I). Arguments as in `hidden_states`."""

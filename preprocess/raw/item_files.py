@@ -64,22 +64,43 @@ def read_item_rows(path: Path, n_items: int, separator: str, header: str = "") -
         raise ValueError(f"{path}: {problem}; save it as UTF-8, or regenerate it") from error
 
 
-def read_texts(path: Path, n_items: int) -> list[str]:
+def read_texts(path: Path, n_items: int, columns: tuple[str, ...] = ()) -> list[str]:
     """Return the text of each item, empty where the file has none.
+
+    Args:
+        path: item_text.tsv.
+        n_items: number of items; ids are 0 to n_items - 1.
+        columns: names in the header of the columns to join, in this order; empty: all behind the ASIN.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: naming path and line of an invalid entry, or no text at all.
+        ValueError: naming path and line of an invalid entry, or a column that is not there, or no text at all.
     """
+    positions = _column_positions(path, columns)
     texts = [""] * n_items
     for _, item, rest in read_item_rows(path, n_items, "\t"):
-        _, _, columns = rest.partition("\t")  # behind the ASIN
-        texts[item] = columns.replace("\t", " ")
+        cells = rest.split("\t")[1:]  # behind the ASIN
+        if columns:
+            cells = [cells[position] for position in positions if position < len(cells)]
+        texts[item] = " ".join(cells)
     if not any(text.strip() for text in texts):
-        raise ValueError(
-            f"{path}: no text in it; expected are lines of item id, ASIN and text, separated by tabs, below a header"
-        )
+        where = f"columns {', '.join(columns)}" if columns else "it"
+        expected = "item id, ASIN and text, separated by tabs, below a header"
+        raise ValueError(f"{path}: no text in {where}; expected are lines of {expected}")
     return texts
+
+
+def _column_positions(path: Path, columns: tuple[str, ...]) -> list[int]:
+    """Return the positions of columns among those behind the ASIN.
+
+    Raises:
+        ValueError: the header lacks one of them; names those that it has.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        names = file.readline().rstrip("\r\n").split("\t")[2:]
+    if missing := [column for column in columns if column not in names]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; its header names {', '.join(names) or 'none'}")
+    return [names.index(column) for column in columns]
 
 
 def read_item_ids(folder: Path, n_items: int) -> list[str]:

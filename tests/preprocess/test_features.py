@@ -124,6 +124,21 @@ def test_overwriting_leaves_a_modality_in_one_format(folder, capsys):
         load_features(folder / after, N_ITEMS)
 
 
+def test_columns_are_chosen_by_name(folder, capsys):
+    rows = ["item_id\tasin\ttitle\tbrand\tplace"]
+    rows += [f"{item}\tA{item}\ttitle{item}\tbrand{item}" for item in range(N_ITEMS)]  # shorter than the header
+    path = folder / "item_text.tsv"
+    path.write_text("\n".join(rows) + "\n")
+    assert features.read_texts(path, N_ITEMS)[3] == "title3 brand3"
+    assert features.read_texts(path, N_ITEMS, ("brand", "title"))[3] == "brand3 title3"
+    assert features.read_texts(path, N_ITEMS, ("place", "title"))[3] == "title3"
+    assert run(folder, "text", "--columns", "title,colour") == 2
+    assert "no column colour; its header names title, brand, place" in capsys.readouterr().err
+    assert run(folder, "text", "--columns", "place") == 2
+    assert "no text in columns place" in capsys.readouterr().err
+    assert not (folder / "text_feat.npz").exists()
+
+
 def test_bert_equals_transformers_one_text_at_a_time(folder, tmp_path):
     model = write_bert(tmp_path / "bert")
     lines = (folder / "item_text.tsv").read_text().splitlines()

@@ -183,6 +183,7 @@ class TrainingLoop:
         task, progress = self.task, self.progress
         batches = task.batches.epoch(progress.epoch)
         sizes = [task.batches.n_samples(batch) for batch in batches]
+        earlier_steps = self._earlier_steps()
         progress.samples = sum(sizes[: progress.step])  # recounted: an earlier version may have counted otherwise
         task.model.train()
         self.state_is_consistent = True
@@ -199,7 +200,7 @@ class TrainingLoop:
                 if is_due or len(self.losses) == self.settings.log_every or progress.step == len(batches):
                     self.read_losses()
                     progress.seconds = time.perf_counter() - started
-                    bar.set_postfix(loss=f"{self._mean_loss(len(batches)):.3f}", refresh=False)
+                    bar.set_postfix(loss=f"{self._mean_loss(earlier_steps):.3f}", refresh=False)
                 if is_due:
                     self.save()
                 if signum:
@@ -243,16 +244,19 @@ class TrainingLoop:
             failed = FailedStep(step.loss, step.grad_norm, step.lr, self.task.batches.users(step.batch))
             raise self.task.checkpoints.save_before_divergence(progress, failed)
 
-    def _mean_loss(self, steps_per_epoch: int) -> float:
+    def _earlier_steps(self) -> int:
+        """Return the number of steps in the epochs that are done since the last validation."""
+        progress = self.progress
+        first = progress.epoch - progress.epochs_since_validation
+        return sum(len(self.task.batches.epoch(epoch)) for epoch in range(first, progress.epoch))
+
+    def _mean_loss(self, earlier_steps: int) -> float:
         """Return the mean loss of all steps since the last validation, nats.
 
         Args:
-            steps_per_epoch: steps of each epoch that is done since then; a task that does not validate every epoch
-                must have equally many in all epochs.
+            earlier_steps: those in the epochs before the running one.
         """
-        progress = self.progress
-        n_steps = progress.epochs_since_validation * steps_per_epoch + progress.step
-        return progress.loss_sum / n_steps
+        return self.progress.loss_sum / (earlier_steps + self.progress.step)
 
     def save(self) -> None:
         """Write a checkpoint; all ranks wait until it is on disk."""
@@ -292,11 +296,10 @@ class TrainingLoop:
         self.state_is_consistent = False
         task.model.eval()
         metrics = task.validate(self.check_signals)
-        steps_per_epoch = progress.step  # the epoch is done
         epochs = progress.epochs_since_validation + 1
         record = EpochRecord(
             epoch=progress.epoch,
-            train_loss=self._mean_loss(steps_per_epoch),
+            train_loss=self._mean_loss(self._earlier_steps()),
             lr=task.optimizer.param_groups[0]["lr"],
             seconds=progress.seconds / epochs,
             samples_per_s=epochs * progress.samples / progress.seconds,
