@@ -187,6 +187,7 @@ class GraphTraining(Pretraining):
 
     def __init__(self, settings: GraphSettings, device: torch.device) -> None:
         s = settings
+        self.settings = s  # which item_hypergraph reads
         use_hypergraphs = s.GNNModel == "MMHCL"
         self.device = device
         self.user_ratio = s.user_loss_ratio if use_hypergraphs else 0.0
@@ -196,13 +197,19 @@ class GraphTraining(Pretraining):
         batches = GraphBatches(self.R, s.batch_size, s.seed)
         if not len(batches.sampler.users):
             raise ValueError(f"{self.data.path}: no user has a training item; take data with longer histories")
-        paths = chosen_features(s, self.data) if self.item_ratio else {}
-        features = {name: load_features(path, self.data.n_items) for name, path in paths.items()}
-        H = item_incidence(features, s.topk) if features else None
+        H, files = self.item_hypergraph()
         cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
-        super().__init__(s, s.name, batches, model, optimizer, SELECTION_METRIC, [self.data.path, *paths.values()])
+        super().__init__(s, s.name, batches, model, optimizer, SELECTION_METRIC, [self.data.path, *files])
+
+    def item_hypergraph(self) -> tuple[sp.csr_matrix | None, list[Path]]:
+        """Return the items' incidence matrix H, None without weight in the loss, and the files that it is made from."""
+        if not self.item_ratio:
+            return None, []
+        paths = chosen_features(self.settings, self.data)
+        features = {name: load_features(path, self.data.n_items) for name, path in paths.items()}
+        return item_incidence(features, self.settings.topk), list(paths.values())
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate after so many epochs: a factor 0.96 in 50 epochs."""

@@ -10,7 +10,7 @@ BLOCK_ELEMENTS = 2**22  # similarities at most in such a block, from sparse feat
 PARTS_PER_NEIGHBOUR = 16  # parts of a row of similarities whose maxima are taken, for each neighbour to find
 
 
-def neighbour_incidence(features: Tensor | sp.csr_matrix, k: int) -> sp.csr_matrix:
+def neighbour_incidence(features: Tensor | sp.csr_matrix, k: int, n_edges: int | None = None) -> sp.csr_matrix:
     """Return one modality's H (I, I): hyperedge (column) e joins the k items that are nearest to item e by cosine.
 
     Only positive similarities count; an item without features (all zero) is in no hyperedge and has none. Both ways
@@ -23,27 +23,28 @@ def neighbour_incidence(features: Tensor | sp.csr_matrix, k: int) -> sp.csr_matr
     Args:
         features: float (I, width), finite; a CSR matrix has no number twice.
         k: items per hyperedge, at most I.
+        n_edges: how many hyperedges to find, those of the first items; the others stay empty. None: all.
     """
     n_items = features.shape[0]
     find = _sparse_neighbours if sp.issparse(features) else _dense_neighbours
-    members, edges = find(features, k)
+    members, edges = find(features, k, n_items if n_edges is None else n_edges)
     return sp.csr_matrix((np.ones(len(members), np.float32), (members, edges)), (n_items, n_items))
 
 
-def _dense_neighbours(features: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _dense_neighbours(features: Tensor, k: int, n_edges: int) -> tuple[np.ndarray, np.ndarray]:
     """Return each hyperedge's items, and the hyperedge that each of them is in: int64 (memberships,) both."""
     unit = F.normalize(features.float(), dim=1)
     members = []
     edges = []
-    for first in range(0, len(features), BLOCK_ROWS):
-        similarity, nearest = (unit[first : first + BLOCK_ROWS] @ unit.T).topk(k, dim=1)
+    for first in range(0, n_edges, BLOCK_ROWS):
+        similarity, nearest = (unit[first : min(first + BLOCK_ROWS, n_edges)] @ unit.T).topk(k, dim=1)
         edge, neighbour = (similarity > 0).nonzero(as_tuple=True)  # indices into (block, k)
         edges.append((edge + first).cpu().numpy())
         members.append(nearest[edge, neighbour].cpu().numpy())
     return np.concatenate(members), np.concatenate(edges)
 
 
-def _sparse_neighbours(features: sp.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _sparse_neighbours(features: sp.csr_matrix, k: int, n_edges: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the same of sparse features, from products of a block of rows and the transpose."""
     n_items = features.shape[0]
     # Without its empty columns, so that the transpose has no empty rows, however wide the matrix says that it is
@@ -54,8 +55,8 @@ def _sparse_neighbours(features: sp.csr_matrix, k: int) -> tuple[np.ndarray, np.
     members = []
     edges = []
     block_rows = max(1, BLOCK_ELEMENTS // n_items)
-    for first in range(0, n_items, block_rows):
-        block = unit[first : first + block_rows] @ transpose
+    for first in range(0, n_edges, block_rows):
+        block = unit[first : min(first + block_rows, n_edges)] @ transpose
         edge, member = _largest_of_rows(block, k, first)
         edges.append(edge)
         members.append(member)

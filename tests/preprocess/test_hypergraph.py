@@ -97,6 +97,14 @@ def test_nearest_neighbours_do_not_depend_on_the_block_size(convert, block, monk
     assert (unblocked != neighbour_incidence(features, 4)).nnz == 0
 
 
+@pytest.mark.parametrize("convert", [torch.Tensor.clone, sp.csr_matrix])
+def test_only_the_first_hyperedges_are_found_on_request(convert):
+    features = convert(torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
+    H = neighbour_incidence(features, 4, n_edges=20)
+    assert (H[:, :20] != neighbour_incidence(features, 4)[:, :20]).nnz == 0
+    assert not H[:, 20:].nnz
+
+
 def test_sparse_neighbours_equal_dense_ones_without_ties():
     dense = sp.random_array((300, 40), density=0.2, dtype=np.float32, rng=np.random.default_rng(0)).toarray()
     dense -= 0.2 * (dense > 0)  # some similarities are negative

@@ -1,9 +1,12 @@
-"""Measure the costs of training, scoring, pre-training, loading and reading raw files.
+"""Measure the costs of every stage: each benchmark prints its figures by one command.
 
 python -m utils.benchmark train --model_name S [any flag of train_HeLLM.py] [--vs --model_name S …]
 python -m utils.benchmark gpu --dataset Beauty --max_memory 22GiB [any flag of train_HeLLM.py]
 python -m utils.benchmark score --preset tiny --dataset Beauty [any flag of train_HeLLM.py]
-python -m utils.benchmark pretrain [any flag of preprocess.pretrain_graph]
+python -m utils.benchmark pipeline --dataset Beauty
+python -m utils.benchmark peers --dataset Beauty
+python -m utils.benchmark growth --dataset Beauty [--copies 1,10,50]
+python -m utils.benchmark profile --dataset Beauty --what best|sasrec|mmhcl|score
 python -m utils.benchmark memory --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark full --dataset Beauty [any flag of train_HeLLM.py]
 python -m utils.benchmark load [--size 2GB]
@@ -17,9 +20,12 @@ import torch
 from config_HeLLM import parse_args
 from utils.benchmark.ablation import ablation
 from utils.benchmark.gpu import gpu
+from utils.benchmark.growth import growth
 from utils.benchmark.load import load
 from utils.benchmark.memory import full, memory
-from utils.benchmark.pretrain import pretrain
+from utils.benchmark.peers import peers
+from utils.benchmark.pipeline import pipeline
+from utils.benchmark.profile import profile_operations
 from utils.benchmark.raw import raw
 from utils.benchmark.train import train
 from utils.cli.errors import report_user_error, run_program
@@ -70,7 +76,10 @@ def score(argv: list[str]) -> None:
 BENCHMARKS = {
     "train": train,
     "score": score,
-    "pretrain": pretrain,
+    "pipeline": pipeline,
+    "peers": peers,
+    "growth": growth,
+    "profile": profile_operations,
     "ablation": ablation,
     "gpu": gpu,
     "memory": memory,
