@@ -76,8 +76,8 @@ class Embeddings:
 
     users: Tensor  # (U, d), fused
     items: Tensor  # (I, d), fused
-    user_view: Tensor | None  # (U, d), from the user hypergraph alone
-    item_view: Tensor | None  # (I, d), from the item hypergraph alone
+    user_view: Tensor | None  # (U, d), from the user hypergraph alone, rows of length 1
+    item_view: Tensor | None  # (I, d), from the item hypergraph alone, rows of length 1
 
 
 class MMHCL(nn.Module):
@@ -117,12 +117,14 @@ class MMHCL(nn.Module):
             user_view = self.uu
             for _ in range(self.user_layers):
                 user_view = self.user_hypergraph(user_view)
-            users = users + F.normalize(user_view, dim=1)
+            user_view = F.normalize(user_view, dim=1)
+            users = users + user_view
         if self.has_item_hypergraph:
             item_view = self.ii
             for _ in range(self.item_layers):
                 item_view = self.item_hypergraph(item_view)
-            items = items + F.normalize(item_view, dim=1)
+            item_view = F.normalize(item_view, dim=1)
+            items = items + item_view
         return Embeddings(users, items, user_view, item_view)
 
 
@@ -143,17 +145,17 @@ def bpr_loss(users: Tensor, positive: Tensor, negative: Tensor, regs: float) -> 
 def contrastive_loss(z: Tensor, view: Tensor, tau: float, anchors: Tensor | None = None) -> Tensor:
     """Return the mean over anchors a of −log(e^{z_a·v_a/τ} / (Σ_b e^{z_a·v_b/τ} + Σ_{b≠a} e^{z_a·z_b/τ})), in nats.
 
-    Rows of z and v are L2-normalised. The gradient is computed block by block along with the loss, so that memory does
+    Rows of z are L2-normalised here. The gradient is computed block by block along with the loss, so that memory does
     not grow with nodes².
 
     Args:
         z: (N, d), the fused embeddings.
-        view: (N, d), v, the hypergraph's embeddings.
+        view: (N, d), v, the hypergraph's embeddings, rows of length 1 (or 0).
         tau: temperature τ.
         anchors: int64 (n,), the nodes of the mean, distinct; None: all. A uniform sample estimates the mean over all
             nodes without bias, because the denominators still run over all nodes.
     """
-    return _Contrastive.apply(F.normalize(z, dim=1), F.normalize(view, dim=1), tau, anchors)
+    return _Contrastive.apply(F.normalize(z, dim=1), view, tau, anchors)
 
 
 class _Contrastive(torch.autograd.Function):
@@ -180,14 +182,14 @@ class _Contrastive(torch.autograd.Function):
             gradient.addmm_(weight, scaled / total[:, None])  # of all nodes, by the denominators
             gradient[a] -= scaled  # of the views, by the numerators; needs distinct anchors, as the next line does
             gradient[n + a] += (weight.T @ nodes / total[:, None] - nodes[a]) / tau  # of the anchors
-        gradient /= len(anchors)
         ctx.save_for_backward(gradient)
+        ctx.n_anchors = len(anchors)
         return (loss / len(anchors)).to(z.dtype)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
         (gradient,) = ctx.saved_tensors
-        grad_view, grad_z = (grad_output * gradient).chunk(2)
+        grad_view, grad_z = (gradient * (grad_output / ctx.n_anchors)).chunk(2)
         return grad_z, grad_view, None, None
 
 
