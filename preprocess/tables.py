@@ -34,7 +34,9 @@ from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 
 # Best on Beauty with two CPU cores (README.md); the published settings need a GPU
-GRAPH_FLAGS = "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 256"
+GRAPH_FLAGS = (
+    "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 128 --patience 2"
+)
 
 
 @dataclass(frozen=True)

