@@ -50,7 +50,7 @@ def pipeline(argv: list[str]) -> None:
         folder.mkdir(parents=True)
         for name in inputs:
             (folder / name).symlink_to((source / name).resolve())
-        commands = _commands(settings.dataset, temporary, has_titles(source / ITEM_TEXT_FILE))
+        commands = stage_commands(settings.dataset, temporary, has_titles(source / ITEM_TEXT_FILE))
         costs = {name: _run(name, command) for name, command in commands.items()}
         tests = _tests(settings.dataset, Path(temporary) / "log")
 
@@ -73,7 +73,7 @@ def has_titles(path: Path) -> bool:
         return "title" in file.readline().rstrip("\r\n").split("\t")
 
 
-def _commands(dataset: str, temporary: str, titles: bool) -> dict[str, list[str]]:
+def stage_commands(dataset: str, temporary: str, titles: bool) -> dict[str, list[str]]:
     """Return the command of every stage that can be run here, in order; sentences are titles where there are any."""
     data_flags = ["--dataset", dataset, "--data_dir", temporary]
     run_flags = [*data_flags, "--output_dir", f"{temporary}/output", "--logging_dir", f"{temporary}/log"]
