@@ -288,7 +288,7 @@ def test_four_commands_of_the_readme(tmp_path, monkeypatch, capsys):
 
 def table_settings(root):
     flags = {"output_dir": str(root / "output"), "logging_dir": str(root / "log")}
-    return tables.TableSettings("Small", str(root / "data"), **flags)
+    return tables.TableSettings("Small", str(root / "data"), sentences=False, **flags)
 
 
 def test_uninformative_modality_is_left_out(tmp_path, capsys):
