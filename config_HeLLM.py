@@ -5,7 +5,15 @@ from typing import Literal
 
 from utils.cli.flags import SettingsParser
 from utils.cli.restored import fingerprint
-from utils.cli.validation import MAX_LAYERS, SEED_RANGE, check_max_len, check_names, check_numbers, check_ranges
+from utils.cli.validation import (
+    MAX_LAYERS,
+    SEED_RANGE,
+    check_criterion,
+    check_max_len,
+    check_names,
+    check_numbers,
+    check_ranges,
+)
 from utils.runtime.memory import parse_bytes
 
 
@@ -21,6 +29,7 @@ class Settings:
     data_dir: str = "datasets"  # folder that holds sequential/DATASET/
     GNNModel: str = "MMHCL"  # graph embeddings to read: MMHCL, LightGCN, or a name given to pretrain_graph --tables
     max_len: int = 50  # most recent items kept per user, the validation and the test target included
+    shuffle_ties: bool = False  # train on items of one day in random order, another one each epoch; needs the days file
     standardize: bool = False  # scale every column of both embedding tables to mean 0 and variance 1
     # model
     objective: Literal["prefix", "causal"] = "prefix"  # one forward pass per history prefix (published) or per user
@@ -63,7 +72,8 @@ class Settings:
     num_epochs: int = 25  # maximum number of epochs (published: 25, but 20 on Sports_and_Outdoors)
     warmup_epochs: int = 1  # epochs of linear learning-rate warm-up
     max_grad_norm: float = 0.0  # clip gradients to this norm; 0: no clipping
-    patience: int = 5  # stop after this many epochs without a better validation NDCG@10; 0: never
+    patience: int = 5  # stop after this many epochs without a better validation; 0: never
+    choose_by: str = "val.NDCG@10"  # validation metric that chooses the epoch; val_unseen.NDCG@10: history removed
     seed: int = 2024  # seed of every random generator
     # speed and memory
     device: str = "auto"  # cuda, cpu or another torch device; auto: CUDA if available
@@ -116,6 +126,7 @@ PRESETS["best"] = PRESETS["tiny"] | {
     "batch_size": 128,
     "tokens_per_batch": 800,
     "num_epochs": 8,
+    "choose_by": "val_unseen.NDCG@10",
     "target": "best",
 }
 PRESETS["demo"] = PRESETS["tiny"] | {
@@ -165,7 +176,7 @@ def parse_args(argv: list[str] | None = None) -> Settings:
 def settings_parser() -> SettingsParser[Settings]:
     """Return the parser of a run's settings, to which utils.sweep.command adds --sweep."""
     description = (
-        "Fine-tune HeLLM, select the best epoch by validation NDCG@10, and test it once.\n\n"
+        "Fine-tune HeLLM, select the best epoch on validation, and test it once.\n\n"
         "Without flags: the published run on Amazon Beauty, which needs the LLaMA-2-7B weights.\n"
         "A demo on a CPU, with nothing to download:\n"
         "  python train_HeLLM.py --preset demo"
@@ -194,6 +205,7 @@ def validate_settings(settings: Settings) -> list[str]:
     if settings.warm_head and settings.head != "trained":
         problems.append("--warm_head needs --head trained")
     problems += check_max_len(settings)
+    problems += check_criterion(settings)
     if settings.max_memory and settings.tokens_per_batch:
         problems.append("--max_memory changes --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:

@@ -62,7 +62,11 @@ class FineTuning:
     optimizer: torch.optim.AdamW
     log: run_log.RunLog
     checkpoints: CheckpointManager
-    selection_metric: str = records.SELECTION_METRIC
+
+    @property
+    def choose_by(self) -> str:
+        """The validation metric that decides which epoch is the best."""
+        return self.settings.choose_by
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate at this (fractional) epoch: linear warm-up, then half a cosine."""
@@ -79,7 +83,7 @@ class FineTuning:
 
         # Gradient accumulation: the weights of the micro-batches of all replicas add up to 1
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro_batch, n_targets, weight in self.batches.microbatches(batch, self.model.padding, self.device):
+        for micro_batch, n_targets, weight in self.batches.microbatches(batch, epoch, self.model.padding, self.device):
             part = self.model.loss(micro_batch.items, micro_batch.mask, micro_batch.targets, n_targets) * weight
             part.backward()
             loss += part.detach()
@@ -100,8 +104,7 @@ class FineTuning:
 
     def validate(self, check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Return the validation metrics: all items ranked, and without those of the user's history."""
-        ranking = self.evaluate(self.data.validation(), check_signals)
-        return {"val": ranking_metrics(ranking.seen_kept), "val_unseen": ranking_metrics(ranking.seen_removed)}
+        return self.evaluate(self.data.validation(), check_signals).validation_metrics()
 
     def save_best(self) -> None:
         """Write the adapter of the best epoch so far; one replica of the model does."""
@@ -116,8 +119,8 @@ class FineTuning:
         popularity = rank_by_popularity(self.data, samples)
         record = records.FinalRecord(
             best_epoch=progress.best_epoch,
-            test=ranking_metrics(ranking.seen_kept),
-            test_unseen=ranking_metrics(ranking.seen_removed),
+            chosen_by=self.choose_by,
+            **ranking.test_metrics(),
             popularity=ranking_metrics(popularity.seen_kept),
             users=len(samples),
             users_per_s=ranking.users_per_s,

@@ -4,8 +4,8 @@
 
 Reads `DATA_DIR/raw/reviews_{dataset}_5.json.gz` and `meta_{dataset}.json.gz` (releases of 2014 and 2018, or the
 `.jsonl.gz` files of 2023; gzipped or not). Writes to `DATA_DIR/sequential/{dataset}/`: `{dataset}.txt`,
-`u_id_mapping.csv`, `i_id_mapping.csv`, `item_text.tsv`, `item_image.tsv` (URLs of pictures), `5-core/train.json`,
-`val.json` and `test.json`, `statistics.json` and `skipped.tsv`.
+`{dataset}_days.txt`, `u_id_mapping.csv`, `i_id_mapping.csv`, `item_text.tsv`, `item_image.tsv` (URLs of pictures),
+`5-core/train.json`, `val.json` and `test.json`, `statistics.json` and `skipped.tsv`.
 """
 
 import sys
@@ -23,6 +23,8 @@ from preprocess.raw.dataset_writer import (
 from preprocess.raw.interactions import deduplicate_and_k_core
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
+
+MILLISECONDS_PER_DAY = 86_400_000  # days begin at midnight UTC
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def preprocess(settings: RawSettings) -> None:
     interactions, counts = deduplicate_and_k_core(reviews, settings.k_core, review_file)
     items, skipped = load_items(meta_file, interactions.item_ids)
 
-    replace_dataset(settings, render_dataset_files(settings, interactions, items, skipped, counts))
+    day = interactions.time // MILLISECONDS_PER_DAY
+    replace_dataset(settings, render_dataset_files(settings, interactions, items, skipped, counts, day))
     print(
         f"{interaction_file}: {interactions.describe()} of {len(reviews):,} reviews; "
         f"{len(skipped):,} entries in skipped.tsv"

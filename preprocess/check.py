@@ -20,6 +20,7 @@ from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE
 from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names
+from utils.data.days import read_days
 from utils.data.embeddings import load_embedding
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, required_files
@@ -69,6 +70,14 @@ def describe_interactions(data: Interactions, dataset: str) -> str:
     if is_rising.all():
         summary += "; every user's items are in order of id, so the order of time is lost"
     return summary
+
+
+def describe_days(data: Interactions) -> str:
+    """Summarise the days; raise a ValueError if they do not match the interaction file."""
+    days = read_days(data.days_path, data.start + data.n_kept - data.full_start)
+    neighbours = np.diff(days)
+    neighbours = np.delete(neighbours, data.full_start[1:] - 1)  # from one user to the next
+    return f"{np.mean(neighbours == 0):.0%} of all items fall on the day of the one before" if len(neighbours) else ""
 
 
 def describe_embedding(path: Path, n_rows: int) -> str:
@@ -129,6 +138,7 @@ def file_checks(settings: CheckSettings, data: Interactions) -> list[FileCheck]:
     n_users = data.n_users
     n_items = data.n_items
     return [
+        FileCheck(data.days_path.name, lambda path: describe_days(data), f"optional; {FROM_RAW}"),
         FileCheck(f"{model}_item_embeddings.pt", lambda path: describe_embedding(path, n_items), pretrain_graph),
         FileCheck(f"{model}_user_embeddings.pt", lambda path: describe_embedding(path, n_users), pretrain_graph),
         FileCheck("SASRec_item_embedding.pt", lambda path: describe_embedding(path, n_items + 1), pretrain_sasrec),
@@ -173,7 +183,7 @@ def report(settings: CheckSettings) -> bool:
 
     def inspect_interactions(path: Path) -> str:
         nonlocal data
-        data = Interactions(path, 0)
+        data = Interactions(path, 0, with_days=False)
         return describe_interactions(data, settings.dataset)
 
     print_status(FileCheck(f"{settings.dataset}.txt", inspect_interactions, f"{FROM_RAW}; or a public file"))

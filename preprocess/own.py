@@ -25,10 +25,11 @@ from preprocess.raw.dataset_writer import (
     replace_dataset,
     validate_settings,
 )
-from preprocess.raw.interactions import deduplicate_and_k_core
+from preprocess.raw.interactions import deduplicate_and_k_core, utc_days
 from preprocess.raw.item_files import IMAGE_SUFFIXES, IMAGE_URL_FILE, ITEM_TEXT_FILE
 from utils.cli.errors import run_program
 from utils.cli.flags import SettingsParser
+from utils.data.layout import days_file
 
 MAX_LISTED = 5  # missing pictures that an error message names
 
@@ -87,15 +88,16 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     metadata, local_pictures = read_csv_items(Path(settings.item_file or path), settings)
 
     interactions, counts = deduplicate_and_k_core(read, settings.k_core, path)
+    day = utc_days(interactions.time)
     # Ranks in place of times keep the order of lines where times are equal
     interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))
     items = [metadata.get(item_id) for item_id in interactions.item_ids]
     without = [item_id for item_id, item in zip(interactions.item_ids, items, strict=True) if item is None]
     skipped = [("no line about it", "", item_id) for item_id in without]
-    contents = render_dataset_files(settings, interactions, items, skipped, counts)
+    contents = render_dataset_files(settings, interactions, items, skipped, counts, day)
 
     # Files without any content are not written, and those of an earlier dataset are removed
-    obsolete = []
+    obsolete = [folder / days_file(settings.dataset)] if day is None else []
     known_items = [item for item in items if item is not None]
     has_content = {
         ITEM_TEXT_FILE: any(item.title or item.description for item in known_items),
@@ -112,7 +114,8 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     obsolete += find_old_pictures(folder / "pictures", replaced_ids, sources)
     copies = {f"pictures/{item_id}{file.suffix.lower()}": file for item_id, file in pictures.items()}
     replace_dataset(settings, copies | contents, obsolete)
-    print(f"{interaction_file}: {interactions.describe()} of {len(read):,} lines")
+    note = "; no file of days, because the times are none of the years 1980 to 2099" if day is None else ""
+    print(f"{interaction_file}: {interactions.describe()} of {len(read):,} lines{note}")
 
 
 def main(argv: list[str] | None = None) -> int:

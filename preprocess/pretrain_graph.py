@@ -41,7 +41,7 @@ from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import rank_by_product
 
-SELECTION_METRIC = "Recall@20"  # of validation: decides which epoch is the best
+CHOOSE_BY = "val.Recall@20"  # the validation metric that decides which epoch is the best
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class GraphTraining(Pretraining):
         cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
-        super().__init__(s, s.name, batches, model, optimizer, SELECTION_METRIC, [self.data.path, *files])
+        super().__init__(s, s.name, batches, model, optimizer, CHOOSE_BY, [self.data.path, *files])
 
     def item_hypergraph(self) -> tuple[sp.csr_matrix | None, list[Path]]:
         """Return the items' incidence matrix H, None without weight in the loss, and the files that it is made from."""

@@ -21,16 +21,14 @@ from preprocess.pretraining.trainer import (
     validate_pretrain_settings,
 )
 from utils.cli.flags import parse_settings
-from utils.cli.validation import MAX_COUNT, MAX_LAYERS, check_numbers, check_ranges
+from utils.cli.validation import MAX_COUNT, MAX_LAYERS, check_criterion, check_numbers, check_ranges
 from utils.data.batches import collate
 from utils.data.interactions import Samples, require_trainable
-from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking
 from utils.training.sample_batches import SampleBatches
 from utils.training.schedule import learning_rate
 
 EMBEDDING_FILE = "SASRec_item_embedding.pt"
-SELECTION_METRIC = "NDCG@10"  # of validation: decides which epoch is the best
 EVAL_BATCH_SIZE = 512  # users per forward pass
 
 
@@ -49,7 +47,7 @@ def validate_settings(settings: SequenceSettings) -> list[str]:
         at_least_0=("wd", "n_negatives", "tokens_per_batch"),
         fraction=("dropout",),
     )
-    problems += check_ranges(settings, n_layers=(1, MAX_LAYERS))
+    problems += check_ranges(settings, n_layers=(1, MAX_LAYERS)) + check_criterion(settings)
     if not 4 <= settings.max_len <= MAX_COUNT:
         problems.append(
             f"--max_len {settings.max_len}: from 4 (two targets, and two items to learn from) to {MAX_COUNT}"
@@ -77,7 +75,7 @@ class SequenceTraining(Pretraining):
         batches = SampleBatches(self.data.user_samples(), settings.batch_size, settings.seed, settings.tokens_per_batch)
         model = SASRec(self.data.n_items, settings).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.wd, fused=True)
-        super().__init__(settings, "SASRec", batches, model, optimizer, SELECTION_METRIC, [self.data.path])
+        super().__init__(settings, "SASRec", batches, model, optimizer, settings.choose_by, [self.data.path])
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate at this (fractional) epoch: an epoch of linear warm-up, then half a cosine."""
@@ -93,14 +91,13 @@ class SequenceTraining(Pretraining):
 
     def validate(self, _check_signals: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Return the validation metrics."""
-        return {"val": ranking_metrics(self.evaluate(self.data.validation()).seen_kept)}
+        return self.evaluate(self.data.validation()).validation_metrics()
 
     def test(self) -> tuple[dict[str, dict[str, float]], int, Ranking]:
         """Return the test metrics, the number of users, and their ranks."""
         samples = self.data.test()
         ranking = self.evaluate(samples)
-        metrics = {"test": ranking_metrics(ranking.seen_kept), "test_unseen": ranking_metrics(ranking.seen_removed)}
-        return metrics, len(samples), ranking
+        return ranking.test_metrics(), len(samples), ranking
 
     def tables(self) -> dict[str, Tensor]:
         """Return the item table."""

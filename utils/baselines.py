@@ -35,7 +35,7 @@ from utils.data.layout import require_files
 from utils.evaluation.metrics import HEADLINE_METRICS, format_metric, ranking_metrics
 from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity, rank_by_product
 from utils.io.torch_files import load_with_checksum
-from utils.logs.records import SELECTION_METRIC, FinalRecord, read_metrics
+from utils.logs.records import FinalRecord, read_metrics
 from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.lock import run_lock
 from utils.training.checkpoints import STATE, read_checkpoint, run_folder
@@ -117,7 +117,7 @@ def item_knn(settings: BaselineSettings, data: Interactions) -> Baseline:
     for k in candidates:
         score = partial(_sum_over_history, keep_top_k(similarity, k))
         validation = evaluate_ranking(score, data, data.validation(), BATCH)
-        tried[k] = ranking_metrics(validation.seen_kept)[SELECTION_METRIC], score, validation
+        tried[k] = ranking_metrics(validation.seen_kept)["NDCG@10"], score, validation
     k = max(tried, key=lambda k: tried[k][0])
     _, score, validation = tried[k]
     return Baseline(validation, evaluate_ranking(score, data, data.test(), BATCH), {"neighbours": k})
@@ -181,7 +181,8 @@ def _rank_products(users: Tensor, items: Tensor, data: Interactions, samples: Sa
     row, item = data.seen_items(samples)
     seen = interaction_matrix(samples.user[row], item, (data.n_users, data.n_items))
     seen_kept, seen_removed = rank_by_product(users, items, seen, samples.user, data.targets(samples))
-    return Ranking(seen_kept, seen_removed, len(samples) / (time.perf_counter() - started))
+    users_per_s = len(samples) / (time.perf_counter() - started)
+    return Ranking(seen_kept, seen_removed, users_per_s, data.is_later_day(samples))
 
 
 def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:
@@ -209,13 +210,11 @@ def write_results(results: dict[str, Baseline], max_len: int, folder: Path) -> N
     print("| --- " * (1 + 2 * len(HEADLINE_METRICS)) + "|")
     for name, baseline in results.items():
         record = FinalRecord(
-            test=ranking_metrics(baseline.test.seen_kept),
-            test_unseen=ranking_metrics(baseline.test.seen_removed),
+            **baseline.test.test_metrics(),
             users=len(baseline.test.seen_kept),
             users_per_s=baseline.test.users_per_s,
             settings={"max_len": max_len, **baseline.settings},
-            val=ranking_metrics(baseline.validation.seen_kept),
-            val_unseen=ranking_metrics(baseline.validation.seen_removed),
+            **baseline.validation.validation_metrics(),
         )
         log = RunLog(folder, name, published="")
         log.clear()

@@ -19,6 +19,7 @@ class SequenceSettings(PretrainSettings):
     lr: float = 2e-3  # peak learning rate, after one epoch of warm-up; then half a cosine down to 0
     num_epochs: int = 14  # maximum number of epochs
     validate_every: int = 2  # epochs between validations
+    choose_by: str = "val.NDCG@10"  # validation metric that chooses the epoch; val_unseen.NDCG@10: history removed
     # data
     max_len: int = 50  # most recent items kept per user, the validation and the test target included
     # model

@@ -95,7 +95,7 @@ class Pretraining(Task):
         batches: training batches; every epoch has the same number of them.
         model: all of its parameters are trained.
         optimizer: fused optimizer of these parameters.
-        selection_metric: validation metric that decides which epoch is the best.
+        choose_by: validation metric that decides which epoch is the best, such as val.NDCG@10.
         files: data files that it is trained on.
     """
 
@@ -106,14 +106,14 @@ class Pretraining(Task):
         batches: Batches,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        selection_metric: str,
+        choose_by: str,
         files: list[Path],
     ) -> None:
         self.settings = settings
         self.batches = batches
         self.model = model
         self.optimizer = optimizer
-        self.selection_metric = selection_metric
+        self.choose_by = choose_by
         self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | input_checksums(files)
         self.parameters = dict(model.named_parameters())
         logs = log_folder(settings.logging_dir, settings.dataset, name)
@@ -187,12 +187,13 @@ class Pretraining(Task):
         tables = self.tables()
         for name, table in tables.items():
             save_with_checksum(table.detach().cpu().contiguous(), folder / name)
-        self.log.info(f"best epoch {progress.best_epoch}, tested on {n_users:,} users")
+        self.log.info(f"best epoch {progress.best_epoch} by {self.choose_by}, tested on {n_users:,} users")
         for name, values in metrics.items():
-            self.log.info(f"{name:<12} {format_headline_metrics(values)}")
+            self.log.info(f"{name:<21} {format_headline_metrics(values)}")
         self.log.log_published()
         record = FinalRecord(
             best_epoch=progress.best_epoch,
+            chosen_by=self.choose_by,
             **metrics,
             users=n_users,
             settings=fingerprint(self.settings, PRETRAIN_IGNORED_ON_RESUME),

@@ -22,7 +22,7 @@ from preprocess.raw.item_files import (
 )
 from preprocess.raw.item_metadata import Item
 from utils.cli.validation import check_names, check_numbers
-from utils.data.layout import dataset_folder
+from utils.data.layout import dataset_folder, days_file
 from utils.io.disk_full import explain_disk_full
 from utils.runtime.lock import run_lock
 
@@ -62,6 +62,7 @@ def render_dataset_files(
     items: list[Item | None],
     skipped: list[tuple],
     counts: dict,
+    day: np.ndarray | None,
 ) -> dict[str, str]:
     """Render every text file of a dataset.
 
@@ -71,11 +72,14 @@ def render_dataset_files(
         items: metadata per item, None where it is unknown.
         skipped: entries of `skipped.tsv`: (reason, line, ASIN).
         counts: what filtering removed (`deduplicate_and_k_core`).
+        day: int64 (N,), the day of each interaction (`utc_days`); None, which leaves the file of days out: unknown.
 
     Returns:
         Content per file name in the dataset's folder, the interaction file last.
     """
-    sequences = _sequences(interactions)
+    # Each user's items are oldest first; equal times are ordered by item id
+    order = np.lexsort((interactions.item, interactions.time, interactions.user))
+    sequences = _split_by_user(interactions, interactions.item[order])
     known_items = [
         (index, asin, item)
         for index, (asin, item) in enumerate(zip(interactions.item_ids, items, strict=True))
@@ -94,7 +98,7 @@ def render_dataset_files(
     }
     leave_one_out = zip(SPLITS, (slice(None, -2), slice(-2, -1), slice(-1, None)), strict=True)
     splits = {name: _lists_to_json(sequence[part] for sequence in sequences) for name, part in leave_one_out}
-    lines = [" ".join(map(str, [user, *sequence])) for user, sequence in enumerate(sequences)]
+    days = {} if day is None else {days_file(settings.dataset): _render_days(_split_by_user(interactions, day[order]))}
     return {
         USER_ID_FILE: _to_csv(USER_ID_HEADER, enumerate(interactions.user_ids), ","),
         ITEM_ID_FILE: _to_csv(ITEM_ID_HEADER, enumerate(interactions.item_ids), ","),
@@ -103,15 +107,25 @@ def render_dataset_files(
         **{f"5-core/{name}.json": content for name, content in splits.items()},
         "statistics.json": _to_json(statistics),
         "skipped.tsv": _to_csv("reason\tline\tasin", skipped),
-        f"{settings.dataset}.txt": "".join(line + "\n" for line in lines),
+        **days,
+        f"{settings.dataset}.txt": _to_rows(sequences),
     }
 
 
-def _sequences(interactions: RawInteractions) -> list[list[int]]:
-    """Return the items of each user, oldest first; equal times are ordered by item id."""
-    order = np.lexsort((interactions.item, interactions.time, interactions.user))
+def _split_by_user(interactions: RawInteractions, values: np.ndarray) -> list[list[int]]:
+    """Return the values of each user: int64 (N,), ordered by user, to one list per user."""
     ends = np.cumsum(np.bincount(interactions.user))
-    return [sequence.tolist() for sequence in np.split(interactions.item[order], ends[:-1])]
+    return [sequence.tolist() for sequence in np.split(values, ends[:-1])]
+
+
+def _to_rows(sequences: Iterable[list[int]]) -> str:
+    """Render one line per user: its number, then its numbers."""
+    return "".join(" ".join(map(str, [user, *sequence])) + "\n" for user, sequence in enumerate(sequences))
+
+
+def _render_days(days_of_users: list[list[int]]) -> str:
+    """Render the days since the first one of each user."""
+    return _to_rows([day - days[0] for day in days] for days in days_of_users)
 
 
 def _interaction_statistics(interactions: RawInteractions) -> dict:

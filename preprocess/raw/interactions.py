@@ -9,6 +9,10 @@ import numpy as np
 
 from preprocess.raw.item_files import ASIN
 
+SECONDS_PER_DAY = 86_400
+KNOWN_SECONDS = (315_532_800, 4_102_444_800)  # since 1970, the years 1980 to 2099: times that are taken for dates
+UNITS_PER_SECOND = (1, 1_000, 1_000_000)
+
 
 @dataclass
 class RawInteractions:
@@ -98,6 +102,19 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
         if len(kept) == len(rows):
             return rows
         rows = kept
+
+
+def utc_days(time: np.ndarray) -> np.ndarray | None:
+    """Return the day of each time in UTC, since 1970: int64 (N,); None unless all times are of the years 1980 to 2099.
+
+    Args:
+        time: int64 or float64 (N,), seconds, milliseconds or microseconds since 1970, or numbers of another meaning.
+    """
+    for units in UNITS_PER_SECOND:
+        first, end = (seconds * units for seconds in KNOWN_SECONDS)
+        if first <= time.min() and time.max() < end:
+            return (time // (SECONDS_PER_DAY * units)).astype(np.int64)
+    return None
 
 
 def deduplicate_and_k_core(interactions: RawInteractions, k: int, source: Path) -> tuple[RawInteractions, dict]:

@@ -139,6 +139,8 @@ def test_integers_are_valid_floats(monkeypatch):
         (["--dtype", "fp8"], "--dtype: invalid choice: 'fp8' (choose from 'auto', 'fp32', 'bf16')"),
         (["--target", "../x"], "a name without folders"),
         (["--max_len", "2"], "--max_len 2: from 3"),
+        (["--choose_by", "NDCG@10"], "--choose_by NDCG@10: val or val_unseen, and one of its metrics, such as val_"),
+        (["--choose_by", "val_unseen.NDCG@15"], "--choose_by val_unseen.NDCG@15: val or val_unseen, and one of its"),
         (["--max_memory", "24gigs"], "--max_memory '24gigs' is no amount of memory"),
         (["--lr", "nan"], "--lr nan: above 0"),
         (["--n_layers", "1000000000"], "--n_layers 1000000000: from -1 to 1024"),

@@ -8,8 +8,9 @@ import pytest
 from tests.support.small_data import N_ITEMS, sequences, write_dataset
 from utils.data.batches import POSITIONS_PER_USER, collate, scoring_batches, training_batches
 from utils.data.embeddings import load_item_embeddings
-from utils.data.interactions import Interactions, _read_blocks, _read_by_line
+from utils.data.interactions import Interactions
 from utils.data.layout import require_files, required_files
+from utils.data.rows import _read_blocks, _read_by_line
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "sequential"
 
@@ -162,7 +163,7 @@ def test_counts_of_the_real_data(name, users, items, interactions, samples, step
 @pytest.mark.parametrize("seed", range(20))
 def test_files_read_in_blocks_are_read_as_by_line(tmp_path, monkeypatch, seed):
     """Random small changes of a file: where the quick reader answers, the reader of lines gives the same."""
-    monkeypatch.setattr("utils.data.interactions.BLOCK_BYTES", 30)  # some lines per block
+    monkeypatch.setattr("utils.data.rows.BLOCK_BYTES", 30)  # some lines per block
     rng = np.random.default_rng(seed)
     rows = [[user, *rng.integers(0, 30, rng.integers(1, 6))] for user in range(5)]
     text = "\n".join(" ".join(map(str, row)) for row in rows) + "\n"

@@ -41,6 +41,7 @@ def test_files_equal_those_made_by_hand(tmp_path):
     assert json.loads(files["5-core/train.json"]) == {"0": [1], "1": [1, 0], "2": [0], "3": []}
     assert json.loads(files["5-core/val.json"]) == {"0": [0], "1": [2], "2": [1], "3": [0]}
     assert json.loads(files["5-core/test.json"]) == {"0": [2], "1": [2], "2": [2], "3": [1]}
+    assert files["Small_days.txt"] == "0 0 1 2\n1 0 1 1 9\n2 0 1 2\n3 0 1\n"
     assert files["skipped.tsv"] == "reason\tline\tasin\nno metadata\t\tC\n"
     statistics = json.loads(files["statistics.json"])
     found = [statistics[k] for k in ("reviews", "repeated", "users", "items", "interactions", "items_without_metadata")]
@@ -54,7 +55,7 @@ def test_all_releases_give_identical_files(tmp_path):
         raw(tmp_path / str(release), release)
         assert run(tmp_path / str(release)) == 0
         results.append(written(tmp_path / str(release)))
-    assert len(results[0]) == 11  # held_by.txt among them
+    assert len(results[0]) == 12  # held_by.txt among them
     assert results[0] == results[1] == results[2]
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from preprocess import amazon, check, features
-from tests.support.small_data import N_ITEMS, N_USERS, WIDTH, write_dataset
+from tests.support.small_data import N_ITEMS, N_USERS, WIDTH, write_dataset, write_days
 from tests.support.small_raw import raw
 
 
@@ -58,7 +59,7 @@ def test_converted_dataset_lacks_only_embeddings(tmp_path, capsys):
     assert features.main([*image, "--data_dir", str(tmp_path)]) == 2
     assert "pictures" in capsys.readouterr().err  # there are none yet; the command is right
     assert {name for name, (state, _) in lines.items() if state == "ok"} == {
-        *("Small.txt", "item_text.tsv", "u_id_mapping.csv", "i_id_mapping.csv", "5-core")
+        *("Small.txt", "Small_days.txt", "item_text.tsv", "u_id_mapping.csv", "i_id_mapping.csv", "5-core")
     }
     path = tmp_path / "sequential" / "Small" / "5-core" / "train.json"
     train = json.loads(path.read_text())
@@ -67,6 +68,21 @@ def test_converted_dataset_lacks_only_embeddings(tmp_path, capsys):
     _, lines = report(tmp_path, capsys)
     assert lines["5-core"][0] == "wrong"
     assert "user 2 differs from" in lines["5-core"][1]
+
+
+def test_days_are_described_and_a_wrong_day_is_no_error_of_the_interactions(tmp_path, capsys):
+    folder = write_dataset(tmp_path)
+    status, lines = report(tmp_path, capsys)
+    assert lines["Small_days.txt"][0] == "missing"
+    assert lines["Small_days.txt"][1].startswith("optional; python -m preprocess.amazon --dataset Small")
+    write_days(folder)
+    status, lines = report(tmp_path, capsys)
+    assert lines["Small_days.txt"][0] == "ok"
+    assert re.fullmatch(r"(5|6)\d% of all items fall on the day of the one before", lines["Small_days.txt"][1])
+    (folder / "Small_days.txt").write_text("0 1 2\n")
+    status, lines = report(tmp_path, capsys)
+    assert (status, lines["Small.txt"][0], lines["Small_days.txt"][0]) == (0, "ok", "wrong")
+    assert "Small_days.txt: 1 users, but 120 in the interaction file" in lines["Small_days.txt"][1]
 
 
 def test_sequences_sorted_by_id_are_reported(tmp_path, capsys):

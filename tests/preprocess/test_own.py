@@ -87,6 +87,20 @@ def test_dates_are_ordered_by_time(tmp_path):
     lines = [f"{user},{item},{date}" for user in "pq" for item, date in zip("abcd", dates, strict=True)]
     assert run(tmp_path, csv_of(lines), "--k_core", "2") == 0
     assert written(tmp_path)["Small.txt"] == b"0 3 2 1 0\n1 3 2 1 0\n"
+    assert written(tmp_path)["Small_days.txt"] == b"0 0 0 0 1\n1 0 0 0 1\n"  # days of UTC
+
+
+@pytest.mark.parametrize("units", [1, 1000, 10**6])
+def test_days_are_known_of_times_that_count_from_1970_and_removed_with_the_times(tmp_path, units, capsys):
+    noon = 20_000 * 86_400 + 43_200
+    seconds = (noon, noon + 43_199, noon + 43_200, noon + 40 * 86_400)
+    lines = [f"{user},{item},{units * time}" for user in "pq" for item, time in zip("abcd", seconds, strict=True)]
+    assert run(tmp_path, csv_of(lines), "--k_core", "2") == 0
+    assert written(tmp_path)["Small_days.txt"] == b"0 0 0 1 40\n1 0 0 1 40\n"
+    assert "no file of days" not in capsys.readouterr().out
+    assert run(tmp_path, csv_of(LINES), "--overwrite") == 0
+    assert "Small_days.txt" not in written(tmp_path)
+    assert "; no file of days, because the times are none of the years 1980 to 2099\n" in capsys.readouterr().out
 
 
 def test_texts_and_pictures_are_written(tmp_path):

@@ -24,19 +24,25 @@ from utils.report.runs import read_run, run_file
 from utils.report.tables import describe_settings, verdict
 
 
-def write_run(folder, dataset, name, seed, settings=None, epochs=2):
+def write_run(folder, dataset, name, seed, settings=None, epochs=2, later_day=None, chosen_by=None):
     """Write a finished run with random ranks of 300 users; return them."""
     rng = np.random.default_rng(seed)
     kept = rng.geometric(0.03, 300)
-    ranking = Ranking(kept, np.maximum(kept - rng.integers(0, 3, 300), 1), 50.0)
+    ranking = Ranking(kept, np.maximum(kept - rng.integers(0, 3, 300), 1), 50.0, later_day)
     values = ranking_metrics(ranking.seen_kept)
     records = [
         EpochRecord(epoch=n, train_loss=3.0 - n, lr=1e-3, seconds=90.0, samples_per_s=1000.0 * (n + 1), val=values)
         for n in range(epochs)
     ]
-    tests = {"test": values, "test_unseen": ranking_metrics(ranking.seen_removed), "popularity": values}
+    tests = ranking.test_metrics() | {"popularity": values}
     final = FinalRecord(
-        best_epoch=1, **tests, users=300, users_per_s=50.0, settings=settings, peak_memory_bytes=1_250_000_000
+        best_epoch=1,
+        chosen_by=chosen_by,
+        **tests,
+        users=300,
+        users_per_s=50.0,
+        settings=settings,
+        peak_memory_bytes=1_250_000_000,
     )
     parent, target = name.split("/")
     RunLog(folder / dataset / parent, target, f"HeLLM/{dataset}").write_final(records, final, ranking)
@@ -172,6 +178,50 @@ def test_a_comparison_shows_the_difference_with_its_interval(tmp_path, capsys):
     assert not (tmp_path / "report.md").exists()
 
 
+LATER_DAY = np.arange(300) % 3 > 0
+
+
+def test_runs_that_know_days_are_reported_and_compared_by_day(tmp_path, capsys):
+    rankings = [write_run(tmp_path, "Small", f"MMHCL/{name}", n, later_day=LATER_DAY) for n, name in enumerate("ab")]
+    write_run(tmp_path, "Small", "MMHCL/without", 2)
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    tables = text.split("### Test by whether the target falls on a later day than the last item, ")[1:]
+    assert [table.splitlines()[0] for table in tables] == [
+        "all items ranked",
+        "the user's history removed from the ranking",
+    ]
+    for table, ranks in zip(tables, (rankings[0].seen_kept, rankings[0].seen_removed), strict=True):
+        (row,) = [line for line in table.splitlines() if line.startswith("| MMHCL/a |")]
+        cells = row.split(" | ")
+        for cell, users, metric in ((3, LATER_DAY, "NDCG@10"), (4, ~LATER_DAY, "Recall@10")):
+            low, high = intervals(ranks[users])[metric]
+            assert cells[cell] == f"{ranking_metrics(ranks[users])[metric]:.4f} [{low:.4f}, {high:.4f}]"
+        assert "MMHCL/without" not in table
+    folder = tmp_path / "Small" / "MMHCL"
+    capsys.readouterr()
+    assert report.main(["--compare", str(folder / "a"), str(folder / "b")]) == 0
+    printed = capsys.readouterr().out
+    first, second = (ranking_metrics(ranking.seen_removed[LATER_DAY])["NDCG@10"] for ranking in rankings)
+    (row,) = [
+        line
+        for line in printed.split("later day, seen removed, 200 users")[1].split("same day")[0].splitlines()
+        if line.startswith("| NDCG@10 |")
+    ]
+    assert f"| {first:.4f} | {second:.4f} | {second - first:+.4f} [" in row
+    assert report.main(["--compare", str(folder / "a"), str(folder / "without")]) == 0
+    assert "later day" not in capsys.readouterr().out
+
+
+def test_the_metric_that_chose_the_epoch_is_named_unless_it_is_the_published_one(tmp_path):
+    for n, criterion in enumerate(("val.NDCG@10", "val_unseen.NDCG@10")):
+        write_run(tmp_path, "Small", f"MMHCL/{n}", n, chosen_by=criterion)
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "| MMHCL/0 |  | 1 |" in text.replace("| paper |", "|  |")
+    assert "| MMHCL/1 |  | 1, by val_unseen.NDCG@10 |" in text.replace("| paper |", "|  |")
+
+
 def test_runs_to_compare_are_found_by_relative_names(tmp_path, capsys, monkeypatch):
     for seed, name in enumerate("ab"):
         write_run(tmp_path, "Small", f"MMHCL/{name}", seed)
@@ -223,6 +273,13 @@ def test_ranks_without_the_recorded_metrics_are_refused(tmp_path, capsys):
             assert error.startswith(f"error: {path}: not the ranks of the 300 users in the metrics beside it; ")
     np.savez(path, **right)
     assert report.main(["--compare", str(a), str(b)]) == 0
+    capsys.readouterr()
+    write_run(tmp_path, "Small", "MMHCL/b", 1, later_day=LATER_DAY)
+    right = dict(np.load(path))
+    without = {name: right[name] for name in ("seen_kept", "seen_removed")}
+    for ranks in (without, right | {"later_day": ~LATER_DAY}, right | {"later_day": LATER_DAY.astype(int)}):
+        np.savez(path, **ranks)
+        assert f"error: {path}: not the ranks of the 300 users" in refused(capsys, "--compare", a, b)
 
 
 def test_runs_of_a_version_without_one_of_the_headline_metrics_are_read(tmp_path, capsys, monkeypatch):

@@ -32,6 +32,14 @@ def write_interactions(data_dir: Path, name: str = "Small") -> Path:
     return folder
 
 
+def write_days(folder: Path) -> None:
+    """Write a file of days: six of ten items fall on the day of the one before."""
+    rng = np.random.default_rng(1)
+    days = [np.cumsum(rng.random(len(items)) < 0.4) for items in sequences()]
+    lines = [" ".join(map(str, [user, *(row - row[0])])) for user, row in enumerate(days)]
+    (folder / "Small_days.txt").write_text("\n".join(lines) + "\n")
+
+
 def write_texts(folder: Path) -> None:
     """Write a text per item; four successive items share a rare word."""
     titles = [f"{item}\tA{item}\tgroup{item // 4} thing{item % 4} nice" for item in range(N_ITEMS)]

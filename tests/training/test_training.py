@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import train_HeLLM
 from config_HeLLM import parse_args
-from tests.support.small_data import RUN_SPECIFIC_KEYS, command
+from tests.support.small_data import RUN_SPECIFIC_KEYS, command, write_days
 from tests.support.small_model import SHAPE, small_hellm, write_meta
 from utils.data.batches import collate, training_batches
 from utils.data.interactions import Interactions
@@ -227,6 +227,7 @@ def test_random_base_has_the_shapes_of_the_weights_but_not_their_values(place):
         (("--no-train_base",), "starts at random with --train_base or --random_base"),
         (("--prompt", "alpaca"), "tokenizer missing"),
         (("--device", "cuda:77"), "--device cuda:77: not available"),
+        (("--shuffle_ties",), "Small_days.txt: missing, and --shuffle_ties needs it"),
         (("--no-graph_input", "--no-seq_input"), "needs graph_input or seq_input"),
         (("--w_lora", "--lora_targets", "w9"), "lora_targets w9"),
     ],
@@ -272,22 +273,81 @@ def test_causal_run_learns_and_tests_the_adapter_of_the_best_epoch(place, head):
     assert validated == pytest.approx(best, abs=1e-12)  # the tested adapter is that of the best epoch
 
 
-def test_causal_run_resumes_in_the_middle_of_an_epoch(place, monkeypatch):
-    argv = command(place, *CAUSAL, "--batch_size", "16")
-    assert train_HeLLM.main([*argv, "--target", "uninterrupted"]) == 0
-    original = TrainingLoop.step
+@pytest.fixture
+def interrupted(place, monkeypatch):
+    """Return a function that trains twice, the second time with an interruption, and asserts that both are the same."""
 
-    def stop_at_third(self, batch, lr):
-        loss = original(self, batch, lr)
-        if (self.progress.epoch, self.progress.step) == (1, 3):
-            self.signals.number = signal.SIGTERM
-        return loss
+    def assert_resumes(*more):
+        argv = command(place, *more)
+        assert train_HeLLM.main([*argv, "--target", "uninterrupted"]) == 0
+        original = TrainingLoop.step
 
-    monkeypatch.setattr(TrainingLoop, "step", stop_at_third)
-    assert train_HeLLM.main([*argv, "--target", "interrupted"]) == 128 + signal.SIGTERM
-    monkeypatch.undo()
-    assert train_HeLLM.main([*argv, "--target", "interrupted", "--resume"]) == 0
-    assert_same_run(place, "uninterrupted", "interrupted")
+        def stop_at_third(self, batch, lr):
+            loss = original(self, batch, lr)
+            if (self.progress.epoch, self.progress.step) == (1, 3):
+                self.signals.number = signal.SIGTERM
+            return loss
+
+        monkeypatch.setattr(TrainingLoop, "step", stop_at_third)
+        assert train_HeLLM.main([*argv, "--target", "interrupted"]) == 128 + signal.SIGTERM
+        monkeypatch.undo()
+        assert train_HeLLM.main([*argv, "--target", "interrupted", "--resume"]) == 0
+        assert_same_run(place, "uninterrupted", "interrupted")
+
+    return assert_resumes
+
+
+def test_causal_run_resumes_in_the_middle_of_an_epoch(interrupted):
+    interrupted(*CAUSAL, "--batch_size", "16")
+
+
+@pytest.mark.parametrize("objective", [(), CAUSAL])
+def test_a_run_with_shuffled_ties_resumes_in_the_middle_of_an_epoch(place, interrupted, objective):
+    write_days(place / "data" / "sequential" / "Small")
+    interrupted("--shuffle_ties", *objective, "--batch_size", "32", "--n_layers", "1")
+    orders = [setup(place, "--shuffle_ties", *objective).batches.interactions(epoch).items for epoch in (0, 1, 0)]
+    np.testing.assert_array_equal(orders[0], orders[2])
+    assert (orders[0] != orders[1]).any()
+    assert train_HeLLM.main(command(place, *objective, "--batch_size", "32", "--n_layers", "1")) == 0
+    assert records(place)[0]["train_loss"] != records(place, "interrupted")[0]["train_loss"]
+    assert "CRC-32 of Small_days.txt" in records(place, "interrupted")[-1]["files"]
+    assert "CRC-32 of Small_days.txt" not in records(place)[-1]["files"]
+
+
+def test_a_test_is_also_of_targets_of_a_later_and_of_the_same_day(place):
+    """Days divide the users of a test; a run that does not shuffle ties trains and tests the same without them."""
+    folder = place / "log" / "Small" / "MMHCL"
+    argv = command(place, "--batch_size", "60", "--n_layers", "1")
+    assert train_HeLLM.main([*argv, "--target", "without"]) == 0
+    write_days(place / "data" / "sequential" / "Small")
+    assert train_HeLLM.main(argv) == 0
+    without, last = records(place, "without")[-1], records(place)[-1]
+    assert without["test_unseen"] == last["test_unseen"]
+    assert {key for key in last if key.startswith("test") and key not in without} == {
+        *("test_later_day", "test_later_day_unseen", "test_same_day", "test_same_day_unseen")
+    }
+    with np.load(folder / "tiny_ranks.npz") as ranks:
+        later = ranks["later_day"]
+        assert 20 < later.sum() < 100
+        assert last["test_later_day_unseen"] == ranking_metrics(ranks["seen_removed"][later])
+        assert last["test_same_day"] == ranking_metrics(ranks["seen_kept"][~later])
+    text = (folder / "tiny_log.txt").read_text()
+    assert f"later day (history removed)  Recall@10 {last['test_later_day_unseen']['Recall@10']:.4f}" in text
+    assert "later day" not in (folder / "without_log.txt").read_text()
+
+
+@pytest.mark.parametrize("criterion", ["val.Recall@20", "val_unseen.MRR@5"])
+def test_the_epoch_is_chosen_by_the_given_metric(place, criterion):
+    sizes = ("--num_epochs", "6", "--patience", "0", "--batch_size", "60", "--n_layers", "1", "--lr", "1e-2")
+    assert train_HeLLM.main(command(place, "--choose_by", criterion, *sizes)) == 0
+    *epochs, last = records(place)
+    split, metric = criterion.split(".")
+    scores = [record[split][metric] for record in epochs]
+    assert last["best_epoch"] == scores.index(max(scores))
+    assert last["chosen_by"] == criterion
+    text = (place / "log" / "Small" / "MMHCL" / "tiny_log.txt").read_text()
+    assert f"best epoch {last['best_epoch']} by {criterion}, tested on" in text
+    assert (f"  {criterion} {scores[0]:.4f}  best" in text) == (split == "val_unseen")
 
 
 def test_both_objectives_train_on_the_same_samples(place):

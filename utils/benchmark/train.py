@@ -73,7 +73,7 @@ class TrainingBenchmark:
 
     def step(self, sample_idx) -> int:
         """Take one optimizer step and return its number of samples."""
-        microbatches = self.replica_batches.microbatches(sample_idx, self.model.padding, self.device)
+        microbatches = self.replica_batches.microbatches(sample_idx, 0, self.model.padding, self.device)
         for micro_batch, n_targets, weight in microbatches:
             loss = self.model.loss(micro_batch.items, micro_batch.mask, micro_batch.targets, n_targets) * weight
             loss.backward()

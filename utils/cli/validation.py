@@ -1,11 +1,13 @@
 """Validation of settings: each function returns the problems that it finds, one phrase each."""
 
+import re
 from pathlib import Path
 
 MAX_COUNT = 2**31 - 1
 MAX_NAME_BYTES = 150  # leaves room for the endings of file names
 SEED_RANGE = (0, 2**63 - 1)
 MAX_LAYERS = 2**10
+CRITERION = re.compile(r"(val|val_unseen)\.(Precision|Recall|MRR|MAP|NDCG)@(5|10|20)")  # a metric of a validation
 
 
 def check_numbers(settings: object, **bounds: tuple[str, ...]) -> list[str]:
@@ -51,6 +53,13 @@ def check_max_len(settings: object) -> list[str]:
     if 3 <= settings.max_len <= MAX_COUNT:
         return []
     return [f"--max_len {settings.max_len}: from 3 (two targets and a history) to {MAX_COUNT}"]
+
+
+def check_criterion(settings: object) -> list[str]:
+    """Return whether `choose_by` is no metric of a validation."""
+    if CRITERION.fullmatch(settings.choose_by):
+        return []
+    return [f"--choose_by {settings.choose_by}: val or val_unseen, and one of its metrics, such as val_unseen.NDCG@10"]
 
 
 def check_names(settings: object, *names: str) -> list[str]:

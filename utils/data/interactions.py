@@ -1,15 +1,19 @@
 """The interaction file, and the samples that the leave-one-out split makes of it (docs/method.md, section 1)."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+
+from utils.data.days import read_days
+from utils.data.layout import days_file
+from utils.data.rows import read_rows
 
 # Ids are refused if the largest is at least MIN_SPARSE_ID and fewer than one in SPARSE_ID_LIMIT of them occur.
 MIN_SPARSE_ID = 1_000_000
 SPARSE_ID_LIMIT = 1000
-MAX_DIGITS = 9  # of an id
-BLOCK_BYTES = 2**22  # of the file, read at a time
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,16 @@ class Interactions:
     Args:
         path: one line per user, `user item item …`, both numbered from 0, users in order, items oldest first.
         max_len: how many of a user's last items are kept, both held-out targets among them; 0: all.
+        with_days: read the optional file of days beside it, too.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file breaks the format; names path and line.
+        ValueError: a file breaks the format, or the two do not match; names path and line.
     """
 
-    def __init__(self, path: str | Path, max_len: int) -> None:
+    def __init__(self, path: str | Path, max_len: int, with_days: bool = True) -> None:
         self.path = Path(path)
-        # The quick way knows well-formed files only; the other one says what is wrong, and where
-        self.items, length = _read_blocks(self.path) or _read_by_line(self.path)
+        self.items, length = read_rows(self.path)
         _check_items(self.path, self.items, length)
         self.n_users = len(length)
         self.n_interactions = len(self.items)
@@ -71,6 +75,10 @@ class Interactions:
         self.full_start = end - length  # int64 (n_users,), as are the next two
         self.n_kept = np.minimum(length, max_len or length)
         self.start = end - self.n_kept
+        self.days_path = self.path.with_name(days_file(self.path.stem))
+        self.days = None  # int64 (n_interactions,), the day of each item; None: unknown
+        if with_days and self.days_path.exists():
+            self.days = read_days(self.days_path, length)
 
     def kept_items(self, user: int) -> np.ndarray:
         """Return a user's last `max_len` items, oldest first: int64 (n_kept,)."""
@@ -108,6 +116,34 @@ class Interactions:
     def targets(self, samples: Samples) -> np.ndarray:
         """Return the item that follows each history: int64 (N,)."""
         return self.items[samples.start + samples.length]
+
+    def is_later_day(self, samples: Samples) -> np.ndarray | None:
+        """Return whether each target falls on a later day than the last item of its history: bool (N,), or None.
+
+        None: days are unknown. The order of items of one day is unknown, too: it is that of their ids.
+        """
+        if self.days is None:
+            return None
+        target = samples.start + samples.length
+        return self.days[target] > self.days[target - 1]
+
+    def shuffle_ties(self, rng: np.random.Generator) -> Self:
+        """Return the same data with the items of one day in random order, where they are trained on; needs the days.
+
+        The last two items of a user, which validation and test predict, stay where they are, and so do items in no
+        history.
+        """
+        length = self.start + self.n_kept - self.full_start
+        position = np.arange(self.n_interactions)
+        trained_end = self.start + np.maximum(self.n_kept - 2, 0)
+        is_trained = (position >= np.repeat(self.start, length)) & (position < np.repeat(trained_end, length))
+        # Items are exchanged with those before them that are of the same user and day, and are trained on, too
+        is_tied = is_trained & np.roll(is_trained, 1) & (np.diff(self.days, prepend=-1) == 0)
+        is_tied[self.full_start] = False
+        group = np.cumsum(~is_tied)
+        shuffled = copy.copy(self)
+        shuffled.items = self.items[np.lexsort((rng.random(self.n_interactions), group))]
+        return shuffled
 
     def n_seen(self, samples: Samples, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return how many items precede the targets of some samples, or all, beyond `max_len` included: int64 (N,)."""
@@ -151,69 +187,6 @@ def require_trainable(data: Interactions) -> None:
         raise ValueError(f"{data.path}: no user has the four items to train on; take data with longer histories")
 
 
-def _read_blocks(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the items of all users, and the number of each user's, of a file that follows the format to the letter.
-
-    Returns:
-        int64 (n_interactions,) and int64 (n_users,); None of any other file, which `_read_by_line` reads or refuses.
-    """
-    items = []
-    lengths = []
-    n_users = 0
-    with path.open("rb") as file:
-        while lines := file.readlines(BLOCK_BYTES):
-            block = _parse_block(b"".join(lines), n_users)
-            if block is None:
-                return None
-            items.append(block[0])
-            lengths.append(block[1])
-            n_users += len(lines)
-    return (np.concatenate(items), np.concatenate(lengths)) if items else None
-
-
-def _parse_block(block: bytes, first_user: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the items of some lines, and the number of each line's; None where a line does not follow the format."""
-    if not block.endswith(b"\n"):
-        block += b"\n"
-    byte = np.frombuffer(block, np.uint8)
-    is_digit = (byte >= ord("0")) & (byte <= ord("9"))
-    is_newline = byte == ord("\n")
-    if not (is_digit | is_newline | (byte == ord(" "))).all():
-        return None
-    # A word begins at a digit behind something else, and ends before something else
-    bounds = np.flatnonzero(np.diff(is_digit, prepend=False))
-    word_start = bounds[::2]
-    word_end = bounds[1::2]
-    words_per_line = np.diff(np.searchsorted(word_start, np.flatnonzero(is_newline)), prepend=0)
-    if words_per_line.min() < 2 or (word_end - word_start).max() > MAX_DIGITS:
-        return None
-    numbers = np.fromstring(block, np.int64, sep=" ")
-    user_position = np.cumsum(words_per_line) - words_per_line
-    if (numbers[user_position] != np.arange(first_user, first_user + len(words_per_line))).any():
-        return None
-    return np.delete(numbers, user_position), words_per_line - 1
-
-
-def _read_by_line(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same as `_read_blocks`, of any file in the format.
-
-    Raises:
-        ValueError: naming path and line of what does not follow the format.
-    """
-    rows = []
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                rows.append(_parse_line(path, number, line))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not a text file of numbers ({error.reason} at byte {error.start}); download it again"
-        ) from error
-    if not rows:
-        raise ValueError(f"{path}: empty; one line per user is expected: user item item …")
-    return np.concatenate(rows), np.array([len(row) for row in rows])
-
-
 def _check_items(path: Path, items: np.ndarray, length: np.ndarray) -> None:
     """Refuse items that are not numbered 0, 1, 2, …, as far as the numbers tell.
 
@@ -238,27 +211,3 @@ def _check_items(path: Path, items: np.ndarray, length: np.ndarray) -> None:
             f"{path}: line {number}: item {largest}, but there are only {n_items} different ones in the file; "
             "number them 0, 1, 2, … without gaps"
         )
-
-
-def _parse_line(path: Path, number: int, line: str) -> np.ndarray:
-    where = f"{path}: line {number}"
-    words = line.split()
-    if not words:
-        raise ValueError(f"{where} is empty; remove it, or give user {number - 1} its items")
-    for word in words:
-        if not (word.isascii() and word.isdigit()) or len(word) > MAX_DIGITS:
-            raise ValueError(
-                f"{where}: {word[:40]!r} is not an id; write whole numbers, 0 to 999999999, separated by single spaces"
-            )
-    user = int(words[0])
-    items = words[1:]
-    if number == 1 and user == 1:
-        raise ValueError(
-            f"{where}: the first user is 1: this is the 1-based layout of the data, which shifts every item; "
-            "take 1 from every number, or download the 0-based file"
-        )
-    if user != number - 1:
-        raise ValueError(f"{where}: user {user} where {number - 1} belongs; number users 0, 1, 2, … in order")
-    if not items:
-        raise ValueError(f"{where}: user {user} has no item; give it some, or remove it and renumber the others")
-    return np.array(items, dtype=np.int64)

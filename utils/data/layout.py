@@ -13,6 +13,11 @@ def dataset_folder(data_dir: str | Path, dataset: str) -> Path:
     return Path(data_dir) / "sequential" / dataset
 
 
+def days_file(dataset: str) -> str:
+    """Return the name of the optional file of days, which stands beside the interaction file."""
+    return f"{dataset}_days.txt"
+
+
 def required_files(dataset: str, GNNModel: str) -> list[str]:
     """Return the names of the files that fine-tuning reads: interactions, graph and sequence embeddings."""
     return [f"{dataset}.txt", f"{GNNModel}_item_embeddings.pt", "SASRec_item_embedding.pt"]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llama.parallel import all_reduce_data_parallel, dp_rank, dp_size
 from utils.data.batches import Padding, collate, scoring_batches, to_device
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.metrics import ranks_with_and_without_seen
+from utils.evaluation.metrics import ranking_metrics, ranks_with_and_without_seen
 from utils.runtime.distributed import is_main
 
 
@@ -24,6 +24,30 @@ class Ranking:
     seen_kept: np.ndarray  # int64 (N,), among all items: the published protocol
     seen_removed: np.ndarray  # int64 (N,), among items that the user has not had before
     users_per_s: float
+    later_day: np.ndarray | None = None  # bool (N,), whether the target falls on a later day than the item before it
+
+    def by_test(self) -> dict[str, np.ndarray]:
+        """Return the ranks behind each metric of a test, by its name in a record: int64 (n,).
+
+        By day only where days are known, and where some users' targets fall on a later, or on the same day.
+        """
+        groups = {"": np.ones(len(self.seen_kept), dtype=bool)}
+        if self.later_day is not None:
+            groups |= {"_later_day": self.later_day, "_same_day": ~self.later_day}
+        ranks = {}
+        for group, users in groups.items():
+            if users.any():
+                ranks[f"test{group}"] = self.seen_kept[users]
+                ranks[f"test{group}_unseen"] = self.seen_removed[users]
+        return ranks
+
+    def test_metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of a test by their name in a record, such as `test` and `test_later_day_unseen`."""
+        return {name: ranking_metrics(ranks) for name, ranks in self.by_test().items()}
+
+    def validation_metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of a validation by their name in a record, `val` and `val_unseen`."""
+        return {"val": ranking_metrics(self.seen_kept), "val_unseen": ranking_metrics(self.seen_removed)}
 
 
 @torch.no_grad()
@@ -73,7 +97,8 @@ def evaluate_ranking(
     if distributed:
         all_reduce_data_parallel(ranks)  # each user was ranked by one replica; the others have zeros there
     seen_kept, seen_removed = ranks.numpy()
-    return Ranking(seen_kept, seen_removed, len(samples) / (time.perf_counter() - started))
+    users_per_s = len(samples) / (time.perf_counter() - started)
+    return Ranking(seen_kept, seen_removed, users_per_s, data.is_later_day(samples))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import numpy as np
 
 # Fixed, unlike the metrics that logs and tables show: files of all versions have these
 REQUIRED_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")
-SELECTION_METRIC = "NDCG@10"  # the validation metric that decides which epoch is tested, and which run is the best
+SELECTION_METRIC = "NDCG@10"  # of `val`: by it a report decides which run of a dataset is the best
 
 Metrics = dict[str, float]  # name@cutoff to value, as `utils.evaluation.metrics.ranking_metrics` returns them
 EXPECTED = {
@@ -22,6 +22,7 @@ EXPECTED = {
     float: "a number",
     Metrics: f"numbers for {', '.join(REQUIRED_METRICS)}",
     dict: "an object",
+    str: "a text",
 }
 MAX_INT = 2**53  # above this, JSON readers that know only floats round
 
@@ -54,6 +55,15 @@ class Record:
         """Return the record as a JSON object: its fields in order, without those that are None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def score(self, criterion: str) -> float:
+        """Return the validation metric that a criterion names, such as `val.NDCG@10` or `val_unseen.NDCG@10`.
+
+        Raises:
+            KeyError: the record lacks it.
+        """
+        split, _, metric = criterion.partition(".")
+        return (getattr(self, split) or {})[metric]
+
 
 @dataclass(kw_only=True)
 class EpochRecord(Record):
@@ -76,8 +86,14 @@ class FinalRecord(Record):
     """The test of the best epoch: the last record of a finished run. Baselines have no epochs."""
 
     best_epoch: int | None = None
+    chosen_by: str | None = None  # the validation metric that has chosen it, such as val_unseen.NDCG@10
     test: Metrics  # all items ranked; graph pre-training: training items removed
     test_unseen: Metrics | None = None  # the user's history removed
+    # Where days are known: users whose target falls on a later, or on the same day as the last item of their history
+    test_later_day: Metrics | None = None
+    test_later_day_unseen: Metrics | None = None
+    test_same_day: Metrics | None = None
+    test_same_day_unseen: Metrics | None = None
     popularity: Metrics | None = None  # of the popularity baseline, all items ranked; of fine-tuning only
     users: int  # number of tested users
     users_per_s: float | None = None  # speed of the test
@@ -96,8 +112,8 @@ def _is_valid(value: object, expected: Any) -> bool:
             and value.keys() >= set(REQUIRED_METRICS)
             and all(_is_valid(number, float) for number in value.values())
         )
-    if expected is dict:
-        return isinstance(value, dict)
+    if expected in (dict, str):
+        return isinstance(value, expected)
     if expected is int:
         return type(value) is int and 0 <= value < MAX_INT
     return type(value) in (int, float) and 0 <= value <= sys.float_info.max

@@ -171,13 +171,19 @@ class RunLog:
 
     def log_test(self, final: FinalRecord) -> None:
         """Log the test of a fine-tuning: best epoch, speed, every metric, the popularity baseline."""
-        self.info(f"best epoch {final.best_epoch}, tested on {final.users:,} users, {final.users_per_s:.0f} users/s")
+        chosen = f"best epoch {final.best_epoch} by {final.chosen_by}"
+        self.info(f"{chosen}, tested on {final.users:,} users, {final.users_per_s:.0f} users/s")
         for title, values in (
             ("test (all items ranked)", final.test),
             ("test (history removed)", final.test_unseen),
+            ("later day (all items ranked)", final.test_later_day),
+            ("later day (history removed)", final.test_later_day_unseen),
+            ("same day (all items ranked)", final.test_same_day),
+            ("same day (history removed)", final.test_same_day_unseen),
             ("popularity baseline", final.popularity),
         ):
-            self.info(f"{title:<24} {format_headline_metrics(values)}")
+            if values:
+                self.info(f"{title:<28} {format_headline_metrics(values)}")
         self.log_published()
         for name, value in final.test.items():
             self.info(f"  test {name} {value:.6f}")
@@ -213,13 +219,16 @@ class RunLog:
         Args:
             epochs: records of all validated epochs.
             final: the test; the seconds of all training are added to it.
-            ranking: test ranks of all users, written as int32 (N,) in the order of `Interactions.test`.
+            ranking: test ranks of all users, written as int32 (N,) in the order of `Interactions.test`, and, where
+                days are known, which targets fall on a later day, as bool (N,).
         """
         if self.quiet:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if ranking:
             arrays = {name: getattr(ranking, name).astype(np.int32) for name in ("seen_kept", "seen_removed")}
+            if ranking.later_day is not None:
+                arrays["later_day"] = ranking.later_day
             with atomic_write(self._path("ranks.npz")) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)
         self.write_metrics(epochs, replace(final, seconds=training_seconds(epochs)))

@@ -7,7 +7,7 @@ from utils.evaluation.bootstrap import paired_difference
 from utils.evaluation.metrics import HEADLINE_METRICS, format_metric
 from utils.logs.run_log import FILES
 from utils.report.page import Table, table_to_markdown
-from utils.report.runs import BASELINES, PROTOCOLS, Run, read_run, run_file
+from utils.report.runs import BASELINES, TESTS, Run, read_run, run_file
 
 
 def find_run(name: str) -> Run:
@@ -34,7 +34,7 @@ def find_run(name: str) -> Run:
 
 
 def compare(names: list[str]) -> None:
-    """Print the metrics of two runs, their difference and its p-value, as Markdown tables, one per protocol.
+    """Print the metrics of two runs, their difference and its p-value, as Markdown tables, one per test that both have.
 
     Args:
         names: paths of two runs, as `find_run` takes them.
@@ -47,14 +47,18 @@ def compare(names: list[str]) -> None:
     if first.dataset != second.dataset:
         raise ValueError(f"{names[0]} is on {first.dataset}, {names[1]} on {second.dataset}: nothing to pair")
     parts = [f"{first.final.users:,} users of {first.dataset}; bootstrap over users, paired\n"]
-    for protocol, rank_key in PROTOCOLS.items():
-        differences = paired_difference(first.ranks[rank_key], second.ranks[rank_key])
+    for test, title in TESTS.items():
+        if test not in first.ranks or test not in second.ranks:
+            continue
+        differences = paired_difference(first.ranks[test], second.ranks[test])
+        if test not in ("test", "test_unseen"):
+            title += f", {len(first.ranks[test]):,} users"
         rows = []
         for name in HEADLINE_METRICS:
-            values = [format_metric(getattr(run.final, protocol), name) for run in (first, second)]
+            values = [format_metric(getattr(run.final, test), name) for run in (first, second)]
             found = differences[name]
             interval = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
             rows.append([name, *values, interval, f"{found.p:.4f}"])
-        header = [rank_key.replace("_", " "), first.name, second.name, "second - first [95 %]", "p"]
+        header = [title, first.name, second.name, "second - first [95 %]", "p"]
         parts.append(table_to_markdown(Table("", header, rows)))
     print("\n".join(parts), end="")

@@ -10,13 +10,24 @@ import numpy.lib.format as npy
 
 from utils.evaluation.bootstrap import intervals
 from utils.evaluation.metrics import HEADLINE_METRICS, ranking_metrics
+from utils.evaluation.ranking import Ranking
 from utils.logs.published import KEPT
 from utils.logs.records import SELECTION_METRIC, EpochRecord, FinalRecord, Metrics, read_metrics
 from utils.logs.run_log import FILES, NON_DEFAULT_SETTINGS, read_settings
 from utils.report.page import MetricValue
 
 BASELINES = "baselines"  # the folder of utils.baselines
-PROTOCOLS = {"test": "seen_kept", "test_unseen": "seen_removed"}  # name in the metrics to name in the ranks
+# Tests by their name in a record. By day, where days are known: users whose target falls on a later, or on the same day
+# as the last item of their history
+TESTS = {
+    "test": "seen kept",
+    "test_unseen": "seen removed",
+    "test_later_day": "later day, seen kept",
+    "test_later_day_unseen": "later day, seen removed",
+    "test_same_day": "same day, seen kept",
+    "test_same_day_unseen": "same day, seen removed",
+}
+RANK_KINDS = {"seen_kept": "iu", "seen_removed": "iu", "later_day": "b"}  # arrays in a file of ranks, kinds of numbers
 
 
 @dataclass
@@ -30,7 +41,7 @@ class Run:
     final: FinalRecord | None  # None before the test
     fine_tuning: bool  # a run of train_HeLLM.py
     settings: dict  # as logged: of a fine-tuning those that differ from the defaults, of others all
-    tests: dict[str, dict[str, MetricValue]]  # protocol to metrics
+    tests: dict[str, dict[str, MetricValue]]  # name of TESTS to metrics
     ranks: dict[str, np.ndarray]  # from `read_ranks`
 
     @property
@@ -61,7 +72,7 @@ def run_file(run: Path, ending: str) -> Path:
 
 
 def read_ranks(path: Path, final: FinalRecord) -> dict[str, np.ndarray]:
-    """Read the test ranks `seen_kept` and `seen_removed` of all users, int64 (N,); empty without a file.
+    """Read the ranks of the users behind each test, by its name of TESTS, int64 (n,); empty without a file.
 
     Args:
         path: the `_ranks.npz` of a run.
@@ -72,32 +83,38 @@ def read_ranks(path: Path, final: FinalRecord) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         return {}
-    ranks = {}
+    arrays = {}
     try:
         with zipfile.ZipFile(path) as file:
-            for name in PROTOCOLS.values():
-                if _has_rank_header(file, f"{name}.npy", final.users):
+            for name, kinds in RANK_KINDS.items():
+                is_absent = name == "later_day" and f"{name}.npy" not in file.namelist()
+                if not is_absent and _has_rank_header(file, f"{name}.npy", final.users, kinds):
                     with file.open(f"{name}.npy") as member:
-                        ranks[name] = npy.read_array(member).astype(np.int64)
+                        arrays[name] = npy.read_array(member)
     except Exception as error:  # zipfile and NumPy raise many kinds for a damaged file
         raise ValueError(f"{path}: cut short or no file of ranks; remove it, or run again") from error
-    for protocol, name in PROTOCOLS.items():
-        recorded = getattr(final, protocol) or {}
-        if name not in ranks or ranks[name].min() <= 0 or not _has_metrics(ranks[name], recorded):
-            raise ValueError(f"{path}: not the ranks of the {final.users:,} users in the metrics beside it; run again")
+    later_day = arrays.pop("later_day", None)
+    ranks = {}
+    if len(arrays) == 2 and min(array.min() for array in arrays.values()) > 0:
+        arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
+        ranks = Ranking(**arrays, users_per_s=0.0, later_day=later_day).by_test()
+    if not ranks or not all(_has_metrics(ranks.get(name), getattr(final, name)) for name in TESTS):
+        raise ValueError(f"{path}: not the ranks of the {final.users:,} users in the metrics beside it; run again")
     return ranks
 
 
-def _has_rank_header(file: zipfile.ZipFile, name: str, users: int) -> bool:
-    """Tell by its header alone whether an array of an .npz file has one integer per user."""
+def _has_rank_header(file: zipfile.ZipFile, name: str, users: int, kinds: str) -> bool:
+    """Tell by its header alone whether an array of an .npz file has one number per user, of one of NumPy's kinds."""
     with file.open(name) as member:
         if npy.read_magic(member) != (1, 0):  # headers of later versions may have any length
             return False
         shape, _, dtype = npy.read_array_header_1_0(member)
-    return users > 0 and shape == (users,) and dtype.kind in "iu"
+    return users > 0 and shape == (users,) and dtype.kind in kinds
 
 
-def _has_metrics(ranks: np.ndarray, recorded: Metrics) -> bool:
+def _has_metrics(ranks: np.ndarray | None, recorded: Metrics | None) -> bool:
+    if ranks is None or recorded is None:
+        return ranks is recorded
     computed = ranking_metrics(ranks)
     in_both = computed.keys() & recorded.keys()  # earlier versions may lack a metric
     return bool(in_both) and all(abs(recorded[name] - computed[name]) < 1e-9 for name in in_both)
@@ -122,11 +139,11 @@ def read_run(path: Path, mark: str = "") -> Run:
     is_tuned = final is not None and final.popularity is not None
     ranks = read_ranks(run_file(path, "ranks.npz"), final) if final else {}
     tests = {}
-    for protocol, rank_key in PROTOCOLS.items():
-        metrics = getattr(final, protocol, None)
+    for test in TESTS:
+        metrics = getattr(final, test, None)
         if metrics:
-            bounds = intervals(ranks[rank_key]) if ranks else {}
-            tests[protocol] = {
+            bounds = intervals(ranks[test]) if ranks else {}
+            tests[test] = {
                 name: MetricValue(metrics[name], *bounds.get(name, ())) for name in HEADLINE_METRICS if name in metrics
             }
     return Run(
@@ -144,6 +161,8 @@ def read_run(path: Path, mark: str = "") -> Run:
 
 def find_runs(folder: Path) -> list[Run]:
     """Read all runs of a log folder and of its subfolder `kept`, the best by validation first, untested ones last.
+
+    All are compared by the same metric at the epoch that each has chosen, also those that chose it by another metric.
 
     Raises:
         FileNotFoundError: there is no run.

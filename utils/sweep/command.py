@@ -10,7 +10,7 @@ ABLATION = "ablation"  # the word of --sweep that asks for the paper's ablations
 FIELD_TYPES = {field.name: field.type for field in fields(Settings)}
 # Settings that all runs share: paths, what makes results comparable, and how the program runs
 FIXED_FIELDS = {"target", "dataset", "data_dir", "output_dir", "logging_dir", "model_parallel"}
-FIXED_FIELDS |= {"deterministic", "resume", "plan"}
+FIXED_FIELDS |= {"choose_by", "deterministic", "resume", "plan"}
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,18 @@ from dataclasses import replace
 from config_HeLLM import Settings, run_fingerprint
 from utils.cli.restored import diff_settings, restore_settings
 from utils.cli.terminal import print_line
-from utils.data.input_files import input_checksums
-from utils.data.layout import require_files, required_files
 from utils.evaluation.metrics import HEADLINE_METRICS, format_metric
 from utils.io.atomic import atomic_write
-from utils.logs.records import SELECTION_METRIC, FinalRecord, read_metrics
+from utils.logs.records import FinalRecord, read_metrics
 from utils.logs.run_log import FAILED, log_path
 from utils.report.page import Table, table_to_markdown
 from utils.sweep.command import ABLATION, FIELD_TYPES
 from utils.sweep.grid import SweepRun
+from utils.training.build import data_checksums
 
 
 def finished_record(settings: Settings) -> FinalRecord | None:
-    """Return the test record of a finished run, with the metrics of its best epoch as `val`; None before the test.
+    """Return the test record of a finished run, with the validation of its best epoch; None before the test.
 
     Raises:
         ValueError: an unreadable metrics file, or one of other settings or data files.
@@ -33,16 +32,18 @@ def finished_record(settings: Settings) -> FinalRecord | None:
     finished_with = of_other_versions | run_fingerprint(restore_settings(Settings, recorded, path))
     differences = diff_settings(finished_with, run_fingerprint(settings))
     if final.files:  # earlier versions did not record them
-        names = required_files(settings.dataset, settings.GNNModel)
-        folder = require_files(settings.data_dir, settings.dataset, names)
-        differences += diff_settings(final.files, input_checksums(map(folder.joinpath, names)))
+        differences += diff_settings(final.files, data_checksums(settings))
     if differences:
         found = f"finished under other settings or data: {'; '.join(differences)}"
         raise ValueError(f"{path}: {found}; use the same ones or another --target")
-    for record in epochs:
-        if record.epoch == final.best_epoch:
-            return replace(final, val=final.val or record.val)
-    raise ValueError(f"{path}: no record of the best epoch, {final.best_epoch}; remove the file to run it again")
+    best = [record for record in epochs if record.epoch == final.best_epoch]
+    try:
+        final = replace(final, val=best[0].val, val_unseen=best[0].val_unseen)
+        final.score(settings.choose_by)
+    except LookupError:
+        what = f"no {settings.choose_by} of the best epoch, {final.best_epoch}"
+        raise ValueError(f"{path}: {what}; remove the file to run it again") from None
+    return final
 
 
 def record_failure(settings: Settings, reason: str) -> None:
@@ -78,8 +79,8 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
     if name == ABLATION:
         header = [f"{base.dataset}, test", *HEADLINE_METRICS]
     else:
-        header = ["run", "best epoch", f"validation {SELECTION_METRIC}", *(f"test {name}" for name in HEADLINE_METRICS)]
-        results.sort(key=_selection_order)
+        header = ["run", "best epoch", base.choose_by, *(f"test {name}" for name in HEADLINE_METRICS)]
+        results.sort(key=lambda result: -result[1].score(base.choose_by) if result[1] else 1.0)
     rows = []
     for run, record in results:
         if record is None:
@@ -88,7 +89,7 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
             continue
         cells = [format_metric(record.test, name) for name in HEADLINE_METRICS]
         if name != ABLATION:
-            cells = [str(record.best_epoch), f"{record.val[SELECTION_METRIC]:.4f}", *cells]
+            cells = [str(record.best_epoch), f"{record.score(base.choose_by):.4f}", *cells]
         rows.append([run.title, *cells])
     notes = [f"{target} failed: {reason}" for target, reason in failures.items()]
     notes += [f"{run.title}: {run.remedy}" for run in runs if run.remedy]
@@ -100,12 +101,6 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print_line(f"{text}written: {path}")
-
-
-def _selection_order(result: tuple[SweepRun, FinalRecord | None]) -> float:
-    """Return the sort key that puts the best validation first and unfinished runs last."""
-    record = result[1]
-    return -record.val[SELECTION_METRIC] if record else 1.0
 
 
 def _status(run: SweepRun, failures: dict[str, str], running_elsewhere: set[str]) -> str:

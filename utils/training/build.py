@@ -14,7 +14,7 @@ from llama.weight_files import DOWNLOAD_HINT
 from utils.data.embeddings import load_item_embeddings
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
-from utils.data.layout import require_files, required_files
+from utils.data.layout import days_file, require_files, required_files
 from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.distributed import is_main
 from utils.training.adapter_file import adapter_parameters
@@ -25,14 +25,18 @@ HEAD_STD = 0.1  # of the weights of a head that is initialised from the tables
 
 
 def load_interactions(settings: Settings) -> Interactions:
-    """Load the interaction file, without the embedding tables.
+    """Load the interaction file and the days, without the embedding tables.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing or invalid, or has nothing to train on; names file and line.
+        FileNotFoundError, ValueError: a file is missing or invalid, or has nothing to train on; names file and line.
     """
     name = required_files(settings.dataset, settings.GNNModel)[0]
     data = Interactions(require_files(settings.data_dir, settings.dataset, [name]) / name, settings.max_len)
     require_trainable(data)
+    if settings.shuffle_ties and data.days is None:
+        raise FileNotFoundError(
+            f"{data.days_path}: missing, and --shuffle_ties needs it; preprocess.amazon and preprocess.own write it"
+        )
     return data
 
 
@@ -200,8 +204,10 @@ def build_model(
 
 
 def data_checksums(settings: Settings) -> dict[str, str]:
-    """Return the checksums of the files that a run reads."""
+    """Return the checksums of the files that decide what a run trains; days do if their ties are shuffled."""
     names = required_files(settings.dataset, settings.GNNModel)
+    if settings.shuffle_ties:
+        names.append(days_file(settings.dataset))
     folder = require_files(settings.data_dir, settings.dataset, names)
     return input_checksums(folder / name for name in names)
 

@@ -40,14 +40,17 @@ class Batches(Protocol):
 
 
 class Task(Protocol):
-    """The work that the loop trains. The best epoch is the one whose validation has the highest `selection_metric`."""
+    """The work that the loop trains.
+
+    The best epoch is the one with the highest `choose_by`, a metric of `val` or `val_unseen` such as val.NDCG@10.
+    """
 
     batches: Batches
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer  # a fused one: see LossMeter
     checkpoints: CheckpointManager
     log: RunLog
-    selection_metric: str
+    choose_by: str
 
     @abstractmethod
     def learning_rate(self, epoch: float) -> float:
@@ -174,8 +177,8 @@ class TrainingLoop:
         epochs = progress.records[-1].epoch - progress.best_epoch
         if epochs < settings.patience * settings.validate_every:
             return False
-        metric = self.task.selection_metric
-        self.task.log.info(f"no better validation {metric} in {settings.patience} validations: training stops early")
+        waited = f"no better {self.task.choose_by} in {settings.patience} validations"
+        self.task.log.info(f"{waited}: training stops early")
         return True
 
     def train_epoch(self) -> None:
@@ -306,7 +309,7 @@ class TrainingLoop:
             **metrics,
         )
         progress.records.append(record)
-        score = record.val[task.selection_metric]
+        score = record.score(task.choose_by)
         is_best = score > progress.best_score
         if is_best:
             progress.best_epoch = progress.epoch
@@ -317,5 +320,6 @@ class TrainingLoop:
         task.log.info(
             f"epoch {record.epoch:3d}  loss {record.train_loss:.4f}  {record.seconds:.1f} s per epoch  "
             f"{record.samples_per_s:.0f} samples/s  validation {format_headline_metrics(record.val)}"
+            + ("" if task.choose_by.startswith("val.") else f"  {task.choose_by} {score:.4f}")
             + ("  best" if is_best else "")
         )

@@ -11,6 +11,8 @@ from utils.data.batches import Batch, Padding, collate, split_microbatches, trai
 from utils.data.interactions import Interactions, Samples
 from utils.training.prompt import prompt_positions_per_row
 
+TIES = 1  # in the seed of the order of ties, which is not to be that of the batches
+
 
 class SampleBatches:
     """Batches that are arrays of sample indices, one per optimizer step, samples of similar length together.
@@ -58,6 +60,7 @@ class ReplicaBatches(SampleBatches):
     def __init__(self, settings: Settings, data: Interactions) -> None:
         self.data = data
         self.settings = settings
+        self._epoch_data = (-1, data)  # an epoch, and its interactions
         super().__init__(
             data.training_samples(settings.objective),
             settings.batch_size * settings.grad_steps,
@@ -73,13 +76,21 @@ class ReplicaBatches(SampleBatches):
         """
         return self.samples.n_targets(batch)
 
+    def interactions(self, epoch: int) -> Interactions:
+        """Return the interactions of an epoch, with --shuffle_ties in an order that seed and epoch decide alone."""
+        if self.settings.shuffle_ties and self._epoch_data[0] != epoch:
+            rng = np.random.default_rng([self.settings.seed, epoch, TIES])
+            self._epoch_data = (epoch, self.data.shuffle_ties(rng))
+        return self._epoch_data[1]
+
     def microbatches(
-        self, batch: np.ndarray, padding: Padding, device: torch.device
+        self, batch: np.ndarray, epoch: int, padding: Padding, device: torch.device
     ) -> Iterator[tuple[Batch, int, float]]:
         """Yield this replica's share of a batch in micro-batches.
 
         Args:
             batch: sample indices of an optimizer step.
+            epoch: number of the epoch.
             padding: the side on which the model's histories are padded.
             device: where the tensors go.
 
@@ -91,9 +102,10 @@ class ReplicaBatches(SampleBatches):
         has_no_samples = dp_rank() >= len(batch)
         local_idx = batch[:1] if has_no_samples else batch[dp_rank() :: dp_size()]
         n_targets = self.samples.n_targets(batch)
+        data = self.interactions(epoch)
         for idx in split_microbatches(
             local_idx, self.samples.length, s.batch_size, s.tokens_per_batch, self.prompt_positions
         ):
             n_local = self.samples.n_targets(idx)
             weight = 0 if has_no_samples else n_local / n_targets
-            yield collate(self.data, self.samples, idx, padding).to(device), n_local, weight
+            yield collate(data, self.samples, idx, padding).to(device), n_local, weight
