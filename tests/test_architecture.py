@@ -30,6 +30,7 @@ ALLOWED = {
     "utils.logs": GROUND | {"config_HeLLM", "utils.data", "utils.evaluation"},
     "utils.training": LIBRARY,
     "utils.planning": LIBRARY,
+    "utils.ensemble": LIBRARY,
     "preprocess.raw": GROUND | {"utils.data"},
     "preprocess.modalities": GROUND | {"utils.data", "preprocess.raw"},
     "preprocess.pretraining": LIBRARY,

@@ -74,12 +74,12 @@ def ask(place, target, *more):
 
 def found_of(place, target, **given):
     settings = RecommendSettings(str(folder_of(place, target)), str(place / "data"), device="cpu", **given)
-    ran, data, model = recommend.load_run(settings)
+    n_newest, data, model = recommend.load_run(settings)
     ablated = ablate_graph_vector(model)
     models = [model] if ablated is None else [model, ablated]
     catalogue = recommend.read_catalogue(data)
     requests = recommend.read_requests(settings, data, catalogue)
-    return [recommend.recommend(models, one, ran.max_len - 1, settings) for one in requests]
+    return [recommend.recommend(models, one, n_newest, settings) for one in requests]
 
 
 @pytest.mark.parametrize("target", RUNS)
@@ -252,7 +252,7 @@ def test_errors_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
     assert "numbers are 0 to 119" in refused("prefix", "--user", "x")
     assert "--items 40, -1: not in" in refused("prefix", "--items", "1,40,-1")
     assert "--user b: not in" in refused("prefix", "--user", "b", "--own_ids")
-    assert f"{BEST_ADAPTER}: missing; --run takes the folder of a run" in refused("nowhere", "--user", 1)
+    assert f"{BEST_ADAPTER}: missing; the folder of a run" in refused("nowhere", "--user", 1)
     for name, damage, message in (
         (STATE, lambda path: path.unlink(), f"{STATE}: missing"),
         (STATE, lambda path: path.write_bytes(b"none"), f"{STATE}: cut short"),

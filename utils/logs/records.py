@@ -83,7 +83,7 @@ class EpochRecord(Record):
 
 @dataclass(kw_only=True)
 class FinalRecord(Record):
-    """The test of the best epoch: the last record of a finished run. Baselines have no epochs."""
+    """The test of the best epoch: the last record of a finished run. Baselines and committees have no epochs."""
 
     best_epoch: int | None = None
     chosen_by: str | None = None  # the validation metric that has chosen it, such as val_unseen.NDCG@10

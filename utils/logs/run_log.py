@@ -170,9 +170,9 @@ class RunLog:
             self._logger.info(text)
 
     def log_test(self, final: FinalRecord) -> None:
-        """Log the test of a fine-tuning: best epoch, speed, every metric, the popularity baseline."""
-        chosen = f"best epoch {final.best_epoch} by {final.chosen_by}"
-        self.info(f"{chosen}, tested on {final.users:,} users, {final.users_per_s:.0f} users/s")
+        """Log the test of a fine-tuning or a committee: speed, every metric, best epoch and popularity where known."""
+        chosen = "" if final.best_epoch is None else f"best epoch {final.best_epoch} by {final.chosen_by}, "
+        self.info(f"{chosen}tested on {final.users:,} users, {final.users_per_s:.0f} users/s")
         for title, values in (
             ("test (all items ranked)", final.test),
             ("test (history removed)", final.test_unseen),

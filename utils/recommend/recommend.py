@@ -5,9 +5,10 @@
     python -m utils.recommend --run output/Beauty/MMHCL/best --html page.html
 
 Prints the history and the best items, or writes a page: of that user or history, else of sampled users. Reads
-`best_adapter.pt` and the settings in `training_state.pt` of the run's folder, the data files of fine-tuning and, if
-they are there, `item_text.tsv`, the id maps and `pictures/`. A base that was initialised at random and not trained is
-not saved: it is initialised again from the seed, which gives equal weights only on the same kind of device.
+`best_adapter.pt` and the settings in `training_state.pt` of the run's folder, or the `committee.json` of
+python -m utils.ensemble and these files of its members, the data files of fine-tuning and, if they are there,
+`item_text.tsv`, the id maps and `pictures/`. A base that was initialised at random and not trained is not saved: it is
+initialised again from the seed, which gives equal weights only on the same kind of device.
 """
 
 import sys
@@ -18,10 +19,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from config_HeLLM import Settings
-from config_HeLLM import validate_settings as validate_run_settings
 from llama.HeLLM import HeLLM
 from preprocess.modalities.images import find_images
 from preprocess.raw.item_files import (
@@ -36,18 +35,15 @@ from preprocess.raw.item_files import (
 )
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
-from utils.cli.restored import restore_settings
 from utils.cli.validation import check_numbers
-from utils.data.input_files import require_same_inputs
 from utils.data.interactions import Interactions
-from utils.data.layout import required_files
 from utils.io.atomic import atomic_write
 from utils.recommend.page import Catalogue, RankedItem, Recommendation, to_page
 from utils.runtime.distributed import resolve_device
-from utils.runtime.seed import seed_everything
-from utils.training.adapter_file import load_adapter
-from utils.training.build import build_empty, build_meta_model, build_model, load_data
-from utils.training.checkpoints import BEST_ADAPTER, STATE, read_checkpoint
+from utils.training.build import build_empty
+from utils.training.checkpoints import STATE
+from utils.training.committee import COMMITTEE_FILE, Committee, load_committee, read_committee
+from utils.training.saved_run import load_model, read_run
 
 ABLATED_NOTE = (
     "Without: the rank by the same weights when the history's graph vector is left out of the adapter's keys and "
@@ -61,7 +57,7 @@ ABLATED_NOTE = (
 class RecommendSettings:
     """Settings of the recommendations; one comment per field, shown by --help."""
 
-    run: str = ""  # folder of a run: output/DATASET/GNNMODEL/TARGET
+    run: str = ""  # folder of a run or a committee: output/DATASET/GNNMODEL/TARGET
     data_dir: str = "datasets"  # holds sequential/DATASET/
     model_name: str = ""  # base weights, if they have moved since the run
     user: str = ""  # number of a user; the last item is held out, as in the test, and marked
@@ -102,43 +98,36 @@ class Request:
     held_out: int | None  # the item that came next
 
 
-def load_run(settings: RecommendSettings) -> tuple[Settings, Interactions, HeLLM]:
-    """Load a run's settings, its data with full histories, and its model with the best adapter.
+def load_run(settings: RecommendSettings) -> tuple[int, Interactions, HeLLM | Committee]:
+    """Load what a run's folder holds: a model with its best adapter, or a committee.
+
+    Returns:
+        How many of a history's newest items it reads, its data with full histories, and the model.
 
     Raises:
         FileNotFoundError: a file is missing; names it.
         ValueError: a file does not fit the run; names it.
     """
     folder = Path(settings.run)
-    for name in (BEST_ADAPTER, STATE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name}: missing; --run takes the folder of a run of train_HeLLM.py that has validated once, "
-                "output/DATASET/GNNMODEL/TARGET"
-            )
-    recorded = read_checkpoint(folder / STATE)["settings"]
-    run_settings = restore_settings(Settings, recorded, folder / STATE, validate_run_settings)
-    model_name = settings.model_name or run_settings.model_name
-    run_settings = replace(run_settings, data_dir=settings.data_dir, model_name=model_name)
-    data, tables = load_data(replace(run_settings, max_len=0))
-    files = required_files(run_settings.dataset, run_settings.GNNModel)
-    require_same_inputs(folder, recorded, [data.path.with_name(name) for name in files])
-
     device = resolve_device(settings.device)
-    # An adapter that does not fit is refused on a model without memory, before a large base is read
-    load_adapter(build_meta_model(run_settings, tables, device), folder / BEST_ADAPTER)
-    seed_everything(run_settings.seed)
-    model = build_model(run_settings, tables, device)
-    load_adapter(model, folder / BEST_ADAPTER)
-    return run_settings, data, model.eval()
+    # A training into the folder of an earlier committee leaves its file there
+    if (folder / COMMITTEE_FILE).is_file() and not (folder / STATE).is_file():
+        if settings.model_name:
+            raise ValueError(f"--model_name: {folder} is a committee, whose members have base weights of their own")
+        data, committee = load_committee(*read_committee(folder, settings.data_dir), device)
+        return committee.max_len - 1, data, committee
+    run = read_run(folder, settings.data_dir, settings.model_name)
+    data, model = load_model(run, device)
+    return run.settings.max_len - 1, data, model
 
 
-def ablate_graph_vector(model: HeLLM) -> HeLLM | None:
+def ablate_graph_vector(model: HeLLM | Committee) -> HeLLM | None:
     """Build a model of the same weights without the history's graph vector; None if the model has no graph adapter.
 
-    It is the model of --no-graph_adapter, or of --no-w_adapter if the adapter has no learned keys and values.
+    It is the model of --no-graph_adapter, or of --no-w_adapter if the adapter has no learned keys and values. A
+    committee has none: what the vector changes is asked of its members.
     """
-    if model.graph_adapter is None or not model.args.graph_adapter:
+    if isinstance(model, Committee) or model.graph_adapter is None or not model.args.graph_adapter:
         return None
     args = replace(model.args, graph_adapter=False, w_adapter=model.args.prefix_adapter)
     tables = model.graph_item_embedding, model.seq_item_embedding
@@ -226,11 +215,11 @@ def read_requests(settings: RecommendSettings, data: Interactions, catalogue: Ca
 
 
 @torch.no_grad()
-def recommend(models: list[HeLLM], request: Request, n_newest: int, settings: RecommendSettings) -> Recommendation:
+def recommend(models: list[nn.Module], request: Request, n_newest: int, settings: RecommendSettings) -> Recommendation:
     """Rank all items after a history; of equal scores the lower item comes first.
 
     Args:
-        models: the run's model and, if it has a graph adapter, the one without the graph vector.
+        models: the run's model or committee and, if it has a graph adapter, the one without the graph vector.
         request: the history.
         n_newest: how many of its newest items the model reads.
         settings: how many items to recommend, and whether seen ones count.
@@ -239,7 +228,7 @@ def recommend(models: list[HeLLM], request: Request, n_newest: int, settings: Re
     excluded = [] if settings.seen else sorted(set(request.items) - {request.held_out})
     scores, orders, ranks = [], [], []  # one entry per model
     for model in models:
-        row = model(torch.tensor([history], device=model.score.weight.device))[0].cpu()
+        row = model(torch.tensor([history], device=next(model.parameters()).device))[0].cpu()
         row[excluded] = -torch.inf
         order = row.argsort(descending=True, stable=True)
         scores.append(row)
@@ -292,17 +281,16 @@ def run(settings: RecommendSettings) -> None:
         FileNotFoundError: a file is missing; names it.
         ValueError: a file or a flag is wrong; names it and what to do.
     """
-    run_settings, data, model = load_run(settings)
+    n_newest, data, model = load_run(settings)
     catalogue = read_catalogue(data)
     ablated = ablate_graph_vector(model)
     models = [model] if ablated is None else [model, ablated]
     requests = list(read_requests(settings, data, catalogue))
-    n_newest = run_settings.max_len - 1
     recommendations = [recommend(models, request, n_newest, settings) for request in requests]
     if not settings.html:
         print(format_text(recommendations[0], catalogue), end="")
         return
-    title = f"What {run_settings.target} recommends on {run_settings.dataset}"
+    title = f"What {Path(settings.run).resolve().name} recommends on {data.path.stem}"
     note = ABLATED_NOTE if ablated else ""
     path = Path(settings.html)
     with atomic_write(path) as temporary:

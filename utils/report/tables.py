@@ -34,6 +34,8 @@ def describe_settings(run: Run) -> str:
         if set(recorded) - set(presets["paper"]):  # settings of another version: they are known to differ from paper's
             presets = {"paper": presets["paper"]}
         recorded = presets["paper"] | recorded
+    elif "members" in recorded:
+        presets = {"committee": {}}
     elif run.model == "SASRec":
         presets = {"default": asdict(SequenceSettings())}
     elif run.model != BASELINES:
@@ -54,7 +56,7 @@ def _differences(settings: dict, preset: dict) -> list[str]:
         if isinstance(value, bool):
             found.append(name if value else f"no {name}")
         else:
-            found.append(f"{name} {value}")
+            found.append(f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return found
 
 
