@@ -36,6 +36,9 @@ def describe_settings(run: Run) -> str:
         recorded = presets["paper"] | recorded
     elif "members" in recorded:
         presets = {"committee": {}}
+        recorded = {
+            name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in recorded.items()
+        }
     elif run.model == "SASRec":
         presets = {"default": asdict(SequenceSettings())}
     elif run.model != BASELINES:
@@ -56,7 +59,7 @@ def _differences(settings: dict, preset: dict) -> list[str]:
         if isinstance(value, bool):
             found.append(name if value else f"no {name}")
         else:
-            found.append(f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
+            found.append(f"{name} {value}")
     return found
 
 
