@@ -21,19 +21,18 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from utils.cli.errors import run_program
 from utils.cli.flags import SettingsParser
-from utils.cli.validation import check_names, check_numbers
+from utils.cli.validation import check_criterion, check_names, check_numbers
 from utils.data.batches import collate, scoring_batches, to_device
 from utils.data.interactions import Interactions
 from utils.evaluation.metrics import ranking_metrics, ranks_with_and_without_seen
 from utils.evaluation.ranking import Ranking, evaluate_ranking
-from utils.logs.records import SELECTION_METRIC, FinalRecord
+from utils.logs.records import FinalRecord
 from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
@@ -51,8 +50,8 @@ class EnsembleSettings:
     """Settings of a committee; one comment per field, shown by --help."""
 
     out: str = ""  # name of the committee and of its files
-    weights: str = "equal"  # equal, validation (chosen by NDCG@10 on validation), or a number per member: 0.6,0.4
-    choose_by: Literal["val", "val_unseen"] = "val_unseen"  # --weights validation ranks all items, or without seen ones
+    weights: str = "equal"  # equal, validation (chosen by --choose_by), or a number per member: 0.6,0.4
+    choose_by: str = "val_unseen.NDCG@10"  # validation metric that chooses weights; val.NDCG@10: all items ranked
     data_dir: str = "datasets"  # folder that holds sequential/DATASET/
     output_dir: str = "output"  # folder for the file that names the members
     logging_dir: str = "log"  # folder for the log, metrics and ranks
@@ -81,6 +80,7 @@ def parse_weights(text: str) -> list[float]:
 def validate_settings(settings: EnsembleSettings) -> list[str]:
     """Return all problems of the settings, one phrase each."""
     problems = check_numbers(settings, at_least_0=("eval_batch_size",)) + check_names(settings, "out")
+    problems += check_criterion(settings)
     try:
         parse_weights(settings.weights)
     except ValueError as error:
@@ -118,9 +118,9 @@ def _n_splits(n_parts: int, n_members: int) -> int:
 
 @torch.no_grad()
 def choose_weights(
-    committee: Committee, data: Interactions, protocol: str, batch_size: int, device: torch.device
+    committee: Committee, data: Interactions, choose_by: str, batch_size: int, device: torch.device
 ) -> tuple[list[float], int]:
-    """Return the weights with the best NDCG@10 on validation, and how many were tried.
+    """Return the weights that are the best on validation, and how many were tried.
 
     Every member scores a batch once for all weights. Sums of logits rank like those of log-softmax, which differ from
     them by one number per user.
@@ -128,23 +128,23 @@ def choose_weights(
     Args:
         committee: members, whose present weights do not matter.
         data: interactions with the committee's `max_len`.
-        protocol: "val" to rank all items, "val_unseen" to remove the user's history.
+        choose_by: a metric of `val` (all items ranked) or `val_unseen` (the user's history removed): val.NDCG@10.
         batch_size: users per forward pass.
         device: where the members are.
     """
     candidates = candidate_weights(len(committee.models))
     samples = data.validation()
     ranks = np.zeros((len(candidates), len(samples)), np.int64)
-    row_of_protocol = ["val", "val_unseen"].index(protocol)
+    split, metric = choose_by.split(".")
     for rows in scoring_batches(samples.length, batch_size):
         batch = collate(data, samples, rows).to(device)
         seen = to_device(torch.from_numpy(data.seen_items(samples, rows)), device)
         logits = list(committee.logits(batch.items, batch.mask))
         for number, weights in enumerate(candidates):
             scores = sum(weight * member for weight, member in zip(weights, logits, strict=True))
-            found = ranks_with_and_without_seen(scores, seen, batch.targets)[row_of_protocol]
-            ranks[number, rows] = found.cpu().numpy()
-    values = [ranking_metrics(rank)[SELECTION_METRIC] for rank in ranks]
+            seen_kept, seen_removed = ranks_with_and_without_seen(scores, seen, batch.targets)
+            ranks[number, rows] = (seen_kept if split == "val" else seen_removed).cpu().numpy()
+    values = [ranking_metrics(rank)[metric] for rank in ranks]
     return list(candidates[int(np.argmax(values))]), len(candidates)
 
 
@@ -165,15 +165,13 @@ def evaluate(
     test = evaluate_ranking(committee, data, data.test(), size, device)
     members = [str(run.folder) for run in runs]
     record = FinalRecord(
-        test=ranking_metrics(test.seen_kept),
-        test_unseen=ranking_metrics(test.seen_removed),
+        **test.test_metrics(),
         users=len(test.seen_kept),
         users_per_s=test.users_per_s,
         settings={"members": members, "weights": committee.weights, **chosen},
         files={name: value for run in runs for name, value in run.checksums.items()},
         peak_memory_bytes=peak_memory(device),
-        val=ranking_metrics(validation.seen_kept),
-        val_unseen=ranking_metrics(validation.seen_removed),
+        **validation.validation_metrics(),
     )
     return record, test
 

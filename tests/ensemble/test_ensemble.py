@@ -141,7 +141,7 @@ def test_scores_are_sums_of_log_softmax(place, weights):
     assert len(final.files) == 4  # interactions, the sequence table and two graph tables
 
 
-@pytest.mark.parametrize("choose_by", ["val", "val_unseen"])
+@pytest.mark.parametrize("choose_by", ["val.NDCG@10", "val_unseen.Recall@5"])
 def test_validation_gives_the_weight_to_the_better_member(place, choose_by):
     names = ["MMHCL/untrained", "LightGCN/causal"]
     committee(place, names, "--out", "chosen", "--weights", "validation", "--choose_by", choose_by)
@@ -154,8 +154,7 @@ def test_validation_gives_the_weight_to_the_better_member(place, choose_by):
     for tenths in (0, 5, 8, 10):
         weights = f"{1 - tenths / 10},{tenths / 10}"
         committee(place, names, "--out", "given", "--weights", weights, "--overwrite")
-        value = getattr(final_of(place, "MMHCL/given"), choose_by)["NDCG@10"]
-        assert value <= getattr(final, choose_by)["NDCG@10"]
+        assert final_of(place, "MMHCL/given").score(choose_by) <= final.score(choose_by)
 
 
 @pytest.mark.parametrize(("n_members", "n_tried"), [(1, 1), (2, 11), (3, 67), (4, 57), (5, 71), (6, 57), (30, 31)])
@@ -259,6 +258,7 @@ def test_wrong_use_is_one_line_and_nothing_is_written(place, capsys):
         ["--out", "x", "--weights", "0,0"],
         ["--out", "x", "--weights", "nan,1"],
         ["--out", "x", "--weights", "best"],
+        ["--out", "x", "--choose_by", "test.NDCG@10"],
         ["--out", "a/b"],
         [],
     ):
