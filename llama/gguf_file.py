@@ -39,6 +39,7 @@ METADATA_KEYS = {  # ModelArgs field -> key of the metadata, below "llama."
     "norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
+MODEL_SECTIONS = ("general", "llama", "split")
 MAX_LISTED = 3  # problems in one message
 
 
@@ -60,8 +61,12 @@ def import_gguf(path: Path):
     return gguf
 
 
-def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
-    """Read the metadata of the model, without the tokenizer's, and the tensors' entries by their names in the file.
+def read_header(path: Path, sections: tuple[str, ...] = MODEL_SECTIONS) -> tuple[dict, dict[str, TensorEntry]]:
+    """Read metadata, by default the model's, and the tensors' entries by their names in the file.
+
+    Args:
+        path: the file.
+        sections: first words of the metadata's keys to read.
 
     Raises:
         ValueError: the package gguf is missing, or the file is of another kind, cut short or damaged.
@@ -86,7 +91,6 @@ def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
         reader = Reader(path)
         if reader.byte_order != "I":
             raise ValueError("big-endian")
-        sections = ("general", "llama", "split")
         metadata = {key: field.contents() for key, field in reader.fields.items() if key.split(".")[0] in sections}
         entries = {
             t.name: TensorEntry(t.data_offset, t.n_bytes, tuple(reversed(t.shape.tolist())), t.tensor_type)

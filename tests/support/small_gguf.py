@@ -51,7 +51,7 @@ def metadata(config) -> dict:
 
 
 @torch.no_grad()
-def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="llama") -> Path:
+def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="llama", tokenizer=None) -> Path:
     """Write a model to a GGUF file, and give the model the rounded weights that the file holds.
 
     Args:
@@ -60,6 +60,7 @@ def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="lla
         kinds: GGML types of the matrices, in turn; norms are float32.
         change: called with metadata (keys below "llama.") and tensors, {name: (array, type)}, before they are written.
         architecture: the metadata's architecture and prefix.
+        tokenizer: fields of a tokenizer by their keys below "tokenizer.ggml.".
     """
     import gguf
 
@@ -77,8 +78,9 @@ def write_gguf(path: Path, model, kinds=("F32",), change=None, architecture="lla
     if change:
         change(fields, tensors)
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_token_list(["<s>", "word", "…"])
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
+    for key, value in (tokenizer or {"tokens": ["<s>", "word", "…"]}).items():
+        add.get(type(value), writer.add_array)(f"tokenizer.ggml.{key}", value)
     for key, value in fields.items():
         key = key if key.startswith("split.") else f"{architecture}.{key}"
         add.get(type(value), writer.add_array)(key, value)

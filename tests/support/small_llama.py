@@ -14,12 +14,12 @@ IDS = torch.randint(0, 90, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9) >= torch.tensor([[0], [4]])  # the second row is padded on the left
 
 
-def reference(n_kv_heads=8, tied=False, theta=10000.0):
+def reference(n_kv_heads=8, tied=False, theta=10000.0, vocab_size=90):
     """Return a random LLaMA of the transformers library in which every weight changes the output."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=90, hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8,
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8,
         num_key_value_heads=n_kv_heads, rms_norm_eps=1e-5, tie_word_embeddings=tied, initializer_range=0.3,
         rope_parameters={"rope_type": "default", "rope_theta": theta},
     )  # fmt: skip
