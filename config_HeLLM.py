@@ -40,11 +40,14 @@ class Settings:
     train_base: bool = False  # train all weights of LLaMA; a built-in size then starts from random weights
     random_base: bool = False  # initialise LLaMA at random instead of loading weights, as an ablation
     head: Literal["frozen", "trained", "tied"] = "frozen"  # frozen: random (published); tied: projected item vectors
-    warm_head: bool = False  # initialise a trained head from the embedding tables instead of at random
+    warm_head: bool = False  # initialise a trained head from the inputs of the item vectors instead of at random
     dropout: float = 0.0  # dropout on the item vectors and on the output of each residual branch
     # item vectors
     graph_input: bool = True  # graph embedding as an input of the item vectors
     seq_input: bool = True  # sequence (SASRec) embedding as an input of the item vectors
+    feature_input: bool = False  # item features, reduced to few columns, as an input of the item vectors
+    features: tuple[str, ...] = ()  # modalities of feature_input, such as text,image; empty: all that have a file
+    feature_width: int = 128  # columns per modality that feature_input keeps, at most
     item_ids: bool = False  # add a learned embedding per item to the item vectors
     # adapter
     w_adapter: bool = True  # adapter: extra key/value positions in every attention layer
@@ -91,6 +94,11 @@ class Settings:
     save_every_minutes: float = 30.0  # minutes between checkpoints within an epoch
     resume: bool = False  # resume from the last checkpoint of this run
     plan: bool = False  # print the run's size and cost and stop; needs no base weights
+
+    @property
+    def reads_graph_table(self) -> bool:
+        """Return whether item vectors or adapter read the graph embeddings."""
+        return self.graph_input or (self.w_adapter and self.graph_adapter)
 
 
 PRESETS = {
@@ -194,7 +202,8 @@ def validate_settings(settings: Settings) -> list[str]:
     """Return all problems of the settings that show without any file, one phrase each."""
     problems = check_numbers(
         settings,
-        at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size", "log_every"),
+        at_least_1=("adapter_len", "lora_r", "batch_size", "grad_steps", "num_epochs", "eval_batch_size", "log_every")
+        + ("feature_width",),
         positive=("lr", "lora_alpha"),
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
         + ("n_negatives", "tokens_per_batch", "model_parallel"),
@@ -204,6 +213,8 @@ def validate_settings(settings: Settings) -> list[str]:
     problems += check_names(settings, "dataset", "GNNModel", "target")
     if settings.warm_head and settings.head != "trained":
         problems.append("--warm_head needs --head trained")
+    if settings.features and not settings.feature_input:
+        problems.append("--features needs --feature_input")
     problems += check_max_len(settings)
     problems += check_criterion(settings)
     if settings.max_memory and settings.tokens_per_batch:

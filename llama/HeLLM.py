@@ -1,6 +1,7 @@
 """HeLLM: item vectors between two pieces of prompt, LLaMA with graph adapters and LoRA, a score for every item."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ class HeLLMArgs(ModelArgs):
     graph_dropout: float = 0.3  # in the graph adapter's MLPs
     graph_input: bool = True  # graph embedding in the item vectors
     seq_input: bool = True  # sequence embedding in the item vectors
+    feature_input: bool = False  # reduced item features in the item vectors
     item_ids: bool = False  # add a learned embedding of each item to its vector
     w_lora: bool = True  # low-rank updates of LLaMA's matrices
     lora_r: int = 16  # rank of the updates
@@ -49,8 +51,8 @@ class HeLLMArgs(ModelArgs):
         problems = super().problems()
         if self.w_adapter and not (self.prefix_adapter or self.graph_adapter):
             problems.append("w_adapter needs prefix_adapter or graph_adapter")
-        if not (self.graph_input or self.seq_input):
-            problems.append("an item vector needs graph_input or seq_input")
+        if not (self.graph_input or self.seq_input or self.feature_input):
+            problems.append("an item vector needs graph_input, seq_input or feature_input")
         if self.objective not in ("prefix", "causal"):
             problems.append(f"objective {self.objective!r}: prefix or causal")
         if not self.n_layers and (self.w_adapter or self.objective == "prefix"):
@@ -61,6 +63,14 @@ class HeLLMArgs(ModelArgs):
     def n_adapter_positions(self) -> int:
         """Return the number of adapter positions in front of the tokens, which is the first token's position."""
         return self.adapter_len if self.w_adapter else 0
+
+
+class ItemTables(NamedTuple):
+    """Frozen vectors of all items; a table that the model does not read has no columns."""
+
+    graph: Tensor  # float (I, d_g), row = item id
+    sequence: Tensor  # float (I + 1, d_s), row 0 padding, item i in row i + 1
+    features: Tensor  # float (I, d_f), row = item id
 
 
 class ItemIdEmbedding(nn.Embedding):
@@ -79,11 +89,12 @@ class HeLLM(nn.Module):
 
     Args:
         args: sizes and switches.
-        graph_item_embedding: float (I, d_g), row = item id; frozen.
-        seq_item_embedding: float (I + 1, d_s), row 0 padding, item i in row i + 1; frozen.
+        graph_item_embedding: float (I, d_g), row = item id; frozen; (I, 0) where nothing reads it.
+        seq_item_embedding: float (I + 1, d_s), row 0 padding, item i in row i + 1; frozen; (I + 1, 0) likewise.
         instruct_ids: token ids before the items (n,), may be empty.
         response_ids: token ids after the items (n,), may be empty.
         dtype: number format of matrix products; bfloat16 computes under autocast around a float32 residual stream.
+        feature_embedding: float (I, d_f), row = item id; frozen; None likewise.
 
     Raises:
         ValueError: tables whose sizes do not match each other, or token ids beyond the vocabulary.
@@ -97,6 +108,7 @@ class HeLLM(nn.Module):
         instruct_ids: Tensor,
         response_ids: Tensor,
         dtype: torch.dtype = torch.float32,
+        feature_embedding: Tensor | None = None,
     ) -> None:
         super().__init__()
         init_model_parallel()
@@ -104,14 +116,17 @@ class HeLLM(nn.Module):
         self.args = args
         self.dtype = dtype
         self.n_items, graph_dim = graph_item_embedding.shape
-        self._register_tables(graph_item_embedding, seq_item_embedding)
+        if feature_embedding is None:
+            feature_embedding = graph_item_embedding.new_empty(self.n_items, 0)
+        self._register_tables(ItemTables(graph_item_embedding, seq_item_embedding, feature_embedding))
         self._register_prompt("instruct_ids", instruct_ids)
         self._register_prompt("response_ids", response_ids)
         with torch.device("meta"):
             self.llama = Transformer(args)
             if args.w_lora:
                 add_lora(self.llama, args.lora_targets, args.lora_r, args.lora_alpha, args.lora_dropout)
-            width = graph_dim * args.graph_input + seq_item_embedding.shape[1] * args.seq_input
+            inputs = zip((args.graph_input, args.seq_input, args.feature_input), self.tables, strict=True)
+            width = sum(table.shape[1] for is_input, table in inputs if is_input)
             self.item_projector = nn.Sequential(nn.Linear(width, args.dim), nn.GELU(), nn.Linear(args.dim, args.dim))
             self.graph_adapter = None
             if args.w_adapter:
@@ -131,14 +146,17 @@ class HeLLM(nn.Module):
         if device.type != "meta":
             materialize(self, device)
 
-    def _register_tables(self, graph_table: Tensor, seq_table: Tensor) -> None:
-        if len(seq_table) != len(graph_table) + 1:
+    def _register_tables(self, tables: ItemTables) -> None:
+        n_rows = [len(table) for table in tables]
+        if n_rows[1] != n_rows[0] + 1:
             raise ValueError(
-                f"sequence table has {len(seq_table)} rows, the graph table {len(graph_table)}: "
+                f"sequence table has {n_rows[1]} rows, the graph table {n_rows[0]}: "
                 "it needs one row more (row 0 is padding)"
             )
-        self.register_buffer("graph_item_embedding", graph_table.detach().float(), persistent=False)
-        self.register_buffer("seq_item_embedding", seq_table.detach().float(), persistent=False)
+        if n_rows[2] != n_rows[0]:
+            raise ValueError(f"table of features has {n_rows[2]} rows, the graph table {n_rows[0]}")
+        for name, table in zip(("graph_item", "seq_item", "feature"), tables, strict=True):
+            self.register_buffer(f"{name}_embedding", table.detach().float(), persistent=False)
 
     def _register_prompt(self, name: str, ids: Tensor) -> None:
         ids = [int(token) for token in ids]
@@ -155,14 +173,25 @@ class HeLLM(nn.Module):
         """Return the side on which a batch is best padded: the one for which no items have to be moved."""
         return "right" if self.args.objective == "causal" else "left"
 
-    def item_vectors(self, items: Tensor) -> Tensor:
-        """Return x_t = W₂ · GELU(W₁ · [graph_t ; seq_t] + b₁) + b₂: int64 (…) to (…, D)."""
+    @property
+    def tables(self) -> ItemTables:
+        """Return the frozen tables."""
+        return ItemTables(self.graph_item_embedding, self.seq_item_embedding, self.feature_embedding)
+
+    def item_inputs(self, items: Tensor) -> Tensor:
+        """Return [graph_t ; seq_t ; features_t], without what the settings leave out: int64 (…) to (…, width)."""
         parts = []
         if self.args.graph_input:
             parts.append(self.graph_item_embedding[items])
         if self.args.seq_input:
             parts.append(self.seq_item_embedding[items + 1])
-        vectors = self.item_projector(torch.cat(parts, -1))
+        if self.args.feature_input:
+            parts.append(self.feature_embedding[items])
+        return torch.cat(parts, -1)
+
+    def item_vectors(self, items: Tensor) -> Tensor:
+        """Return x_t = W₂ · GELU(W₁ · [graph_t ; seq_t ; features_t] + b₁) + b₂: int64 (…) to (…, D)."""
+        vectors = self.item_projector(self.item_inputs(items))
         return vectors if self.item_ids is None else vectors + self.item_ids(items)
 
     def encode(self, items: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.raw.dataset_writer import SPLITS
 from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
 from utils.cli.errors import report_user_error
@@ -22,6 +21,7 @@ from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names
 from utils.data.days import read_days
 from utils.data.embeddings import load_embedding
+from utils.data.features import find_features, load_features
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, required_files
 

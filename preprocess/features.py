@@ -2,6 +2,7 @@
 
     python -m preprocess.features text --encoder tfidf --dataset Beauty
     python -m preprocess.features text --encoder bert --model_name PATH/bert-base-uncased --dataset Beauty
+    python -m preprocess.features text --encoder llama --model_name PATH/Llama-2-7b --dataset Beauty
     python -m preprocess.features image --encoder clip --model_name PATH/clip-vit-base-patch32 --fetch --dataset Beauty
 
 `text` reads `item_text.tsv` beside the interaction file (a header, then item id, ASIN and texts, separated by tabs).
@@ -26,8 +27,8 @@ import scipy.sparse as sp
 
 from preprocess.modalities import encoders
 from preprocess.modalities.download import FetchSettings, download_images
-from preprocess.modalities.feature_files import same_modality, save_features
 from preprocess.modalities.images import find_images, open_image
+from preprocess.modalities.llama_encoder import llama
 from preprocess.modalities.shards import (
     EncodingJob,
     UnusableInputError,
@@ -47,13 +48,14 @@ from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names, check_numbers
 from utils.data.batches import scoring_batches
+from utils.data.features import same_modality, save_features
 from utils.data.interactions import Interactions
 from utils.data.layout import require_files
 from utils.io.atomic import atomic_write
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
 
-READ_FROM_FOLDER = ("bert", "clip")
+PRETRAINED = ("bert", "clip", "llama")  # read from --model_name
 SPARSE_ENCODERS = ("tfidf",)  # write .npz
 
 
@@ -63,8 +65,8 @@ class FeatureSettings:
 
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # folder with sequential/DATASET/
-    model_name: str = ""  # local folder with a Hugging Face model: BERT for bert, CLIP for clip
-    device: str = "auto"  # of bert and clip: cuda, cpu, …; auto: CUDA if available
+    model_name: str = ""  # local folder with a Hugging Face model (bert, clip), or LLaMA's folder or GGUF file (llama)
+    device: str = "auto"  # of bert, clip and llama: cuda, cpu, …; auto: CUDA if available
     batch_size: int = 64  # items per forward pass of a model
     shard_size: int = 1024  # items between two saves, rounded up to complete batches
     whiten: bool = False  # centre and decorrelate the features to equal variance
@@ -75,7 +77,7 @@ class FeatureSettings:
 class TextSettings(FeatureSettings):
     """Settings of the text encoders."""
 
-    encoder: Literal["tfidf", "minilm", "bert"] = "tfidf"  # tfidf: weighted word counts, sparse; minilm: extra package
+    encoder: Literal["tfidf", "minilm", "bert", "llama"] = "tfidf"  # tfidf: sparse word counts; minilm: extra package
     columns: tuple[str, ...] = ()  # columns of item_text.tsv to encode, such as title; empty: all
     name: str = "text"  # modality: NAME_feat.npy is written, NAME_feat.npz by tfidf
 
@@ -99,8 +101,8 @@ def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
         at_least_1 += ("connections", "max_bytes", "max_pixels")
         problems = check_numbers(settings, at_least_1=at_least_1, positive=("timeout",), at_least_0=("retries",))
     problems += check_names(settings, "dataset", "name")
-    if settings.encoder in READ_FROM_FOLDER and not settings.model_name:
-        problems.append(f"--encoder {settings.encoder}: --model_name must give the local folder of the model")
+    if settings.encoder in PRETRAINED and not settings.model_name:
+        problems.append(f"--encoder {settings.encoder}: --model_name must give the local folder or file of the model")
     if settings.encoder in SPARSE_ENCODERS and settings.whiten:
         problems.append(f"--whiten: features of --encoder {settings.encoder} stay sparse; take another encoder")
     return problems
@@ -138,6 +140,8 @@ def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
             encode = encoders.bert(Path(settings.model_name), device)
         case "minilm":
             encode = encoders.minilm()
+        case "llama":
+            encode = llama(Path(settings.model_name), device)
         case unknown:
             raise ValueError(f"--encoder {unknown}: no encoder of texts has this name")
     items = np.array([item for item, text in enumerate(texts) if text.strip()])
@@ -235,9 +239,10 @@ def _collect_images(
 def job_key(settings: TextSettings | ImageSettings, device: str) -> dict:
     """Return what features depend on besides the items' inputs; a model counts by the sizes and times of its files."""
     model = None
-    if settings.encoder in READ_FROM_FOLDER:
-        folder = Path(settings.model_name).resolve()
-        model = [str(folder), digest([file_signature(path) for path in sorted(folder.iterdir())])]
+    if settings.encoder in PRETRAINED:
+        source = Path(settings.model_name).resolve()
+        paths = [source] if source.is_file() else sorted(source.iterdir())
+        model = [str(source), digest([file_signature(path) for path in paths])]
     return {"encoder": settings.encoder, "model": model, "device": device, "batch_size": settings.batch_size}
 
 

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.pretraining.hypergraph import interaction_matrix, item_incidence
 from preprocess.pretraining.mmhcl import (
     MMHCL,
@@ -37,7 +36,8 @@ from preprocess.pretraining.trainer import (
 )
 from utils.cli.flags import SettingsParser
 from utils.cli.validation import MAX_LAYERS, check_names, check_numbers, check_ranges
-from utils.data.interactions import Interactions, Samples
+from utils.data.features import choose_features, load_features
+from utils.data.interactions import Samples
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import rank_by_product
 
@@ -121,23 +121,6 @@ def table_names(name: str) -> list[str]:
     return [f"{name}_{side}_embeddings.pt" for side in ("user", "item")]
 
 
-def chosen_features(settings: GraphSettings, data: Interactions) -> dict[str, Path]:
-    """Return the feature files of the modalities that the settings ask for, by modality.
-
-    Raises:
-        FileNotFoundError: one of them is missing, or there is none at all.
-    """
-    paths = {path.stem.removesuffix("_feat"): path for path in find_features(data.path.parent)}
-    absent = [name for name in settings.features if name not in paths]
-    if absent or not paths:
-        names = " or ".join(f"{name}_feat" for name in absent or ["text", "image"])
-        raise FileNotFoundError(
-            f"{data.path.parent}: no {names}.npy, .npz or .pt; make one by python -m preprocess.features, or train "
-            "without item features by --item_loss_ratio 0"
-        )
-    return {name: path for name, path in paths.items() if not settings.features or name in settings.features}
-
-
 class GraphBatches:
     """Batches of users with a bought and another item each. A batch is the (epoch, step) that it is sampled at.
 
@@ -207,7 +190,8 @@ class GraphTraining(Pretraining):
         """Return the items' incidence matrix H, None without weight in the loss, and the files that it is made from."""
         if not self.item_ratio:
             return None, []
-        paths = chosen_features(self.settings, self.data)
+        alternative = "train without item features by --item_loss_ratio 0"
+        paths = choose_features(self.data.path.parent, self.settings.features, alternative)
         features = {name: load_features(path, self.data.n_items) for name, path in paths.items()}
         return item_incidence(features, self.settings.topk), list(paths.values())
 

@@ -22,12 +22,12 @@ from typing import Literal
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.modalities.encoders import INSTALL_HINT
-from preprocess.modalities.feature_files import find_features, same_modality
 from preprocess.pretraining.trainer import PretrainSettings
 from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError, text_columns
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names
+from utils.data.features import find_features, same_modality
 from utils.data.input_files import changed_inputs
 from utils.data.layout import require_files
 from utils.evaluation.metrics import format_headline_metrics

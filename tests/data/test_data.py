@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.small_data import N_ITEMS, sequences, write_dataset
 from utils.data.batches import POSITIONS_PER_USER, collate, scoring_batches, training_batches
-from utils.data.embeddings import load_item_embeddings
+from utils.data.embeddings import load_graph_embeddings, load_sequence_embeddings
 from utils.data.interactions import Interactions
 from utils.data.layout import require_files, required_files
 from utils.data.rows import _read_blocks, _read_by_line
@@ -127,7 +127,7 @@ def test_scoring_batches_keep_to_their_limits():
 def test_tables_of_the_right_size_load(tmp_path):
     folder = write_dataset(tmp_path)
     data = Interactions(folder / "Small.txt", 50)
-    graph, sequence = load_item_embeddings(folder, "MMHCL", data)
+    graph, sequence = load_graph_embeddings("MMHCL", data), load_sequence_embeddings(data)
     assert len(graph) == N_ITEMS == len(sequence) - 1
     assert data.n_interactions == sum(map(len, sequences()))
 

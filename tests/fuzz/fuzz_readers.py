@@ -20,7 +20,6 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf", "html"]):
     from llama.tokenizer import Tokenizer
-    from preprocess.modalities.feature_files import load_features
     from preprocess.modalities.images import open_image
     from preprocess.modalities.shards import UnusableInputError
     from preprocess.raw.amazon_releases import load_items, load_reviews
@@ -30,6 +29,7 @@ with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf",
     from tests.support.small_llama import load, write_every_layout
     from tests.support.small_model import small_hellm, tokenizer
     from utils.data.embeddings import load_embedding
+    from utils.data.features import load_features
     from utils.data.interactions import Interactions
     from utils.io.checksums import CHECKSUM_TRAILER, file_crc32
     from utils.training.adapter_file import load_adapter, save_adapter

@@ -44,6 +44,7 @@ SWITCHES = [
     ({"graph_rank": 2}, EVERYTHING | {"graph_adapter.bimap.weight"}),
     ({"graph_input": False}, EVERYTHING),
     ({"seq_input": False}, EVERYTHING),
+    ({"feature_input": True}, EVERYTHING),
     ({"lora_targets": ("wq", "wv")}, EVERYTHING - LORA | {
         f"llama.layers.{n}.attention.{w}.lora.{p}" for n in (0, 1) for w in ("wq", "wv") for p in ("down", "up")
     }),
@@ -77,19 +78,24 @@ def reads(model, table):
 
 
 @pytest.mark.parametrize(
-    ("settings", "graph", "sequence"),
+    ("settings", "read"),
     [
-        ({}, True, True),
-        ({"graph_input": False}, True, True),  # it reaches the adapter
-        ({"w_adapter": False}, True, True),  # it reaches the item vectors
-        ({"graph_input": False, "w_adapter": False}, False, True),
-        ({"graph_input": False, "graph_adapter": False}, False, True),
-        ({"seq_input": False}, True, False),
+        ({}, {"graph", "sequence"}),
+        ({"graph_input": False}, {"graph", "sequence"}),  # it reaches the adapter
+        ({"w_adapter": False}, {"graph", "sequence"}),  # it reaches the item vectors
+        ({"graph_input": False, "w_adapter": False}, {"sequence"}),
+        ({"graph_input": False, "graph_adapter": False}, {"sequence"}),
+        ({"seq_input": False}, {"graph"}),
+        ({"feature_input": True}, {"graph", "sequence", "features"}),
+        ({"feature_input": True, "graph_input": False, "seq_input": False}, {"graph", "features"}),
+        ({"feature_input": True, "graph_input": False, "seq_input": False, "graph_adapter": False}, {"features"}),
     ],
 )
-def test_which_tables_are_read(settings, graph, sequence):
+def test_which_tables_are_read(settings, read):
     model = wake(small_hellm(**settings))
-    assert (reads(model, "graph_item_embedding"), reads(model, "seq_item_embedding")) == (graph, sequence)
+    names = {"graph": "graph_item_embedding", "sequence": "seq_item_embedding", "features": "feature_embedding"}
+    found = {name for name, buffer in names.items() if getattr(model, buffer).numel() and reads(model, buffer)}
+    assert found == read
 
 
 @pytest.mark.parametrize(("table", "row"), [("graph_item_embedding", 6), ("seq_item_embedding", 7)])
@@ -122,6 +128,8 @@ def test_wrong_tables_and_prompts_are_refused():
     graph, sequence = tables()
     with pytest.raises(ValueError, match=f"sequence table has {N_ITEMS} rows, the graph table {N_ITEMS}"):
         HeLLM(small_args(), graph, sequence[1:], [], [])
+    with pytest.raises(ValueError, match=f"table of features has 3 rows, the graph table {N_ITEMS}"):
+        HeLLM(small_args(), graph, sequence, [], [], feature_embedding=torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"response_ids \[20\] outside the vocabulary of 20"):
         HeLLM(small_args(), graph, sequence, [], [3, 20])
 

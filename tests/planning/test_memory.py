@@ -27,7 +27,7 @@ ONE = ("--n_layers", "1")
 def simulation(place, *more):
     settings = parse_args(command(place, *more))
     data = Interactions(place / "data" / "sequential" / "Small" / "Small.txt", settings.max_len)
-    return settings, MemorySimulator(memory_profile(settings, data, (6, 6), torch.device("cpu")))
+    return settings, MemorySimulator(memory_profile(settings, data, (6, 6, 0), torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, BertModel, CLIPImageProcessorPil, CLIPMo
 
 from preprocess import features
 from preprocess.modalities import encoders
-from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.modalities.shards import EncodingJob, UnusableInputError, encode_in_shards
 from tests.support.bad_files import cut, noise
 from tests.support.small_data import N_ITEMS, write_interactions, write_texts
 from tests.support.small_encoders import LONGEST, write_bert, write_clip, write_pictures
+from utils.data.features import find_features, load_features
 from utils.io.torch_files import load_with_checksum, save_with_checksum
 
 

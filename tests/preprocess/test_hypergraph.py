@@ -6,7 +6,6 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
-from preprocess.modalities.feature_files import find_features, load_features
 from preprocess.pretraining.hypergraph import (
     InteractionGraph,
     ItemHypergraph,
@@ -16,6 +15,7 @@ from preprocess.pretraining.hypergraph import (
 )
 from preprocess.pretraining.mmhcl import MMHCL, BatchSampler, CollaborativeEncoder, bpr_loss, contrastive_loss
 from preprocess.pretraining.neighbours import neighbour_incidence
+from utils.data.features import find_features, load_features
 
 N_USERS, N_ITEMS, D = 9, 7, 4
 

@@ -9,7 +9,7 @@ from sentencepiece import SentencePieceTrainer
 
 from llama.HeLLM import HeLLM, HeLLMArgs
 
-N_ITEMS, GRAPH_DIM, SEQ_DIM = 30, 4, 6
+N_ITEMS, GRAPH_DIM, SEQ_DIM, FEATURE_DIM = 30, 4, 6, 5
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 20, "multiple_of": 16, "max_seq_len": 32}
 NEW_PARTS = {"adapter_len": 3, "lora_r": 2, "lora_dropout": 0.0, "graph_dropout": 0.0}
 SPLIT = {"tok_embeddings": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "wo": 1, "w1": 0, "w2": 1, "w3": 0}  # Meta's
@@ -30,7 +30,10 @@ def small_hellm(seed: int = 1, instruct=(1, 5, 7), response=(1, 9), **settings) 
     """Make a model from a seed; its low-rank updates are zero until `wake` is called."""
     torch.manual_seed(seed)
     prompt = (torch.tensor(ids, dtype=torch.int64, device="cpu") for ids in (instruct, response))
-    return HeLLM(small_args(**settings), *tables(), *prompt)
+    args = small_args(**settings)
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(N_ITEMS, FEATURE_DIM, generator=generator, device="cpu") if args.feature_input else None
+    return HeLLM(args, *tables(), *prompt, feature_embedding=features)
 
 
 @torch.no_grad()

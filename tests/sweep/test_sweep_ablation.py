@@ -69,6 +69,7 @@ def test_ablations_run_and_missing_tables_have_a_command_that_makes_them(place, 
         "w/o prefix",
         "w/o LoRA (not part of this preset)",
         "w/o sequence input",
+        "w/o feature input (not part of this preset)",
         "w/o text (no such graph tables)",
         "w/o pictures (no such graph tables)",
     ]
@@ -128,6 +129,22 @@ def test_tables_of_another_pretraining_than_the_full_ones_are_left_out(place):
     assert not any(run.left_out for run in graph_runs(place).values())
 
 
+def test_ablated_modalities_are_no_input_of_the_item_vectors_either(place):
+    write_features(place, "image", "text", "words")
+    assert pretrain(place) == 0
+    assert pretrain(place, "--tables", "MMHCL-no-text", "--features", "image") == 0
+    assert pretrain(place, "--tables", "MMHCL-no-pictures", "--features", "text,words") == 0
+    runs = {run.title: run.settings for run in ablation_runs(parse_args(command(place, "--feature_input")))}
+    assert runs["w/o text"].features == ("image",)
+    assert runs["w/o pictures"].features == ("text", "words")
+    assert runs["HeLLM"].features == ()
+    assert not runs["w/o feature input"].feature_input
+    alone = ("--feature_input", "--no-graph_input", "--no-seq_input", "--no-graph_adapter")
+    left_out = {run.title: run.left_out for run in ablation_runs(parse_args(command(place, *alone)))}
+    assert left_out["w/o U2U"] == "not part of this preset"
+    assert left_out["w/o feature input"].startswith("nothing would be left: an item vector needs")
+
+
 def test_ablations_leave_out_what_the_full_tables_were_made_from(place):
     write_features(place, "text", "words")
     assert pretrain(place) == 0
@@ -148,4 +165,4 @@ def test_parts_that_the_full_run_lacks_are_left_out(place):
     assert "w/o sequence input (nothing would be left: an item vector needs" in text
     assert "w/o text (nothing would be left of the item hypergraph" in text
     assert "w/o pictures (not part of these graph tables" in text
-    assert text.count("w/o") == 8 + 1 + 2  # one row mentions w/o I2I, two notes give a remedy
+    assert text.count("w/o") == 9 + 1 + 2  # one row mentions w/o I2I, two notes give a remedy

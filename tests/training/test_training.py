@@ -228,7 +228,7 @@ def test_random_base_has_the_shapes_of_the_weights_but_not_their_values(place):
         (("--prompt", "alpaca"), "tokenizer missing"),
         (("--device", "cuda:77"), "--device cuda:77: not available"),
         (("--shuffle_ties",), "Small_days.txt: missing, and --shuffle_ties needs it"),
-        (("--no-graph_input", "--no-seq_input"), "needs graph_input or seq_input"),
+        (("--no-graph_input", "--no-seq_input"), "needs graph_input, seq_input or feature_input"),
         (("--w_lora", "--lora_targets", "w9"), "lora_targets w9"),
     ],
 )

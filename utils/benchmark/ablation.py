@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.modalities.feature_files import find_features
 from preprocess.pretrain_graph import GraphSettings, GraphTraining
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.restored import fingerprint
+from utils.data.features import find_features
 from utils.data.layout import dataset_folder, require_files
 from utils.evaluation.metrics import HEADLINE_METRICS
 from utils.io.atomic import atomic_write

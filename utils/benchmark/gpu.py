@@ -10,7 +10,7 @@ from config_HeLLM import Settings, parse_args
 from utils.benchmark.train import ROUNDS, TrainingBenchmark, synchronize
 from utils.data.batches import scoring_batches
 from utils.planning.batch_size import describe_choice, fit_batch_sizes
-from utils.planning.plan import PUBLISHED_WIDTH
+from utils.planning.plan import assumed_widths
 from utils.planning.simulation import MemorySimulator, memory_profile
 from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import peak_memory
@@ -54,7 +54,7 @@ def _fit_and_predict(settings: Settings) -> tuple[Settings, int]:
     settings = replace(settings, plan=True)  # a built-in size may then be frozen without weights
     data = load_interactions(settings)
     device = resolve_device(settings.device)
-    simulator = MemorySimulator(memory_profile(settings, data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), device))
+    simulator = MemorySimulator(memory_profile(settings, data, assumed_widths(settings), device))
     if settings.max_memory:
         settings = fit_batch_sizes(settings, simulator)
         print(describe_choice(settings), flush=True)

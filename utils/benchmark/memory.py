@@ -18,7 +18,7 @@ from llama.parallel import clip_grad_norm
 from utils.data.batches import collate, scoring_batches
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import ranks_with_and_without_seen
-from utils.planning.plan import PUBLISHED_WIDTH
+from utils.planning.plan import assumed_widths
 from utils.planning.simulation import MemoryProfile, MemorySimulator, memory_profile, random_model
 from utils.runtime.memory import reset_peak_rss, rss_bytes
 from utils.runtime.seed import seed_everything
@@ -108,8 +108,7 @@ def _cpu_settings(argv: list[str]) -> Settings:
 
 
 def _profile(settings: Settings) -> MemoryProfile:
-    widths = (PUBLISHED_WIDTH, PUBLISHED_WIDTH)
-    return memory_profile(settings, load_interactions(settings), widths, torch.device("cpu"))
+    return memory_profile(settings, load_interactions(settings), assumed_widths(settings), torch.device("cpu"))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from config_HeLLM import Settings, parse_args
 from utils.data.batches import Batch, collate, scoring_batches
 from utils.data.interactions import Samples
 from utils.planning.flops import FlopsByPart
-from utils.planning.plan import PUBLISHED_WIDTH
+from utils.planning.plan import assumed_widths
 from utils.planning.simulation import memory_profile, random_model
 from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import peak_memory
@@ -55,7 +55,7 @@ class TrainingBenchmark:
         self.settings = replace(settings, plan=True)  # a built-in size may then be frozen without weights
         self.device = resolve_device(settings.device)
         self.data = load_interactions(settings)
-        self.profile = memory_profile(self.settings, self.data, (PUBLISHED_WIDTH, PUBLISHED_WIDTH), self.device)
+        self.profile = memory_profile(self.settings, self.data, assumed_widths(settings), self.device)
         seed_everything(settings.seed)
         self.model = random_model(self.profile, self.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], fused=True)

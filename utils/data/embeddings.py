@@ -6,6 +6,7 @@ from torch import Tensor
 
 from llama.torch_file import is_dense_tensor, load_torch_file
 from utils.data.interactions import Interactions
+from utils.data.layout import SEQUENCE_TABLE, graph_table
 
 
 def load_embedding(path: str | Path) -> Tensor:
@@ -42,19 +43,27 @@ def as_float_matrix(path: Path, content: object, remedy: str) -> Tensor:
     return table
 
 
-def load_item_embeddings(folder: Path, GNNModel: str, data: Interactions) -> tuple[Tensor, Tensor]:
-    """Return graph embeddings (I, d_g) and sequence embeddings (I + 1, d_s), row 0 padding.
+def load_graph_embeddings(GNNModel: str, data: Interactions) -> Tensor:
+    """Return graph embeddings (I, d_g).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not one row per item; names table, row counts and interaction file.
     """
-    graph = _load_rows(folder / f"{GNNModel}_item_embeddings.pt", data, data.n_items, "")
-    sequence = _load_rows(folder / "SASRec_item_embedding.pt", data, data.n_items + 1, " (row 0 is padding)")
-    return graph, sequence
+    return _load_rows(graph_table(GNNModel), data, data.n_items, "")
 
 
-def _load_rows(path: Path, data: Interactions, expected: int, note: str) -> Tensor:
+def load_sequence_embeddings(data: Interactions) -> Tensor:
+    """Return sequence embeddings (I + 1, d_s), row 0 padding.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_graph_embeddings`.
+    """
+    return _load_rows(SEQUENCE_TABLE, data, data.n_items + 1, " (row 0 is padding)")
+
+
+def _load_rows(name: str, data: Interactions, expected: int, note: str) -> Tensor:
+    path = data.path.with_name(name)
     table = load_embedding(path)
     if len(table) != expected:
         raise ValueError(

@@ -7,6 +7,8 @@ DOWNLOAD_HINT = (
     "datasets/README.md says more; --preset demo makes its own"
 )
 
+SEQUENCE_TABLE = "SASRec_item_embedding.pt"
+
 
 def dataset_folder(data_dir: str | Path, dataset: str) -> Path:
     """Return the folder of a dataset's files."""
@@ -18,9 +20,19 @@ def days_file(dataset: str) -> str:
     return f"{dataset}_days.txt"
 
 
-def required_files(dataset: str, GNNModel: str) -> list[str]:
-    """Return the names of the files that fine-tuning reads: interactions, graph and sequence embeddings."""
-    return [f"{dataset}.txt", f"{GNNModel}_item_embeddings.pt", "SASRec_item_embedding.pt"]
+def required_files(dataset: str, GNNModel: str, graph: bool = True, sequence: bool = True) -> list[str]:
+    """Return the names of the files that fine-tuning reads: interactions, and the embeddings that the model reads."""
+    names = [f"{dataset}.txt"]
+    if graph:
+        names.append(graph_table(GNNModel))
+    if sequence:
+        names.append(SEQUENCE_TABLE)
+    return names
+
+
+def graph_table(GNNModel: str) -> str:
+    """Return the name of the file of graph embeddings."""
+    return f"{GNNModel}_item_embeddings.pt"
 
 
 def require_files(data_dir: str | Path, dataset: str, names: list[str]) -> Path:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from config_HeLLM import Settings
-from llama.HeLLM import HeLLM
+from llama.HeLLM import HeLLM, ItemTables
 from utils.data.interactions import Interactions
 from utils.planning.simulation import MemorySimulator, simulate
 from utils.runtime.memory import GIB, device_memory, parse_bytes
@@ -61,15 +60,13 @@ def fit_batch_sizes(settings: Settings, simulator: MemorySimulator) -> Settings:
     return replace(settings, batch_size=batch_size, grad_steps=effective // batch_size, eval_batch_size=users)
 
 
-def fit_to_max_memory(
-    settings: Settings, data: Interactions, tables: tuple[Tensor, Tensor], device: torch.device
-) -> Settings:
+def fit_to_max_memory(settings: Settings, data: Interactions, tables: ItemTables, device: torch.device) -> Settings:
     """Return the settings with batch sizes that fit into --max_memory; without it, as they are.
 
     Args:
         settings: settings of the run.
         data: interactions.
-        tables: graph and sequence embeddings of the items.
+        tables: tables of the items.
         device: where the run is computed.
 
     Raises:
@@ -92,7 +89,7 @@ def suggest_batch_size(settings: Settings, data: Interactions, model: HeLLM, dev
     The advice concerns training if the model is in training mode, else scoring. The size is at most half the
     current one and predicted to fit into the device's memory.
     """
-    simulator = simulate(settings, data, (model.graph_item_embedding, model.seq_item_embedding), device)
+    simulator = simulate(settings, data, model.tables, device)
     effective = settings.batch_size * settings.grad_steps
     if model.training:
         flag = "--batch_size"

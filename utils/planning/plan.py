@@ -8,14 +8,15 @@ from llama.HeLLM import HeLLM
 from llama.parallel import dp_size, mp_size
 from utils.data.batches import training_batches
 from utils.data.embeddings import load_embedding
+from utils.data.features import find_features, load_features
 from utils.data.interactions import Interactions
-from utils.data.layout import required_files
+from utils.data.layout import SEQUENCE_TABLE, graph_table
 from utils.logs.run_log import NON_DEFAULT_SETTINGS, settings_line
 from utils.planning.batch_size import describe_choice, fit_batch_sizes
 from utils.planning.simulation import MemorySimulator, memory_profile
 from utils.runtime.distributed import init_processes, is_main
 from utils.runtime.memory import GIB
-from utils.training.build import load_interactions
+from utils.training.build import feature_files, load_interactions
 from utils.training.prompt import prompt_positions_per_row
 
 PUBLISHED_WIDTH = 64  # of both embedding tables; assumed where their files do not exist
@@ -42,6 +43,25 @@ def count_parameters(model: HeLLM) -> dict[str, tuple[int, int]]:
         total, trained = parts.get(part, (0, 0))
         parts[part] = (total + p.numel(), trained + p.numel() * p.requires_grad)
     return parts
+
+
+def assumed_widths(settings: Settings) -> tuple[int, int, int]:
+    """Return the widths of graph embeddings, sequence embeddings and features without their files; 0: not read."""
+    graph_width = PUBLISHED_WIDTH * settings.reads_graph_table
+    return graph_width, PUBLISHED_WIDTH * settings.seq_input, settings.feature_width * settings.feature_input
+
+
+def table_widths(settings: Settings, data: Interactions) -> tuple[int, int, int]:
+    """Return the widths of the tables, of those that have no file the assumed ones."""
+    widths = list(assumed_widths(settings))
+    for position, name in enumerate((graph_table(settings.GNNModel), SEQUENCE_TABLE)):
+        path = data.path.with_name(name)
+        if widths[position] and path.is_file():
+            widths[position] = load_embedding(path).shape[1]
+    if settings.feature_input and find_features(data.path.parent):
+        features = [load_features(path, data.n_items) for path in feature_files(settings).values()]
+        widths[2] = sum(min(settings.feature_width, *matrix.shape) for matrix in features)
+    return tuple(widths)
 
 
 def training_flops(model: HeLLM, length: int, batch_size: int) -> float:
@@ -76,12 +96,10 @@ def run_header(settings: Settings, model: HeLLM) -> list[str]:
 def print_plan(settings: Settings) -> None:
     """Print sizes and costs, computed from the interaction file and the model's shape alone."""
     data = load_interactions(settings)
-    paths = [data.path.parent / name for name in required_files(settings.dataset, settings.GNNModel)[1:]]
-    widths = tuple(load_embedding(p).shape[1] if p.is_file() else PUBLISHED_WIDTH for p in paths)
     init_processes(settings.model_parallel, settings.model_name)
     # The plan is for a GPU unless the settings say CPU, wherever it is printed.
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")
-    simulator = MemorySimulator(memory_profile(settings, data, widths, device))
+    simulator = MemorySimulator(memory_profile(settings, data, table_widths(settings, data), device))
     lines = []
     if settings.max_memory:
         settings = fit_batch_sizes(settings, simulator)

@@ -1,6 +1,8 @@
 """Predict the memory of a run by simulating it on fake tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from config_HeLLM import Settings
 from llama.checkpoint import assign_parameter
-from llama.HeLLM import HeLLM, HeLLMArgs, materialize
+from llama.HeLLM import HeLLM, HeLLMArgs, ItemTables, materialize
 from llama.parallel import clip_grad_norm, dp_size, init_model_parallel
 from utils.data.batches import POSITIONS_PER_USER
 from utils.data.interactions import Interactions
@@ -24,7 +26,7 @@ class MemoryProfile:
 
     args: HeLLMArgs
     n_items: int
-    widths: tuple[int, int]  # of the graph and sequence embeddings
+    widths: tuple[int, int, int]  # of graph embeddings, sequence embeddings and features; 0: not read
     prompt: tuple[int, int]  # tokens before and after the items
     dtype: torch.dtype  # of matrix products, and of a base that is not trained
     longest: tuple[int, int, int]  # items of the longest history: in training, in scoring, filtered from a ranking
@@ -32,7 +34,7 @@ class MemoryProfile:
 
 
 def memory_profile(
-    settings: Settings, data: Interactions, widths: tuple[int, int], device: torch.device
+    settings: Settings, data: Interactions, widths: tuple[int, int, int], device: torch.device
 ) -> MemoryProfile:
     """Return the memory profile of a run with these settings on this device."""
     args = model_args(settings)
@@ -49,17 +51,17 @@ def memory_profile(
     )
 
 
-def _build(profile: MemoryProfile, graph_embeddings: Tensor, seq_embeddings: Tensor) -> HeLLM:
+def _build(profile: MemoryProfile, make: Callable[[int, int], Tensor]) -> HeLLM:
+    """Build the model of a profile, with tables that `make` makes of rows and columns."""
+    n_rows = (profile.n_items, profile.n_items + 1, profile.n_items)  # row 0 of the sequence embeddings is padding
+    tables = ItemTables(*map(make, n_rows, profile.widths))
     prompt = [[0] * n_tokens for n_tokens in profile.prompt]
-    return build_empty(profile.args, (graph_embeddings, seq_embeddings), prompt, profile.dtype)
+    return build_empty(profile.args, tables, prompt, profile.dtype)
 
 
 def random_model(profile: MemoryProfile, device: torch.device | str = "cpu") -> HeLLM:
     """Build the model of a profile with random weights and embeddings."""
-    graph_width, seq_width = profile.widths
-    graph_embeddings = torch.randn(profile.n_items, graph_width, device=device)
-    seq_embeddings = torch.randn(profile.n_items + 1, seq_width, device=device)  # row 0 is padding
-    model = _build(profile, graph_embeddings, seq_embeddings)
+    model = _build(profile, partial(torch.randn, device=device))
     materialize(model, device)
     return model.to(device)
 
@@ -77,11 +79,8 @@ class MemorySimulator:
         self.profile = profile
         self.fake = FakeTensorMode()
         self.memory = LiveBytes()
-        graph_width, seq_width = profile.widths
         with self.fake, self.memory:
-            graph_embeddings = torch.zeros(profile.n_items, graph_width)
-            seq_embeddings = torch.zeros(profile.n_items + 1, seq_width)
-            self.model = _build(profile, graph_embeddings, seq_embeddings)
+            self.model = _build(profile, torch.zeros)
             for name, p in [*self.model.named_parameters()]:
                 assign_parameter(self.model, name, torch.empty_like(p, device="cpu"))
             trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -139,7 +138,7 @@ class MemorySimulator:
         return self.memory.peak
 
 
-def simulate(settings: Settings, data: Interactions, tables: tuple[Tensor, Tensor], device) -> MemorySimulator:
-    """Return the simulator of a run on these data and embeddings."""
+def simulate(settings: Settings, data: Interactions, tables: ItemTables, device) -> MemorySimulator:
+    """Return the simulator of a run on these data and tables."""
     widths = tuple(table.shape[1] for table in tables)
     return MemorySimulator(memory_profile(settings, data, widths, device))

@@ -130,9 +130,8 @@ def ablate_graph_vector(model: HeLLM | Committee) -> HeLLM | None:
     if isinstance(model, Committee) or model.graph_adapter is None or not model.args.graph_adapter:
         return None
     args = replace(model.args, graph_adapter=False, w_adapter=model.args.prefix_adapter)
-    tables = model.graph_item_embedding, model.seq_item_embedding
     prompt = model.instruct_ids, model.response_ids
-    ablated = build_empty(args, tables, prompt, model.dtype)
+    ablated = build_empty(args, model.tables, prompt, model.dtype)
     loaded = ablated.load_state_dict(model.state_dict(), strict=False, assign=True)
     assert not loaded.missing_keys
     return ablated.to(model.score.weight.device).eval()

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config_HeLLM import Settings
-from preprocess.modalities.feature_files import find_features
 from preprocess.pretrain_graph import GraphSettings, table_names
 from preprocess.pretrain_graph import parse_args as parse_graph_args
 from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.flags import format_flag
 from utils.cli.restored import diff_settings, fingerprint, restore_settings
+from utils.data.features import find_features
 from utils.data.layout import dataset_folder
 from utils.logs.run_log import log_folder, read_settings
 from utils.sweep.grid import SweepRun
-from utils.training.build import model_args
+from utils.training.build import feature_files, model_args
 
 CHECKSUM = "CRC-32 of "  # precedes the name of an input file in a log
 
@@ -36,6 +36,7 @@ ABLATIONS = (
     Ablation("prefix", switch="prefix_adapter"),
     Ablation("LoRA", switch="w_lora"),
     Ablation("sequence input", switch="seq_input"),
+    Ablation("feature input", switch="feature_input"),
     Ablation("text", modalities=("text", "words")),
     Ablation("pictures", modalities=("image",)),
 )
@@ -72,6 +73,7 @@ def ablation_runs(settings: Settings) -> list[SweepRun]:
             else:
                 ablated = replace(ablated, GNNModel=f"{full.GNNModel}-{name}")
                 require_tables(ablated, full_pretraining.without(ablation))
+                ablated = drop_features(ablated, ablation.modalities)
             runs.append(SweepRun(title, ablated))
         except LeftOutError as error:
             runs.append(SweepRun(title, None, error.reason, error.remedy))
@@ -90,7 +92,27 @@ def disable_switch(settings: Settings, switch: str) -> Settings:
     is_adapter_input = switch in ("graph_adapter", "prefix_adapter")
     if not getattr(settings, switch) or (is_adapter_input and not settings.w_adapter):
         raise LeftOutError("not part of this preset")
-    ablated = replace(settings, **{switch: False})
+    return require_model(replace(settings, **{switch: False}))
+
+
+def drop_features(settings: Settings, modalities: tuple[str, ...]) -> Settings:
+    """Return the settings whose item vectors do not read the features of some modalities.
+
+    Args:
+        settings: settings of the run.
+        modalities: prefixes of their names.
+
+    Raises:
+        LeftOutError: no model would be left.
+    """
+    if not (settings.feature_input and modalities):
+        return settings
+    kept = tuple(name for name in feature_files(settings) if not name.startswith(modalities))
+    return require_model(replace(settings, features=kept, feature_input=bool(kept)))
+
+
+def require_model(ablated: Settings) -> Settings:
+    """Return the settings if they make a model; raise a LeftOutError if not."""
     try:
         model_args(ablated)
     except ValueError as error:
@@ -155,8 +177,10 @@ def require_tables(settings: Settings, wanted: PretrainingRecord) -> None:
     """Check that the graph tables which the settings name exist and come from the wanted pre-training.
 
     Raises:
-        LeftOutError: they do not; the remedy is the command that makes them.
+        LeftOutError: they do not; the remedy is the command that makes them. Or the run reads no graph tables.
     """
+    if not settings.reads_graph_table:
+        raise LeftOutError("not part of this preset")
     path = dataset_folder(settings.data_dir, settings.dataset) / table_names(settings.GNNModel)[1]
     if not path.is_file():
         command = graph_command(settings, wanted.settings)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llama.checkpoint import check_keys_and_shapes, copy_or_assign
 from llama.HeLLM import HeLLM
@@ -18,6 +18,8 @@ REQUIRED_PARTS = {"settings": (), "tensors": ()}
 # Only training depends on them; max_seq_len is room for tokens, and ffn_dim stands for the last two.
 FREE_SETTINGS = ("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives", "compile", "recompute")
 FREE_SETTINGS += ("max_seq_len", "multiple_of", "ffn_dim_multiplier")
+TABLE_WIDTHS = ("graph_dim", "seq_dim", "feature_dim")
+ADDED_SETTINGS = {"feature_input": False}  # what files of earlier versions lack
 
 
 def adapter_config(model: HeLLM) -> dict:
@@ -30,22 +32,28 @@ def adapter_config(model: HeLLM) -> dict:
     config["ffn_dim"] = model.args.ffn_width
     config["lora_targets"] = list(model.args.lora_targets)
     config["n_items"] = model.n_items
-    config["graph_dim"] = model.graph_item_embedding.shape[1]
-    config["seq_dim"] = model.seq_item_embedding.shape[1]
+    widths = [table.shape[1] for table in model.tables]
+    config |= {name: width for name, width in zip(TABLE_WIDTHS, widths, strict=True) if width}  # 0: not read
     config["instruct_ids"] = model.instruct_ids.tolist()
     config["response_ids"] = model.response_ids.tolist()
     return config
 
 
-def adapter_parameters(model: HeLLM) -> dict[str, nn.Parameter]:
-    """Return what an adapter file holds: all trained parameters, and the head even if it stays random."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad or name == "score.weight"}
+def adapter_parameters(model: HeLLM) -> dict[str, Tensor]:
+    """Return what an adapter file holds: all trained parameters, the head even if it stays random, reduced features.
+
+    Reduced features are kept because another machine may round, and so turn, the last of their columns otherwise.
+    """
+    kept = {name: p for name, p in model.named_parameters() if p.requires_grad or name == "score.weight"}
+    if model.args.feature_input:
+        kept["feature_embedding"] = model.feature_embedding
+    return kept
 
 
 def adapter_tensors(model: HeLLM) -> dict[str, Tensor]:
     """Return the adapter's unsharded tensors on the CPU; a collective call, if processes share the model."""
     dims = shard_dims(model)
-    return {name: unshard(p.detach(), dims[name]).cpu() for name, p in adapter_parameters(model).items()}
+    return {name: unshard(p.detach(), dims.get(name)).cpu() for name, p in adapter_parameters(model).items()}
 
 
 def check_finite_tensors(source: str, tensors: dict, parameters: dict[str, Tensor]) -> None:
@@ -81,7 +89,7 @@ def assign_adapter(model: HeLLM, tensors: dict[str, Tensor], source: str) -> Non
     parameters = adapter_parameters(model)
     check_finite_tensors(source, tensors, parameters)
     dims = shard_dims(model)
-    known = {name: shard(tensor, dims[name]) for name, tensor in tensors.items() if name in parameters}
+    known = {name: shard(tensor, dims.get(name)) for name, tensor in tensors.items() if name in parameters}
     shapes = {name: (known[name].shape, parameters[name].shape) for name in sorted(known)}
     check_keys_and_shapes(source, set(tensors), set(parameters), shapes)
     copy_or_assign(model, known, parameters)
@@ -104,7 +112,7 @@ def load_adapter(model: HeLLM, path: str | Path) -> None:
             differ from the model's, or a value is not finite.
     """
     content = load_versioned(Path(path), FORMAT, VERSION, REQUIRED_PARTS)
-    saved = content["settings"]
+    saved = ADDED_SETTINGS | content["settings"]
     differences = [
         f"{name} is {saved.get(name)!s:.60} there, {value!s:.60} here"
         for name, value in adapter_config(model).items()

@@ -7,14 +7,15 @@ from torch import Tensor
 
 from config_HeLLM import Settings, run_fingerprint
 from llama.checkpoint import assign_parameter, load_base_weights, open_checkpoint
-from llama.HeLLM import HeLLM, HeLLMArgs, base_parameters, materialize
+from llama.HeLLM import HeLLM, HeLLMArgs, ItemTables, base_parameters, materialize
 from llama.model import MODEL_SIZES
 from llama.parallel import shard_dims
 from llama.weight_files import DOWNLOAD_HINT
-from utils.data.embeddings import load_item_embeddings
+from utils.data.embeddings import load_graph_embeddings, load_sequence_embeddings
+from utils.data.features import choose_features, load_reduced_features
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
-from utils.data.layout import days_file, require_files, required_files
+from utils.data.layout import dataset_folder, days_file, require_files, required_files
 from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.distributed import is_main
 from utils.training.adapter_file import adapter_parameters
@@ -40,19 +41,48 @@ def load_interactions(settings: Settings) -> Interactions:
     return data
 
 
-def load_data(settings: Settings) -> tuple[Interactions, tuple[Tensor, Tensor]]:
-    """Load the interactions and the graph and sequence embeddings of the items.
+def load_data(settings: Settings) -> tuple[Interactions, ItemTables]:
+    """Load the interactions and the tables of the items that the model reads.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or invalid, or does not fit the others; names file and line.
     """
-    names = required_files(settings.dataset, settings.GNNModel)
-    folder = require_files(settings.data_dir, settings.dataset, names)
+    input_files(settings)
     data = load_interactions(settings)
-    tables = load_item_embeddings(folder, settings.GNNModel, data)
+    graph = torch.zeros(data.n_items, 0)
+    if settings.reads_graph_table:
+        graph = load_graph_embeddings(settings.GNNModel, data)
+    sequence = torch.zeros(data.n_items + 1, 0)
+    if settings.seq_input:
+        sequence = load_sequence_embeddings(data)
+    features = load_reduced_features(feature_files(settings).values(), data.n_items, settings.feature_width)
+    tables = ItemTables(graph, sequence, features)
     if settings.standardize:
-        tables = tuple(standardize_columns(table) for table in tables)
+        tables = ItemTables(*(standardize_columns(table) if table.shape[1] else table for table in tables))
     return data, tables
+
+
+def feature_files(settings: Settings) -> dict[str, Path]:
+    """Return the files of the features that the model reads, by modality.
+
+    Raises:
+        FileNotFoundError: one of them is missing, or there is none at all.
+    """
+    if not settings.feature_input:
+        return {}
+    folder = dataset_folder(settings.data_dir, settings.dataset)
+    return choose_features(folder, settings.features, "train without --feature_input")
+
+
+def input_files(settings: Settings) -> list[Path]:
+    """Return the files that a run reads: interactions, embedding tables and features.
+
+    Raises:
+        FileNotFoundError: lists what is missing, the expected files and where they come from.
+    """
+    names = required_files(settings.dataset, settings.GNNModel, settings.reads_graph_table, settings.seq_input)
+    folder = require_files(settings.data_dir, settings.dataset, names)
+    return [*map(folder.joinpath, names), *feature_files(settings).values()]
 
 
 def standardize_columns(table: Tensor) -> Tensor:
@@ -94,6 +124,7 @@ def model_args(settings: Settings) -> HeLLMArgs:
         graph_dropout=settings.graph_dropout,
         graph_input=settings.graph_input,
         seq_input=settings.seq_input,
+        feature_input=settings.feature_input,
         item_ids=settings.item_ids,
         w_lora=settings.w_lora,
         lora_r=settings.lora_r,
@@ -111,13 +142,12 @@ def model_args(settings: Settings) -> HeLLMArgs:
 
 @torch.no_grad()
 def init_head_from_tables(model: HeLLM) -> None:
-    """Initialise each row of a trained head from the item's two embeddings, by one random orthonormal map.
+    """Initialise each row of a trained head from the inputs of the item's vector, by one random orthonormal map.
 
-    Items of similar embeddings then have similar scores from the start, rarely bought items too.
+    Items of similar inputs then have similar scores from the start, rarely bought items too.
     """
-    graph = standardize_columns(model.graph_item_embedding)
-    sequence = standardize_columns(model.seq_item_embedding[1:])
-    table = torch.cat([graph, sequence], 1)
+    all_items = torch.arange(model.n_items, device=model.graph_item_embedding.device)
+    table = standardize_columns(model.item_inputs(all_items))
     dim = model.score.weight.shape[1]
     width = table.shape[1]
     # A random orthonormal basis keeps the cosines of the table's rows, exactly where the head is at least as wide
@@ -134,29 +164,29 @@ def matmul_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
 
 
-def build_empty(args: HeLLMArgs, tables: tuple[Tensor, Tensor], prompt: tuple, dtype: torch.dtype) -> HeLLM:
+def build_empty(args: HeLLMArgs, tables: ItemTables, prompt: tuple, dtype: torch.dtype) -> HeLLM:
     """Build the model without memory for its parameters, each of its final dtype.
 
     Args:
         args: sizes and switches.
-        tables: graph and sequence embeddings of the items.
+        tables: tables of the items.
         prompt: token ids before and after the items.
         dtype: dtype of matrix products, and of the matrices of a frozen base.
     """
     with torch.device("meta"):
-        model = HeLLM(args, *tables, *prompt, dtype=dtype)
+        model = HeLLM(args, tables.graph, tables.sequence, *prompt, dtype=dtype, feature_embedding=tables.features)
     if not args.train_base:
         for p in base_parameters(model).values():
             p.data = p.data.to(dtype if p.ndim > 1 else p.dtype)
     return model
 
 
-def build_meta_model(settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device) -> HeLLM:
+def build_meta_model(settings: Settings, tables: ItemTables, device: torch.device) -> HeLLM:
     """Build the model of some settings without memory for its parameters.
 
     Args:
         settings: settings of the run.
-        tables: graph and sequence embeddings of the items; they stay where they are.
+        tables: tables of the items; they stay where they are.
         device: where the model will be, which decides its dtype.
 
     Raises:
@@ -183,18 +213,16 @@ def load_base(model: HeLLM, settings: Settings, device: torch.device, base_cache
         assign_parameter(model.llama, name, parameter.data)
 
 
-def build_model(
-    settings: Settings, tables: tuple[Tensor, Tensor], device: torch.device, base_cache: dict | None = None
-) -> HeLLM:
+def build_model(settings: Settings, tables: ItemTables, device: torch.device, base_cache: dict | None = None) -> HeLLM:
     """Build the model on its device: base weights from their files if there are any, all else initialised.
 
     Args:
         settings: settings of the run.
-        tables: graph and sequence embeddings of the items.
+        tables: tables of the items.
         device: where the model will be.
         base_cache: a dict for several runs, which share a frozen base: the first run leaves it there.
     """
-    model = build_meta_model(settings, [table.to(device) for table in tables], device)
+    model = build_meta_model(settings, ItemTables(*(table.to(device) for table in tables)), device)
     if Path(settings.model_name).exists() and not settings.random_base:
         load_base(model, settings, device, {} if base_cache is None else base_cache)
     materialize(model, device)
@@ -205,11 +233,10 @@ def build_model(
 
 def data_checksums(settings: Settings) -> dict[str, str]:
     """Return the checksums of the files that decide what a run trains; days do if their ties are shuffled."""
-    names = required_files(settings.dataset, settings.GNNModel)
+    paths = input_files(settings)
     if settings.shuffle_ties:
-        names.append(days_file(settings.dataset))
-    folder = require_files(settings.data_dir, settings.dataset, names)
-    return input_checksums(folder / name for name in names)
+        paths.append(dataset_folder(settings.data_dir, settings.dataset) / days_file(settings.dataset))
+    return input_checksums(paths)
 
 
 def open_log(settings: Settings) -> RunLog:

@@ -10,10 +10,9 @@ from llama.HeLLM import HeLLM
 from utils.cli.restored import restore_settings
 from utils.data.input_files import require_same_inputs
 from utils.data.interactions import Interactions
-from utils.data.layout import required_files
 from utils.runtime.seed import seed_everything
 from utils.training.adapter_file import load_adapter
-from utils.training.build import build_meta_model, build_model, load_data
+from utils.training.build import build_meta_model, build_model, input_files, load_data
 from utils.training.checkpoints import BEST_ADAPTER, STATE, read_checkpoint
 
 
@@ -76,8 +75,7 @@ def load_model(run: SavedRun, device: torch.device, base_cache: dict | None = No
         ValueError: a file does not fit the run; names it.
     """
     data, tables = load_data(replace(run.settings, max_len=0))
-    files = required_files(run.settings.dataset, run.settings.GNNModel)
-    require_same_inputs(run.folder, run.recorded, [data.path.with_name(name) for name in files])
+    require_same_inputs(run.folder, run.recorded, input_files(run.settings))
     # An adapter that does not fit is refused on a model without memory, before a large base is read
     load_adapter(build_meta_model(run.settings, tables, device), run.adapter)
     seed_everything(run.settings.seed)

@@ -1,10 +1,12 @@
 """Files of item features: one per modality, NAME_feat.npy or .pt, or NAME_feat.npz if the matrix is sparse."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llama.torch_file import load_torch_file
@@ -13,6 +15,9 @@ from utils.io.atomic import atomic_write, save_array
 
 FORMATS = (".npy", ".npz", ".pt")
 REMEDY = "regenerate it"
+OVERSAMPLING = 16  # columns that the randomised projection computes beyond those it keeps
+POWER_ITERATIONS = 8  # of the randomised projection
+MIN_STRENGTH = 1e-6  # share of the strongest column's sum of squares below which a column is rounding errors
 
 
 def find_features(folder: Path) -> list[Path]:
@@ -26,6 +31,28 @@ def find_features(folder: Path) -> list[Path]:
         if path.stem == following.stem:
             raise ValueError(f"{path} and {following}: the same modality twice; remove one of them")
     return paths
+
+
+def choose_features(folder: Path, modalities: tuple[str, ...], alternative: str) -> dict[str, Path]:
+    """Return the feature files of some modalities, or of all that have one, by modality.
+
+    Args:
+        folder: folder of the dataset.
+        modalities: names of modalities; empty: all.
+        alternative: how to do without features, for the error.
+
+    Raises:
+        FileNotFoundError: one of them is missing, or there is none at all.
+        ValueError: one modality in two formats.
+    """
+    paths = {path.stem.removesuffix("_feat"): path for path in find_features(folder)}
+    absent = [name for name in modalities if name not in paths]
+    if absent or not paths:
+        names = " or ".join(f"{name}_feat" for name in absent or ["text", "image"])
+        raise FileNotFoundError(
+            f"{folder}: no {names}.npy, .npz or .pt; make one by python -m preprocess.features, or {alternative}"
+        )
+    return {name: path for name, path in paths.items() if not modalities or name in modalities}
 
 
 def same_modality(path: Path) -> list[Path]:
@@ -73,6 +100,50 @@ def load_features(path: Path, n_items: int) -> Tensor | sp.csr_matrix:
     if not (features.nnz if sp.issparse(features) else features.any()):
         raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or regenerate it")
     return features
+
+
+def load_reduced_features(paths: Iterable[Path], n_items: int, width: int) -> Tensor:
+    """Return the features of some modalities side by side, each reduced to a width: float32 (I, sum of widths).
+
+    Args:
+        paths: files of features.
+        n_items: I.
+        width: columns per modality, at most.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    empty = torch.zeros(n_items, 0)
+    return torch.cat([empty, *(reduce_features(load_features(path, n_items), width) for path in paths)], 1)
+
+
+def reduce_features(features: Tensor | sp.csr_matrix, width: int) -> Tensor:
+    """Project rows of length 1 on their first right singular vectors: (I, d) to float32 (I, min(width, d, I)).
+
+    The products of the projected rows are the best approximation of the cosine similarities by so few columns.
+    Where no column has to go, rows are only scaled. A row of zeros stays one. The same input gives the same
+    result, by a randomised decomposition (arXiv 0909.4061) with a fixed seed.
+
+    Args:
+        features: float32 (I, d), dense or sparse.
+        width: columns of the result, at most.
+    """
+    if sp.issparse(features):
+        length = sp.linalg.norm(features, axis=1)
+        unit = sp.csr_matrix(sp.diags(1 / np.maximum(length, 1e-12)) @ features, dtype=np.float32)
+    else:
+        unit = F.normalize(features.float(), dim=1).numpy()
+    if unit.shape[1] <= min(width, unit.shape[0]):
+        return torch.from_numpy(unit.toarray() if sp.issparse(unit) else unit)
+    rank = min(width + OVERSAMPLING, *unit.shape)
+    basis = np.random.default_rng(0).standard_normal((unit.shape[1], rank), np.float32)
+    for _ in range(POWER_ITERATIONS):
+        # PyTorch's decomposition: NumPy's takes seven times as long
+        basis = torch.linalg.qr(torch.from_numpy(unit.T @ (unit @ basis)))[0].numpy()
+    projected = unit @ basis
+    strength, directions = np.linalg.eigh(projected.T @ projected)  # in ascending order
+    directions[:, strength < MIN_STRENGTH * strength[-1]] = 0  # directions of rounding errors
+    return torch.from_numpy(np.ascontiguousarray(projected @ directions[:, : -width - 1 : -1]))
 
 
 def _load_array(path: Path) -> Tensor:
