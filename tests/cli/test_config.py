@@ -37,7 +37,7 @@ def test_help_shows_choices_and_defaults_of_switches_too(capsys):
     shown = " ".join(shown_help(capsys, parse_command).split())
     assert "--objective {prefix,causal} " in shown
     assert "--w_lora low-rank updates of LLaMA's weight matrices (default: on)" in shown
-    assert "from the embedding tables instead of at random (default: off)" in shown
+    assert "from the inputs of the item vectors instead of at random (default: off)" in shown
     assert "w1,w2,w3,wq,wk,wv,wo (default: w1,w2,w3)" in shown
 
 
@@ -56,7 +56,7 @@ def test_help_shows_the_presets_in_a_table(capsys):
     [
         (amazon.main, (), "--k_core INT"),
         (check.main, (), "--GNNModel {MMHCL,LightGCN}"),
-        (features.main, ("text",), "--encoder {tfidf,minilm,bert}"),
+        (features.main, ("text",), "--encoder {tfidf,minilm,bert,llama}"),
         (features.main, ("image",), "--encoder {clip,histogram}"),
         (own.main, (), "FILE"),
         (pretrain_graph.main, (), "--cf_model {LightGCN,NGCF,MF}"),
