@@ -3,7 +3,7 @@
     python -m preprocess.pretrain_sasrec --dataset Beauty
 
 Reads `{dataset}.txt`; writes `SASRec_item_embedding.pt` (I + 1, width), row 0 for padding, beside it.
-Self-attention over the history (arXiv 1808.09781) with cross-entropy over all items at every position.
+Self-attention over the history (arXiv 1808.09781) with a sampled softmax at every position.
 """
 
 import sys

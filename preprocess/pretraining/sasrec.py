@@ -1,4 +1,4 @@
-"""SASRec: self-attention over the history, cross-entropy over all items at every position (arXiv 1808.09781)."""
+"""SASRec: self-attention over the history, a softmax over items at every position (arXiv 1808.09781)."""
 
 from dataclasses import dataclass
 
@@ -88,6 +88,8 @@ class SASRec(nn.Module):
 
     def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats over the real positions, the only ones that are scored.
+
+        The softmax is over all items, or over the target and `n_negatives` sampled ones.
 
         Args:
             items: as in `hidden_states`.
