@@ -17,7 +17,7 @@ class SequenceSettings(PretrainSettings):
     batch_size: int = 64  # users per optimizer step where tokens_per_batch is 0
     tokens_per_batch: int = 400  # positions per optimizer step, padding included; 0: use batch_size
     lr: float = 2e-3  # peak learning rate, after one epoch of warm-up; then half a cosine down to 0
-    num_epochs: int = 14  # maximum number of epochs
+    num_epochs: int = 16  # maximum number of epochs
     validate_every: int = 2  # epochs between validations
     choose_by: str = "val.NDCG@10"  # validation metric that chooses the epoch; val_unseen.NDCG@10: history removed
     # data
@@ -27,7 +27,7 @@ class SequenceSettings(PretrainSettings):
     hidden: int = 64  # width of the attention blocks; item embeddings of another width are projected
     n_layers: int = 2  # attention blocks
     n_heads: int = 2  # attention heads
-    dropout: float = 0.3  # dropout on the item embeddings and in the blocks
+    dropout: float = 0.5  # dropout on the item embeddings and in the blocks
     # training
     wd: float = 0.0  # AdamW weight decay
     n_negatives: int = 2048  # items sampled per step for a sampled softmax; 0: full softmax
