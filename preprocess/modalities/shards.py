@@ -1,8 +1,8 @@
 """Encode many items shard by shard; finished shards are kept, so that a killed run can be resumed."""
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,13 +128,17 @@ def shard_folder(path: Path) -> Path:
 
 
 def remove_shards(path: Path) -> None:
-    """Remove a matrix's shards, if there are any."""
-    if shard_folder(path).is_dir():
-        shutil.rmtree(shard_folder(path))
+    """Remove a matrix's shards, if there are any; another run may be removing the same ones."""
+    folder = shard_folder(path)
+    with contextlib.suppress(FileNotFoundError):
+        for shard in list(folder.glob("*")):
+            shard.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def remove_stale_shards(path: Path) -> None:
     """Remove a matrix's shards if all are older than it: the run that completed it was killed before removing them."""
-    saved_at = [shard.stat().st_mtime_ns for shard in shard_folder(path).glob("*")]
-    if saved_at and max(saved_at) <= path.stat().st_mtime_ns:
-        remove_shards(path)
+    with contextlib.suppress(FileNotFoundError):  # the run that has just completed it is removing them
+        saved_at = [shard.stat().st_mtime_ns for shard in shard_folder(path).glob("*")]
+        if saved_at and max(saved_at) <= path.stat().st_mtime_ns:
+            remove_shards(path)

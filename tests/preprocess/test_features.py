@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, BertModel, CLIPImageProcessorPil, CLIPMo
 
 from preprocess import features
 from preprocess.modalities import encoders
-from preprocess.modalities.shards import EncodingJob, UnusableInputError, encode_in_shards
+from preprocess.modalities.shards import EncodingJob, UnusableInputError, encode_in_shards, remove_stale_shards
 from tests.support.bad_files import cut, noise
 from tests.support.small_data import N_ITEMS, write_interactions, write_texts
 from tests.support.small_encoders import LONGEST, write_bert, write_clip, write_pictures
@@ -379,3 +380,17 @@ def test_whitened_features_are_uncorrelated_with_equal_variance():
     centred = unit - unit.mean(0)
     expected = centred @ np.linalg.inv(centred.T @ centred) @ centred.T  # Mahalanobis products
     np.testing.assert_allclose(white[nonzero] @ white[nonzero].T, expected, atol=1e-5)
+
+
+def test_two_runs_may_remove_the_same_shards(tmp_path):
+    """The run that completes a matrix, and one that finds it complete."""
+    path = tmp_path / "text_feat.npy"
+    folder = tmp_path / "text_feat.parts"
+    for _ in range(10):
+        folder.mkdir()
+        for shard in range(50):
+            (folder / f"{shard}.pt").touch()
+        path.touch()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(remove_stale_shards, [path] * 4))
+        assert not folder.exists()

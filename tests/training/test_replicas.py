@@ -96,7 +96,7 @@ def test_losses_and_metrics_equal_those_of_one_process(place, one, layout, tmp_p
                 torch.testing.assert_close(p, expected["uneven"][1][name], rtol=1e-4, atol=1e-6)
             assert len(losses) == len(replica_worker.UNEVEN_SIZES)
         assert len(expected["losses"]) == 20
-    assert read_log(place, f"{layout}-prefix").count("best epoch 0, tested on 120 users") == 1  # one log
+    assert read_log(place, f"{layout}-prefix").count("best epoch 0 by val.NDCG@10, tested on 120 users") == 1  # one log
 
 
 def test_three_replicas_rank_every_user_once(tmp_path):

@@ -334,7 +334,7 @@ def test_pretraining_saves_a_checkpoint_from_before_a_non_finite_gradient(place,
     shown = capsys.readouterr().out.splitlines()[-1]
     assert shown.startswith("not finite at epoch 1, step 0: loss ")
     assert "gradient norm nan, learning rate 2" in shown
-    assert "parameters of largest norm: blocks.layers.1.self_attn.in_proj_weight 9." in shown
+    assert "parameters of largest norm: blocks.layers.0.self_attn.in_proj_weight 9." in shown
     state = load_versioned(place / "output/Small/SASRec/pretrain" / STATE, "HeLLM training state", 2)
     assert (state["progress"]["epoch"], state["progress"]["step"]) == (1, 0)
     assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
