@@ -173,8 +173,9 @@ def _load_sparse(path: Path) -> sp.csr_matrix:
         if content.format != "csr" or content.dtype.kind not in "biuf":
             raise ValueError("another format, or no real numbers")
         content.check_format(full_check=True)
-        if (np.diff(content.indptr) < 0).any():  # which scipy overlooks if the last one is 0, and then writes anywhere
-            raise ValueError("row pointers in another order")
+        # SciPy subtracts neighbours, which may overflow, and then writes anywhere in memory
+        if (content.indptr[1:] < content.indptr[:-1]).any() or content.indptr[-1] != len(content.indices):
+            raise ValueError("row pointers in another order, or of another number of entries")
         with np.errstate(over="ignore"):  # infinity is reported below
             features = sp.csr_matrix(content, dtype=np.float32)
         features.sum_duplicates()
