@@ -41,7 +41,19 @@ def sampled_cross_entropy(
     return _SampledCrossEntropy.apply(hidden, weight, targets, negatives, smoothing)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _GradientAlongWithLoss(torch.autograd.Function):
+    """A mean loss whose `forward` also computes the gradients of the sum, with respect to its first two inputs."""
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_output / len(grad_hidden)
+        scaled_weight = None if grad_weight is None else grad_weight * scale
+        n_other_inputs = len(ctx.needs_input_grad) - 2
+        return grad_hidden * scale, scaled_weight, *[None] * n_other_inputs
+
+
+class _LinearCrossEntropy(_GradientAlongWithLoss):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         n_rows = len(hidden)
@@ -73,14 +85,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden, grad_weight)
         return (loss / n_rows).to(hidden.dtype)
 
-    @staticmethod
-    def backward(ctx, grad_output: Tensor):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grad_output / len(grad_hidden)
-        return grad_hidden * scale, None if grad_weight is None else grad_weight * scale, None, None
 
-
-class _SampledCrossEntropy(torch.autograd.Function):
+class _SampledCrossEntropy(_GradientAlongWithLoss):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, negatives: Tensor, smoothing: float) -> Tensor:
         n_rows = len(hidden)
@@ -132,9 +138,3 @@ class _SampledCrossEntropy(torch.autograd.Function):
                 grad_weight -= hidden.sum(0) * (smoothing / n_classes)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return (loss / n_rows).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx, grad_output: Tensor):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grad_output / len(grad_hidden)
-        return grad_hidden * scale, None if grad_weight is None else grad_weight * scale, None, None, None

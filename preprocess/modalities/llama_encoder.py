@@ -63,7 +63,8 @@ def llama(weights: Path, device: torch.device) -> Encoder:
             raise ValueError(
                 f"{weights}: its tokenizer makes token {largest} of {shape['vocab_size']}; take its own one"
             )
-        tokens, mask = tokens.to(device), mask.to(device)
+        tokens = tokens.to(device)
+        mask = mask.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             hidden = model(model.tok_embeddings(tokens).float(), mask).float()
         mask[:, :n_start] = False
