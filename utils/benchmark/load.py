@@ -1,10 +1,8 @@
 """Memory that loading base weights takes: the part `load` of utils.benchmark."""
 
 import json
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from torch import Tensor
 from llama.checkpoint import load_base_weights, open_checkpoint
 from llama.model import ModelArgs, Transformer
 from llama.weight_files import HuggingFaceFolder
+from utils.benchmark.measure import in_new_process
 from utils.cli.flags import parse_settings
 from utils.runtime.memory import parse_bytes, rss_bytes
 
@@ -50,12 +49,6 @@ def load(argv: list[str]) -> None:
             size = sum(path.stat().st_size for path in folder.iterdir())
             peak, seconds = in_new_process(_load, folder)
         print(f"| {layout} | {size / 1e9:.3f} | {peak / 1e9:.3f} | {peak / size:.3f} | {seconds:.1f} |", flush=True)
-
-
-def in_new_process(function: Callable, *args):
-    """Return what a function returns in a process of its own, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
 
 
 def _shape_of_size(size: int) -> ModelArgs:

@@ -29,6 +29,12 @@ def validate_data_settings(settings: DataSettings) -> list[str]:
     return check_names(settings, "dataset")
 
 
+def in_new_process(function: Callable[..., T], *args) -> T:
+    """Return what a function returns in a new process that has nothing loaded, so that its peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
 def in_own_process(measure: Callable[..., T], *args) -> tuple[T, float]:
     """Call a function in a new process that computes with one thread.
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from config_HeLLM import Settings, parse_args
 from llama.HeLLM import HeLLM
 from llama.parallel import clip_grad_norm
+from utils.benchmark.measure import in_new_process
 from utils.data.batches import collate, scoring_batches
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import ranks_with_and_without_seen
@@ -96,8 +96,8 @@ def predicted_and_measured(
         warm_up: run a tiny model first, so that the libraries' memory does not count. Without it, the peak of the
             process is that of the run alone.
     """
-    with _environment(ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
-        measured = pool.apply(_measure, (settings, steps, warm_up))
+    with _environment(ALLOCATOR):
+        measured = in_new_process(_measure, settings, steps, warm_up)
     simulator = MemorySimulator(_profile(settings))
     training = simulator.step_peak(settings.batch_size * settings.grad_steps, settings.batch_size)
     return measured, training, simulator.scoring_peak(settings.eval_batch_size)

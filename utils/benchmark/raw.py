@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.amazon import RawSettings, preprocess
-from utils.benchmark.load import in_new_process
+from utils.benchmark.measure import in_new_process
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_numbers
 from utils.runtime.memory import rss_bytes
