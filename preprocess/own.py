@@ -87,7 +87,7 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     read = read_csv_interactions(path, settings)
     metadata, local_pictures = read_csv_items(Path(settings.item_file or path), settings)
 
-    interactions, counts = deduplicate_and_k_core(read, settings.k_core, path)
+    interactions, counts = deduplicate_and_k_core(read, settings.k_core, path, by_number=True)
     day = utc_days(interactions.time)
     # Ranks in place of times keep the order of lines where times are equal
     interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))

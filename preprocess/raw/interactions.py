@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.raw.item_files import ASIN
+from utils.data.ids import numeric_order
 
 SECONDS_PER_DAY = 86_400
 KNOWN_SECONDS = (315_532_800, 4_102_444_800)  # since 1970, the years 1980 to 2099: times that are taken for dates
@@ -31,16 +32,24 @@ class RawInteractions:
         """Return the number of users, items and interactions in words."""
         return f"{len(self.user_ids):,} users, {len(self.item_ids):,} items, {len(self):,} interactions"
 
-    def select(self, rows: np.ndarray) -> "RawInteractions":
-        """Return some of the interactions, with users and items renumbered by sorted id."""
-        user, user_ids = _renumber(self.user[rows], self.user_ids)
-        item, item_ids = _renumber(self.item[rows], self.item_ids)
+    def select(self, rows: np.ndarray, by_number: bool = False) -> "RawInteractions":
+        """Return some of the interactions, with users and items renumbered by sorted id (`_renumber`)."""
+        user, user_ids = _renumber(self.user[rows], self.user_ids, by_number)
+        item, item_ids = _renumber(self.item[rows], self.item_ids, by_number)
         return RawInteractions(user, item, self.time[rows], user_ids, item_ids)
 
 
-def _renumber(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Return the indices and ids, restricted to the ids that occur and sorted by id."""
-    used = sorted(np.flatnonzero(np.bincount(index, minlength=len(ids))).tolist(), key=ids.__getitem__)
+def _renumber(index: np.ndarray, ids: list[str], by_number: bool) -> tuple[np.ndarray, list[str]]:
+    """Return the indices and ids, restricted to the ids that occur and sorted by id.
+
+    Args:
+        index: int (N,), positions in `ids`.
+        ids: encoded ids.
+        by_number: order ids by their numbers if all that occur are whole numbers, else, as published, as text.
+    """
+    used = np.flatnonzero(np.bincount(index, minlength=len(ids))).tolist()
+    order = numeric_order([ids[old] for old in used]) if by_number else None
+    used = sorted(used, key=ids.__getitem__) if order is None else [used[position] for position in order]
     new_index = np.full(len(ids), -1, np.int32)
     new_index[used] = np.arange(len(used))
     return new_index[index], [ids[old] for old in used]
@@ -117,13 +126,16 @@ def utc_days(time: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def deduplicate_and_k_core(interactions: RawInteractions, k: int, source: Path) -> tuple[RawInteractions, dict]:
+def deduplicate_and_k_core(
+    interactions: RawInteractions, k: int, source: Path, by_number: bool = False
+) -> tuple[RawInteractions, dict]:
     """Drop repeated interactions, then keep the k-core.
 
     Args:
         interactions: everything that was read.
         k: least number of interactions of a user or item.
         source: file that was read, for the error message.
+        by_number: number users and items in the order of their ids as numbers, where all are whole numbers.
 
     Returns:
         The interactions that are left, and the counts for `statistics.json`.
@@ -132,7 +144,8 @@ def deduplicate_and_k_core(interactions: RawInteractions, k: int, source: Path) 
         ValueError: none is left.
     """
     distinct = drop_duplicates(interactions)
-    core = interactions.select(distinct[k_core(interactions.user[distinct], interactions.item[distinct], k)])
+    rows = distinct[k_core(interactions.user[distinct], interactions.item[distinct], k)]
+    core = interactions.select(rows, by_number)
     if not len(core):
         raise ValueError(f"{source}: no user and item with {k} interactions each; try a lower --k_core")
     return core, {"reviews": len(interactions), "repeated": len(interactions) - len(distinct)}
