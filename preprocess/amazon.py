@@ -21,6 +21,7 @@ from preprocess.raw.dataset_writer import (
     validate_settings,
 )
 from preprocess.raw.interactions import deduplicate_and_k_core
+from preprocess.raw.summary import Summary, add_interactions, next_command
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
 
@@ -52,10 +53,11 @@ def preprocess(settings: RawSettings) -> None:
 
     day = interactions.time // MILLISECONDS_PER_DAY
     replace_dataset(settings, render_dataset_files(settings, interactions, items, skipped, counts, day))
-    print(
-        f"{interaction_file}: {interactions.describe()} of {len(reviews):,} reviews; "
-        f"{len(skipped):,} entries in skipped.tsv"
-    )
+    summary = Summary(str(interaction_file))
+    summary.add("reviews read", len(reviews))
+    add_interactions(summary, interactions, counts, settings.k_core, "that of the item ids")
+    summary.add("entries in skipped.tsv", len(skipped))
+    print(summary.render(next_command("preprocess.features text", settings)))
 
 
 def main(argv: list[str] | None = None) -> int:

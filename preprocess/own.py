@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.raw.csv_table import ColumnSettings, LocalPicture, read_csv_interactions, read_csv_items
+from preprocess.raw.csv_table import ColumnSettings, LocalPicture, read_csv_items
 from preprocess.raw.dataset_writer import (
     DatasetSettings,
     refuse_overwrite,
@@ -27,6 +27,8 @@ from preprocess.raw.dataset_writer import (
 )
 from preprocess.raw.interactions import deduplicate_and_k_core, utc_days
 from preprocess.raw.item_files import IMAGE_SUFFIXES, IMAGE_URL_FILE, ITEM_TEXT_FILE
+from preprocess.raw.summary import Summary, add_interactions, next_command
+from preprocess.raw.table_interactions import read_csv_interactions
 from utils.cli.errors import run_program
 from utils.cli.flags import SettingsParser
 from utils.data.layout import days_file
@@ -84,10 +86,13 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     """
     interaction_file = refuse_overwrite(settings)
     folder = interaction_file.parent
+    summary = Summary(str(interaction_file))
     read = read_csv_interactions(path, settings)
     metadata, local_pictures = read_csv_items(Path(settings.item_file or path), settings)
 
     interactions, counts = deduplicate_and_k_core(read, settings.k_core, path, by_number=True)
+    summary.add("lines read", len(read))
+    add_interactions(summary, interactions, counts, settings.k_core)
     day = utc_days(interactions.time)
     # Ranks in place of times keep the order of lines where times are equal
     interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))
@@ -114,8 +119,9 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     obsolete += find_old_pictures(folder / "pictures", replaced_ids, sources)
     copies = {f"pictures/{item_id}{file.suffix.lower()}": file for item_id, file in pictures.items()}
     replace_dataset(settings, copies | contents, obsolete)
-    note = "; no file of days, because the times are none of the years 1980 to 2099" if day is None else ""
-    print(f"{interaction_file}: {interactions.describe()} of {len(read):,} lines{note}")
+    if day is None:
+        summary.warn("no file of days, because the times are none of the years 1980 to 2099")
+    print(summary.render(next_command("preprocess.tables", settings)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -100,7 +100,7 @@ def test_days_are_known_of_times_that_count_from_1970_and_removed_with_the_times
     assert "no file of days" not in capsys.readouterr().out
     assert run(tmp_path, csv_of(LINES), "--overwrite") == 0
     assert "Small_days.txt" not in written(tmp_path)
-    assert "; no file of days, because the times are none of the years 1980 to 2099\n" in capsys.readouterr().out
+    assert "warning: no file of days, because the times are none of the years 1980 to 2099\n" in capsys.readouterr().out
 
 
 def test_texts_and_pictures_are_written(tmp_path):

@@ -11,8 +11,9 @@ import re
 import pytest
 
 from preprocess.raw.amazon_releases import read_items, read_reviews
-from preprocess.raw.csv_table import ColumnSettings, read_csv_interactions, read_csv_items
+from preprocess.raw.csv_table import ColumnSettings, read_csv_items
 from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
+from preprocess.raw.table_interactions import read_csv_interactions
 from tests.support.bad_files import (
     ANY_FILE,
     DATA,
