@@ -1,4 +1,4 @@
-"""What is joined to items: the order of ids, texts, pictures and features of other files, and how many of them match."""
+"""What is joined to items: the order of ids, texts, pictures and features, and how many items they match."""
 
 from pathlib import Path
 
