@@ -223,6 +223,8 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
     loop.signals.install()
     for line in plan.run_header(run.settings, run.model):
         run.log.info(line)
+    for line in build.feature_notes(run.settings, run.data.n_items):
+        run.log.info(line)
     try:
         loop.run(progress)
         run.test(progress, loop.check_signals)

@@ -39,7 +39,6 @@ from preprocess.modalities.shards import (
 )
 from preprocess.raw.item_files import (
     ITEM_TEXT_FILE,
-    UninformativeModalityError,
     read_image_urls,
     read_item_ids,
     read_texts,
@@ -48,6 +47,7 @@ from utils.cli.errors import report_user_error
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names, check_numbers
 from utils.data.batches import scoring_batches
+from utils.data.feature_checks import UninformativeModalityError
 from utils.data.features import same_modality, save_features
 from utils.data.interactions import Interactions
 from utils.data.layout import require_files

@@ -36,7 +36,8 @@ from preprocess.pretraining.trainer import (
 )
 from utils.cli.flags import SettingsParser
 from utils.cli.validation import MAX_LAYERS, check_names, check_numbers, check_ranges
-from utils.data.features import choose_features, load_features
+from utils.data.feature_checks import UninformativeModalityError
+from utils.data.features import choose_features, load_informative_features
 from utils.data.interactions import Samples
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import rank_by_product
@@ -180,20 +181,28 @@ class GraphTraining(Pretraining):
         batches = GraphBatches(self.R, s.batch_size, s.seed)
         if not len(batches.sampler.users):
             raise ValueError(f"{self.data.path}: no user has a training item; take data with longer histories")
-        H, files = self.item_hypergraph()
+        H, files, lines = self.item_hypergraph()
         cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
-        super().__init__(s, s.name, batches, model, optimizer, CHOOSE_BY, [self.data.path, *files])
+        super().__init__(s, s.name, batches, model, optimizer, CHOOSE_BY, [self.data.path, *files], lines)
 
-    def item_hypergraph(self) -> tuple[sp.csr_matrix | None, list[Path]]:
-        """Return the items' incidence matrix H, None without weight in the loss, and the files that it is made from."""
+    def item_hypergraph(self) -> tuple[sp.csr_matrix | None, list[Path], list[str]]:
+        """Return the items' incidence matrix H, the files that it is made from, and lines about them for the log.
+
+        Without weight in the loss there is no H. Features that tell no items apart are left out.
+        """
         if not self.item_ratio:
-            return None, []
+            return None, [], []
         alternative = "train without item features by --item_loss_ratio 0"
         paths = choose_features(self.data.path.parent, self.settings.features, alternative)
-        features = {name: load_features(path, self.data.n_items) for name, path in paths.items()}
-        return item_incidence(features, self.settings.topk), list(paths.values())
+        named = bool(self.settings.features)
+        try:
+            features, lines = load_informative_features(paths.values(), self.data.n_items, named)
+        except UninformativeModalityError as error:
+            raise UninformativeModalityError(f"{error}; or {alternative}") from error
+        H = item_incidence({path.stem: matrix for path, matrix in features.items()}, self.settings.topk)
+        return H, list(features), lines
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate after so many epochs: a factor 0.96 in 50 epochs."""

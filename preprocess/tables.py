@@ -23,10 +23,11 @@ from typing import Literal
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.modalities.encoders import INSTALL_HINT
 from preprocess.pretraining.trainer import PretrainSettings
-from preprocess.raw.item_files import ITEM_TEXT_FILE, UninformativeModalityError, text_columns
+from preprocess.raw.item_files import ITEM_TEXT_FILE, text_columns
 from utils.cli.errors import run_program
 from utils.cli.flags import parse_settings
 from utils.cli.validation import check_names
+from utils.data.feature_checks import UninformativeModalityError
 from utils.data.features import find_features, same_modality
 from utils.data.input_files import changed_inputs
 from utils.data.layout import require_files

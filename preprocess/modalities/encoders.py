@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from llama.weight_files import read_json
-from preprocess.raw.item_files import UninformativeModalityError
+from utils.data.feature_checks import UninformativeModalityError
 
 HISTOGRAM_BINS = 4  # per colour channel
 HISTOGRAM_SIDE = 64  # pixels per side of the reduced picture whose colours are counted

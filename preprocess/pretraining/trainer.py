@@ -1,7 +1,7 @@
 """Settings, final test and table export, which both pre-trainings share."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ class Pretraining(Task):
         optimizer: fused optimizer of these parameters.
         choose_by: validation metric that decides which epoch is the best, such as val.NDCG@10.
         files: data files that it is trained on.
+        notes: lines about them for the log.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class Pretraining(Task):
         optimizer: torch.optim.Optimizer,
         choose_by: str,
         files: list[Path],
+        notes: Iterable[str] = (),
     ) -> None:
         self.settings = settings
+        self.notes = notes
         self.batches = batches
         self.model = model
         self.optimizer = optimizer
@@ -175,6 +178,8 @@ class Pretraining(Task):
         loop.signals.install()
         n_parameters = sum(p.numel() for p in self.parameters.values())
         self.log.info(settings_line(SETTINGS, self.fingerprint))
+        for note in self.notes:
+            self.log.info(note)
         self.log.info(f"{n_parameters:,} parameters, {len(self.batches.epoch(0)):,} steps per epoch")
         loop.run(progress)
         self.load_best()

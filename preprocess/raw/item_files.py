@@ -6,9 +6,10 @@ from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
+from utils.data.layout import ITEM_ID_FILE
+
 USER_ID_FILE = "u_id_mapping.csv"
 USER_ID_HEADER = "user_id,reviewer_id"
-ITEM_ID_FILE = "i_id_mapping.csv"
 ITEM_ID_HEADER = "item_id,asin"
 ITEM_TEXT_FILE = "item_text.tsv"
 IMAGE_URL_FILE = "item_image.tsv"
@@ -16,10 +17,6 @@ IMAGE_URL_HEADER = "item_id\tasin\turl"
 ASIN = re.compile(r"[\w.:%-]+", re.ASCII)  # also reviewer ids; ASINs become file names
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of pictures/ASIN.suffix; the first has precedence
 MAX_ID_DIGITS = 9
-
-
-class UninformativeModalityError(ValueError):
-    """A modality in which no two items can be told apart."""
 
 
 def encode_id(text: str) -> str:

@@ -11,6 +11,14 @@ from torch import Tensor
 
 from llama.torch_file import load_torch_file
 from utils.data.embeddings import as_float_matrix
+from utils.data.feature_checks import (
+    UninformativeModalityError,
+    check_row_ids,
+    count_rows,
+    ids_file,
+    import_command,
+    why_uninformative,
+)
 from utils.io.atomic import atomic_write, save_array
 
 FORMATS = (".npy", ".npz", ".pt")
@@ -60,16 +68,18 @@ def same_modality(path: Path) -> list[Path]:
     return [other for other in map(path.with_suffix, FORMATS) if other.exists()]
 
 
-def save_features(path: Path, features: np.ndarray | sp.csr_matrix) -> None:
+def save_features(path: Path, features: np.ndarray | sp.csr_matrix, ids: list[str] | None = None) -> None:
     """Write a feature matrix atomically, then remove what the modality has in other formats.
 
     Args:
         path: NAME_feat.npy of an array, NAME_feat.npz of a sparse matrix.
         features: (I, width).
+        ids: id of each row, which NAME_ids.txt is to have; None: no such file.
 
     Raises:
         DiskFullError: the disk is full.
     """
+    ids_file(path).unlink(missing_ok=True)
     if sp.issparse(features):
         n_bytes = features.data.nbytes + features.indices.nbytes
         with atomic_write(path, n_bytes) as temporary, temporary.open("wb") as file:
@@ -79,6 +89,24 @@ def save_features(path: Path, features: np.ndarray | sp.csr_matrix) -> None:
     for other in same_modality(path):
         if other != path:
             other.unlink()
+    if ids is not None:
+        with atomic_write(ids_file(path)) as temporary:
+            temporary.write_text("".join(f"{text}\n" for text in ids), encoding="utf-8")
+
+
+def load_matrix(path: Path) -> Tensor | sp.csr_matrix:
+    """Return the matrix in a file, float32 (rows, width), sparse if it is a .npz file.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    match path.suffix:
+        case ".npz":
+            return _load_sparse(path)
+        case ".npy":
+            return as_float_matrix(path, _load_array(path), REMEDY)
+        case _:
+            return as_float_matrix(path, load_torch_file(path), REMEDY)
 
 
 def load_features(path: Path, n_items: int) -> Tensor | sp.csr_matrix:
@@ -87,34 +115,69 @@ def load_features(path: Path, n_items: int) -> Tensor | sp.csr_matrix:
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    match path.suffix:
-        case ".npz":
-            features = _load_sparse(path)
-        case ".npy":
-            features = as_float_matrix(path, _load_array(path), REMEDY)
-        case _:
-            features = as_float_matrix(path, load_torch_file(path), REMEDY)
+    features = load_matrix(path)
     n_rows = features.shape[0]
     if n_rows != n_items:
-        raise ValueError(f"{path}: {n_rows} rows for {n_items} items; make it from the same interaction file")
+        raise ValueError(
+            f"{path}: {n_rows} rows for {n_items} items; make it from the same interaction file, or put its rows in "
+            f"the order of the items: {import_command(path)}"
+        )
+    check_row_ids(path, n_items)
     if not (features.nnz if sp.issparse(features) else features.any()):
         raise ValueError(f"{path}: every row is zero, so it joins no items; remove it or regenerate it")
     return features
 
 
-def load_reduced_features(paths: Iterable[Path], n_items: int, width: int) -> Tensor:
+def load_informative_features(
+    paths: Iterable[Path], n_items: int, named: bool = False
+) -> tuple[dict[Path, Tensor | sp.csr_matrix], list[str]]:
+    """Load the features of some modalities, without those in which no two items can be told apart.
+
+    Args:
+        paths: files of features.
+        n_items: number of items, I.
+        named: the user has named these modalities; one that tells no items apart is refused.
+
+    Returns:
+        Matrix per file, as `load_features`, and a line per file for the log: how many items have features, or why they
+        are left out.
+
+    Raises:
+        UninformativeModalityError: of a modality that the user has named, or if no other is left.
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    matrices = {}
+    lines = []
+    for path in paths:
+        features = load_features(path, n_items)
+        reason = why_uninformative(features)
+        if reason and named:
+            raise UninformativeModalityError(f"{path}: {reason}; leave it out of --features")
+        if reason:
+            lines.append(f"{path.name} left out: {reason}")
+        else:
+            matrices[path] = features
+            lines.append(f"{path.name}: features of {count_rows(features):,} of {n_items:,} items")
+    if lines and not matrices:
+        raise UninformativeModalityError(f"{next(iter(paths)).parent}: no features are left: {'; '.join(lines)}; make others")
+    return matrices, lines
+
+
+def load_reduced_features(paths: Iterable[Path], n_items: int, width: int, named: bool = False) -> Tensor:
     """Return the features of some modalities side by side, each reduced to a width: float32 (I, sum of widths).
 
     Args:
         paths: files of features.
         n_items: I.
         width: columns per modality, at most.
+        named: the user has named these modalities, see `load_informative_features`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
+    matrices, _ = load_informative_features(paths, n_items, named)
     empty = torch.zeros(n_items, 0)
-    return torch.cat([empty, *(reduce_features(load_features(path, n_items), width) for path in paths)], 1)
+    return torch.cat([empty, *(reduce_features(matrix, width) for matrix in matrices.values())], 1)
 
 
 def reduce_features(features: Tensor | sp.csr_matrix, width: int) -> Tensor:

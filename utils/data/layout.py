@@ -8,6 +8,7 @@ DOWNLOAD_HINT = (
 )
 
 SEQUENCE_TABLE = "SASRec_item_embedding.pt"
+ITEM_ID_FILE = "i_id_mapping.csv"  # our number and the raw id of each item, below a header
 
 
 def dataset_folder(data_dir: str | Path, dataset: str) -> Path:

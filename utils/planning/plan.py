@@ -8,7 +8,7 @@ from llama.HeLLM import HeLLM
 from llama.parallel import dp_size, mp_size
 from utils.data.batches import training_batches
 from utils.data.embeddings import load_embedding
-from utils.data.features import find_features, load_features
+from utils.data.features import find_features, load_informative_features
 from utils.data.interactions import Interactions
 from utils.data.layout import SEQUENCE_TABLE, graph_table
 from utils.logs.run_log import NON_DEFAULT_SETTINGS, settings_line
@@ -59,8 +59,8 @@ def table_widths(settings: Settings, data: Interactions) -> tuple[int, int, int]
         if widths[position] and path.is_file():
             widths[position] = load_embedding(path).shape[1]
     if settings.feature_input and find_features(data.path.parent):
-        features = [load_features(path, data.n_items) for path in feature_files(settings).values()]
-        widths[2] = sum(min(settings.feature_width, *matrix.shape) for matrix in features)
+        features, _ = load_informative_features(feature_files(settings).values(), data.n_items, bool(settings.features))
+        widths[2] = sum(min(settings.feature_width, *matrix.shape) for matrix in features.values())
     return tuple(widths)
 
 

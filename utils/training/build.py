@@ -12,7 +12,7 @@ from llama.model import MODEL_SIZES
 from llama.parallel import shard_dims
 from llama.weight_files import DOWNLOAD_HINT
 from utils.data.embeddings import load_graph_embeddings, load_sequence_embeddings
-from utils.data.features import choose_features, load_reduced_features
+from utils.data.features import choose_features, load_informative_features, load_reduced_features
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, days_file, require_files, required_files
@@ -55,7 +55,8 @@ def load_data(settings: Settings) -> tuple[Interactions, ItemTables]:
     sequence = torch.zeros(data.n_items + 1, 0)
     if settings.seq_input:
         sequence = load_sequence_embeddings(data)
-    features = load_reduced_features(feature_files(settings).values(), data.n_items, settings.feature_width)
+    paths = feature_files(settings).values()
+    features = load_reduced_features(paths, data.n_items, settings.feature_width, bool(settings.features))
     tables = ItemTables(graph, sequence, features)
     if settings.standardize:
         tables = ItemTables(*(standardize_columns(table) if table.shape[1] else table for table in tables))
@@ -72,6 +73,11 @@ def feature_files(settings: Settings) -> dict[str, Path]:
         return {}
     folder = dataset_folder(settings.data_dir, settings.dataset)
     return choose_features(folder, settings.features, "train without --feature_input")
+
+
+def feature_notes(settings: Settings, n_items: int) -> list[str]:
+    """Return a line per file of features for the log: how many items have some, or why it is left out."""
+    return load_informative_features(feature_files(settings).values(), n_items)[1]
 
 
 def input_files(settings: Settings) -> list[Path]:
