@@ -159,7 +159,9 @@ def load_informative_features(
             matrices[path] = features
             lines.append(f"{path.name}: features of {count_rows(features):,} of {n_items:,} items")
     if lines and not matrices:
-        raise UninformativeModalityError(f"{next(iter(paths)).parent}: no features are left: {'; '.join(lines)}; make others")
+        raise UninformativeModalityError(
+            f"{next(iter(paths)).parent}: no features are left: {'; '.join(lines)}; make others"
+        )
     return matrices, lines
 
 
