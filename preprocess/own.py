@@ -27,6 +27,7 @@ from preprocess.raw.dataset_writer import (
 )
 from preprocess.raw.interactions import deduplicate_and_k_core, utc_days
 from preprocess.raw.item_files import IMAGE_SUFFIXES, IMAGE_URL_FILE, ITEM_TEXT_FILE
+from preprocess.raw.item_join import join_items
 from preprocess.raw.summary import Summary, add_interactions, next_command
 from preprocess.raw.table_interactions import read_csv_interactions
 from utils.cli.errors import run_program
@@ -44,16 +45,23 @@ class OwnSettings(ColumnSettings, DatasetSettings):
     item_file: str = ""  # second table with columns of items, titles, texts and pictures; empty: FILE has them
 
 
-def check_pictures(pictures: dict[str, LocalPicture], item_ids: list[str]) -> dict[str, Path]:
-    """Return the picture files of these items.
+def validate_own_settings(settings: OwnSettings) -> list[str]:
+    """Return one message per invalid setting."""
+    problems = validate_settings(settings)
+    if settings.item_id_column and not settings.item_file:
+        problems.append("--item_id_column: needs --item_file; --item names the column of FILE")
+    return problems
+
+
+def check_pictures(pictures: dict[str, LocalPicture]) -> dict[str, Path]:
+    """Return the picture files.
 
     Raises:
         ValueError: some are missing or have another suffix; names the first few.
     """
-    found = {item_id: pictures[item_id] for item_id in item_ids if item_id in pictures}
     bad = [
         picture.origin
-        for picture in found.values()
+        for picture in pictures.values()
         if not picture.file.is_file() or picture.file.suffix.lower() not in IMAGE_SUFFIXES
     ]
     if bad:
@@ -63,7 +71,7 @@ def check_pictures(pictures: dict[str, LocalPicture], item_ids: list[str]) -> di
         verb = "is" if len(bad) == 1 else "are"
         problem = f"{verb} neither an address nor a file ({', '.join(IMAGE_SUFFIXES)})"
         raise ValueError(f"{listed} {problem}; correct it, or put the file there")
-    return {item_id: picture.file for item_id, picture in found.items()}
+    return {item_id: picture.file for item_id, picture in pictures.items()}
 
 
 def find_old_pictures(folder: Path, item_ids: Iterable[str], kept: set[Path]) -> list[Path]:
@@ -88,15 +96,15 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     folder = interaction_file.parent
     summary = Summary(str(interaction_file))
     read = read_csv_interactions(path, settings)
-    metadata, local_pictures = read_csv_items(Path(settings.item_file or path), settings)
-
     interactions, counts = deduplicate_and_k_core(read, settings.k_core, path, by_number=True)
     summary.add("lines read", len(read))
     add_interactions(summary, interactions, counts, settings.k_core)
     day = utc_days(interactions.time)
     # Ranks in place of times keep the order of lines where times are equal
     interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))
-    items = [metadata.get(item_id) for item_id in interactions.item_ids]
+    item_file = Path(settings.item_file or path)
+    table = read_csv_items(item_file, settings, bool(settings.item_file), interactions.item_ids)
+    items, local_pictures = join_items(table, interactions.item_ids, summary)
     without = [item_id for item_id, item in zip(interactions.item_ids, items, strict=True) if item is None]
     skipped = [("no line about it", "", item_id) for item_id in without]
     contents = render_dataset_files(settings, interactions, items, skipped, counts, day)
@@ -113,7 +121,7 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
             del contents[name]
             obsolete.append(folder / name)
 
-    pictures = check_pictures(local_pictures, interactions.item_ids)
+    pictures = check_pictures(local_pictures)
     replaced_ids = interactions.item_ids if settings.overwrite else pictures
     sources = {file.resolve() for file in pictures.values()}
     obsolete += find_old_pictures(folder / "pictures", replaced_ids, sources)
@@ -127,7 +135,7 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
     description = "Convert a table of users, items and times to a dataset."
-    parser = SettingsParser(OwnSettings, "python -m preprocess.own FILE", description, validate_settings)
+    parser = SettingsParser(OwnSettings, "python -m preprocess.own FILE", description, validate_own_settings)
     parser.add_argument("file", type=Path, metavar="FILE", help="the table of interactions")
     settings, options = parser.parse(argv)
     return run_program(preprocess, options.file, settings)

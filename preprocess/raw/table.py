@@ -60,6 +60,11 @@ class Table:
         self._where, self._header = next(self._rows, (str(path), []))
         self._names = [_normalize(name) for name in self._header]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns, as the header has them."""
+        return self._header
+
     def find(self, candidates: tuple[str, ...]) -> int | None:
         """Return the index of the first candidate that the header has, or None."""
         for name in map(_normalize, candidates):

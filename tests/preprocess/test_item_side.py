@@ -13,7 +13,7 @@ from preprocess import amazon, own, pretrain_graph
 from tests.support.small_data import N_ITEMS, short_command, write_dataset
 from tests.support.small_raw import raw
 from utils.data.feature_checks import why_uninformative
-from utils.data.ids import canonical_form, explain_mismatch, match_ids, numeric_order
+from utils.data.ids import canonical_form, likely_cause, match_ids, numeric_order
 
 USERS = 6
 
@@ -102,15 +102,125 @@ def test_numeric_order_needs_whole_numbers_only():
     ("offered", "cause"),
     [
         (["a1", "a2"], "they differ in upper and lower case"),
-        (["item_1", "item_2"], "some agree in their digits"),
-        (["red", "blue"], "are its ids in another column?"),
+        (["item_1", "item_2"], "they agree in their digits alone"),
+        (["red", "blue"], "take the file about the same items"),
     ],
 )
-def test_ids_of_which_none_match_are_shown_with_the_likely_cause(offered, cause):
-    explained = explain_mismatch(["A1", "A2", "A3", "A4"], offered)
-    assert "the dataset 'A1', 'A2', 'A3', …" in explained
-    assert repr(sorted(offered)[0]) in explained
-    assert cause in explained
+def test_the_likely_cause_of_no_match_is_named(offered, cause):
+    assert likely_cause(["A1", "A2", "A3", "A4"], offered).startswith(cause)
+
+
+# ---------------------------------------------------------------- texts and pictures of another table
+
+
+def join(root, items, interactions=None, *more, name="items.csv", encoding="utf-8"):
+    """Convert interactions with items 1 to 12 and an item file; return the status."""
+    (root / name).write_text(items, encoding=encoding)
+    text = interactions or purchases([str(n) for n in range(1, 13)])
+    return convert(root, text, "--item_file", str(root / name), *more)
+
+
+def titles(root):
+    """Return the title of each item that has a text."""
+    rows = [line.split("\t") for line in (dataset(root) / "item_text.tsv").read_text().splitlines()[1:]]
+    return {row[1]: row[2] for row in rows}
+
+
+def table_of(ids, header="item,title"):
+    return "\n".join([header, *(f"{item},Lamp {n}" for n, item in enumerate(ids, 1))]) + "\n"
+
+
+def row(out, what):
+    """Return a row of the table at the end of a program, with single spaces."""
+    return next(" ".join(line.split()) for line in out.splitlines() if line.startswith(what))
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{}.0", "{:04}", "' {} '", '"""{}"""', "{}.00", "+{}"],
+    ids=["float", "zeros", "blanks", "quotes", "two", "sign"],
+)
+def test_numbers_written_otherwise_in_the_item_file_are_the_same_items(tmp_path, written, capsys):
+    assert join(tmp_path, table_of([written.format(n) for n in range(1, 13)])) == 0
+    assert titles(tmp_path) == {str(n): f"Lamp {n}" for n in range(1, 11)}
+    out = capsys.readouterr().out
+    assert row(out, "titles") == "titles 10 of 10"
+    assert row(out, "items in items.csv").startswith(
+        "items in items.csv 10 of 10 10 of them written otherwise there, as"
+    )
+
+
+def test_numbers_written_otherwise_in_the_interactions_are_the_same_items(tmp_path):
+    assert join(tmp_path, table_of(range(1, 13)), purchases([f"{n}.0" for n in range(1, 8)])) == 0
+    assert list(titles(tmp_path).values()) == [f"Lamp {n}" for n in range(1, 8)]
+
+
+def test_an_item_file_without_any_of_the_items_is_refused(tmp_path, capsys):
+    assert join(tmp_path, table_of([f"sku{n}" for n in range(1, 13)])) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "items.csv: none of its 12 items is one of the 10 of the interactions" in error
+    assert "it has 'sku1', 'sku10', 'sku11', …, the dataset '1', '2', '3', …" in error
+    assert "they agree in their digits alone" in error
+    assert not (tmp_path / "data").exists()
+
+
+def test_few_items_with_a_text_are_warned_of_and_the_others_counted(tmp_path, capsys):
+    items = [str(n) for n in range(1, 31)]
+    one = "item,title\n5,Lamp\n,Nothing\n5,Lamp again\n6,\n7,NaN\n"
+    assert join(tmp_path, one, purchases(items, per_user=30)) == 0
+    out = capsys.readouterr().out
+    assert row(out, "titles") == "titles 1 of 30"
+    assert "warning: titles: only 1 of 30 items" in out
+    assert row(out, "passed over: lines of items.csv without").endswith(" 1")
+    assert (
+        row(out, "passed over: further lines of items.csv")
+        == "passed over: further lines of items.csv 1 about an item above"
+    )
+    assert titles(tmp_path) == {"5": "Lamp"}
+
+
+def test_titles_in_the_table_of_interactions_are_counted(tmp_path, capsys):
+    lines = purchases(["1", "2", "3"]).splitlines()
+    table = [lines[0] + ",title", *(line + ("," if ",2," in line else ",Lamp") for line in lines[1:])]
+    assert convert(tmp_path, "\n".join(table)) == 0
+    assert row(capsys.readouterr().out, "titles") == "titles 2 of 3"
+    assert convert(tmp_path, "\n".join(lines)) == 0
+    assert "--title, --text and --picture name them" in row(capsys.readouterr().out, "titles, texts, pictures")
+
+
+@pytest.mark.parametrize("name", ["id", "ID", "item_id"])
+def test_an_item_file_may_call_its_ids_id(tmp_path, name):
+    assert join(tmp_path, table_of(range(1, 13), f"{name},title"), None, "--item", "item") == 0
+    assert titles(tmp_path)["3"] == "Lamp 3"
+
+
+def test_any_column_of_an_item_file_may_be_its_ids_by_a_flag(tmp_path, capsys):
+    lines = "\n".join(["id,Code,what", *(f"{n},{13 - n},Lamp {n}" for n in range(1, 13))]) + "\n"
+    assert join(tmp_path, lines, None, "--item_id_column", "code", "--title", "what") == 0
+    assert titles(tmp_path)["3"] == "Lamp 10"
+    assert join(tmp_path, lines, None, "--item_id_column", "sku", "--title", "what") == 2
+    assert "no column sku; --item_id_column takes one of the header's columns" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        convert(tmp_path, purchases(["1", "2"]), "--item_id_column", "code")
+    assert "--item_id_column: needs --item_file" in capsys.readouterr().err
+
+
+def test_the_column_that_has_the_ids_is_named(tmp_path, capsys):
+    lines = "\n".join(["nr,code,title", *(f"x{n},{n}.0,Lamp {n}" for n in range(1, 13))]) + "\n"
+    assert join(tmp_path, lines) == 2
+    advice = "its column code has 10 of the 10 items: --item_id_column code"
+    error = capsys.readouterr().err
+    assert "no column item or item_id or itemid" in error
+    assert advice in error
+    assert join(tmp_path, lines, None, "--item_id_column", "nr") == 2
+    assert advice in capsys.readouterr().err
+    assert join(tmp_path, lines, None, "--item_id_column", "code") == 0
+
+
+def test_an_item_file_with_nothing_to_join_is_refused(tmp_path, capsys):
+    assert join(tmp_path, "item,name\n1,Lamp\n") == 2
+    assert "--title, --text or --picture takes one of its columns (item, name)" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- features that tell no items apart

@@ -98,17 +98,22 @@ def _unique_forms(ids: Collection[str]) -> dict[tuple | str, str]:
     return {form: text for text, form in forms.items() if count[form] == 1}
 
 
-def explain_mismatch(wanted: Sequence[str], offered: Collection[str]) -> str:
-    """Return examples of the ids of both sides, of which none match, and the likely cause."""
-    ours, theirs = ([unquote(text).strip(MARKS) for text in ids] for ids in (wanted, sorted(offered)))
-    examples = f"it has {_examples(theirs)}, the dataset {_examples(ours)}"
+def show_examples(wanted: Sequence[str], offered: Collection[str]) -> str:
+    """Return examples of the ids of a file and a dataset, of which none match."""
+    return f"it has {_examples(sorted(offered))}, the dataset {_examples(wanted)}"
+
+
+def likely_cause(wanted: Sequence[str], offered: Collection[str]) -> str:
+    """Return why no id of a file is one of a dataset, as far as the ids tell."""
+    ours, theirs = ({unquote(text).strip(MARKS) for text in ids} for ids in (wanted, offered))
     if {text.lower() for text in ours} & {text.lower() for text in theirs}:
-        return f"{examples}; they differ in upper and lower case: write them alike"
-    if {digits for text in ours if (digits := re.sub(r"\D", "", text))} & {re.sub(r"\D", "", text) for text in theirs}:
-        return f"{examples}; some agree in their digits: write the ids alike"
-    return f"{examples}; is it of other items, or are its ids in another column?"
+        return "they differ in upper and lower case: write them alike"
+    our_digits, their_digits = ({re.sub(r"\D", "", text) for text in ids} - {""} for ids in (ours, theirs))
+    if our_digits & their_digits:
+        return "they agree in their digits alone: write them alike"
+    return "take the file about the same items, with ids written alike"
 
 
-def _examples(ids: list[str]) -> str:
-    listed = ", ".join(f"{text[:30]!r}" for text in ids[:MAX_EXAMPLES])
+def _examples(ids: Sequence[str]) -> str:
+    listed = ", ".join(f"{unquote(text)[:30]!r}" for text in ids[:MAX_EXAMPLES])
     return listed + (", …" if len(ids) > MAX_EXAMPLES else "") if ids else "none"
