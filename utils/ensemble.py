@@ -3,7 +3,7 @@
     python -m utils.ensemble output/Beauty/MMHCL/best-2024 output/Beauty/MMHCL/text-2024 --out both
     python -m utils.ensemble output/Beauty/MMHCL/best-2024 output/Beauty/MMHCL/text-2024 --out both --weights validation
     python -m utils.report --compare log/Beauty/MMHCL/best-2024 log/Beauty/MMHCL/both
-    python -m utils.recommend --run output/Beauty/MMHCL/both --user 42
+    python -m utils.recommend --run output/Beauty/MMHCL/both --user '#42'
 
 An item's score is the weighted sum of its log-softmax over all items, one term per member. Members may differ in
 tables, objective, seed and all other settings, but must have the same interaction file. The committee is written where

@@ -17,7 +17,7 @@ from utils.data.interactions import Interactions
 from utils.ensemble import candidate_weights
 from utils.logs.records import read_metrics
 from utils.logs.run_log import read_settings
-from utils.recommend import recommend
+from utils.recommend import load, recommend
 from utils.report import report
 from utils.report.runs import read_run as read_logged
 from utils.report.tables import describe_settings
@@ -128,10 +128,8 @@ def test_scores_are_sums_of_log_softmax(place, weights):
     by_hand = sum(w * scores_by_hand(place, name, 1) for w, name in zip(numbers, names, strict=True))
     expected = ranks_by_hand(place, by_hand, 1)
     assert {key: value.tolist() for key, value in ranks_of(place, "LightGCN/three").items()} == expected
-    settings = recommend.RecommendSettings(
-        str(folder_of(place, "LightGCN/three")), str(place / "data"), device="cpu", user="0"
-    )
-    _, data, model = recommend.load_run(settings)
+    loaded = load(str(folder_of(place, "LightGCN/three")), str(place / "data"), device="cpu")
+    data, model = loaded.data, loaded.model
     items = torch.from_numpy(np.concatenate([[0, 0], data.kept_items(3)[:-1]]))[None]
     mask = torch.arange(items.shape[1])[None] >= 2
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import shutil
 
 import numpy as np
@@ -33,8 +34,11 @@ from tests.support.small_model import histories, small_hellm, wake
 from tests.training.test_states import without
 from utils.data.interactions import Interactions
 from utils.io.torch_files import save_with_checksum
-from utils.recommend import recommend
-from utils.recommend.recommend import RecommendSettings, ablate_graph_vector
+from utils.recommend import load, recommend
+from utils.recommend.explain import ablate_graph_vector, explain
+from utils.recommend.names import read_catalogue
+from utils.recommend.recommend import RecommendSettings
+from utils.recommend.requests import read_requests
 from utils.training.checkpoints import BEST_ADAPTER, STATE
 
 RUNS = {
@@ -74,12 +78,11 @@ def ask(place, target, *more):
 
 def found_of(place, target, **given):
     settings = RecommendSettings(str(folder_of(place, target)), str(place / "data"), device="cpu", **given)
-    n_newest, data, model = recommend.load_run(settings)
-    ablated = ablate_graph_vector(model)
-    models = [model] if ablated is None else [model, ablated]
-    catalogue = recommend.read_catalogue(data)
-    requests = recommend.read_requests(settings, data, catalogue)
-    return [recommend.recommend(models, one, n_newest, settings) for one in requests]
+    loaded = load(settings.run, settings.data_dir, device="cpu")
+    ablated = ablate_graph_vector(loaded.model)
+    models = [loaded.model] if ablated is None else [loaded.model, ablated]
+    requests = read_requests(settings, loaded.data, loaded.catalogue)
+    return [explain(models, one, loaded.n_newest, settings.k, settings.seen) for one in requests]
 
 
 @pytest.mark.parametrize("target", RUNS)
@@ -114,17 +117,17 @@ def test_the_best_items_are_in_order_of_score_without_seen_ones(place):
         assert {p.item for p in one.only_without_graph} == {
             p.item for p in all_of_it.best if p.ablated_rank <= 10 < p.rank
         }
-    (whole,) = found_of(place, "causal", user="7", whole=True)
+    (whole,) = found_of(place, "causal", user="#7", whole=True)
     assert whole.history == data.kept_items(7).tolist()
     assert whole.held_out is None
 
 
 def test_the_newest_items_of_a_long_history_are_read_and_all_of_them_excluded(place):
     items = [n % 20 for n in range(60)] + list(range(20, 30)) * 5
-    (one,) = found_of(place, "prefix", items=tuple(map(str, items)), k=N_ITEMS)
+    (one,) = found_of(place, "prefix", items=tuple(f"#{item}" for item in items), k=N_ITEMS)
     assert one.history == items[-49:]
     assert sorted(p.item for p in one.best) == list(range(30, N_ITEMS))
-    (same,) = found_of(place, "prefix", items=tuple(map(str, items[-49:])), k=N_ITEMS, seen=True)
+    (same,) = found_of(place, "prefix", items=tuple(f"A{item}" for item in items[-49:]), k=N_ITEMS, seen=True)
     assert [p for p in same.best if p.item >= 30] != []
     assert len(same.best) == N_ITEMS
 
@@ -134,18 +137,36 @@ def test_an_id_names_the_user_of_its_line(tmp_path):
     data = Interactions(folder / "Small.txt", 0)
 
     def asked(**given):
-        return list(recommend.read_requests(RecommendSettings(**given), data, recommend.read_catalogue(data)))
+        return list(read_requests(RecommendSettings(**given), data, read_catalogue(data)))
 
-    with pytest.raises(ValueError, match="u_id_mapping.csv: missing or without ids"):
-        asked(user="u3", own_ids=True)
+    for user in ("3", "#3"):
+        (one,) = asked(user=user)
+        assert (one.title, one.items) == ("user 3", sequences()[3][:-1])
+    for user in ("u3", "-1", "#120", "120", "#", "#-1", "#+3", "##3"):
+        with pytest.raises(ValueError, match=f"--user {re.escape(user)}: not in .*Small.txt; the numbers are 0 to 119"):
+            asked(user=user)
     lines = [f"{user},u{user}" for user in reversed(range(N_USERS)) if user != 7]
+    lines[0] = f"{N_USERS - 1},{encode_id('#3')}"  # an id that looks like a number of ours
     (folder / USER_ID_FILE).write_text("\n".join([USER_ID_HEADER, *lines]) + "\n")
-    (one,) = asked(user="u3", own_ids=True)
-    assert (one.title, one.items) == ("user 3 (u3)", sequences()[3][:-1])
+    (one,) = asked(user="u3")
+    assert (one.title, one.items) == ("user u3 (#3)", sequences()[3][:-1])
+    (one,) = asked(user="#3")
+    assert (one.title, one.items) == ("user #3 (#119)", sequences()[119][:-1])
+    (one,) = asked(user="#7")
+    assert (one.title, one.items) == ("user #7", sequences()[7][:-1])
     titles = [one.title for one in asked(html="x", users=N_USERS)]
-    assert titles == [f"user {user} (u{user})" if user != 7 else "user 7" for user in range(N_USERS)]
-    with pytest.raises(ValueError, match="--user u7: not in"):
-        asked(user="u7", own_ids=True)
+    assert titles[5:8] == ["user u5 (#5)", "user u6 (#6)", "user #7"]
+    for user in ("u7", "3"):
+        message = f"--user {user}: not in .*u_id_mapping.csv; give an id of it, or '#0' to '#119'"
+        with pytest.raises(ValueError, match=message):
+            asked(user=user)
+
+
+def test_two_users_of_one_id_are_refused(tmp_path):
+    folder = write_interactions(tmp_path)
+    (folder / USER_ID_FILE).write_text("\n".join([USER_ID_HEADER, "3,a", "5,b", "8,a"]) + "\n")
+    with pytest.raises(ValueError, match="u_id_mapping.csv: users 3 and 8 have the same id 'a'; "):
+        read_catalogue(Interactions(folder / "Small.txt", 0))
 
 
 @pytest.mark.parametrize("objective", ["prefix", "causal"])
@@ -176,27 +197,42 @@ def test_the_ablated_model_has_no_adapter_if_nothing_else_is_in_it():
 
 
 def test_printed_recommendations(place, capsys):
-    (one,) = found_of(place, "prefix", user="42")
+    (one,) = found_of(place, "prefix", user="#42")
     capsys.readouterr()
-    assert ask(place, "prefix", "--user", "42") == 0
+    assert ask(place, "prefix", "--user", "#42") == 0
     text = capsys.readouterr().out
-    assert ask(place, "prefix", "--user", "a user42", "--own_ids") == 0
+    assert ask(place, "prefix", "--user", "a user42") == 0
     assert capsys.readouterr().out == text
     lines = text.splitlines()
-    assert lines[0] == "history of user 42 (a user42), oldest first:"
-    for line, item in zip(lines[1:], one.history, strict=False):
-        assert line.split() == [str(item), f"A{item}", f"group{item // 4}", f"thing{item % 4}", "nice"]
-    start = len(one.history) + 3
-    for line, p in zip(lines[start:], one.best, strict=False):
-        assert line.split()[:5] == [str(p.rank), f"{p.score:.3f}", str(p.ablated_rank), str(p.item), f"A{p.item}"]
+    assert lines[0] == "10 recommendations for user a user42 (#42):"
+    ranked = sorted({*one.best, one.held_out, *one.only_without_graph}, key=lambda p: p.rank)
+    for line, p in zip(lines[2:], ranked, strict=False):
+        title = [f"group{p.item // 4}", f"thing{p.item % 4}", "nice"]
+        assert line.split()[:7] == [str(p.rank), f"{p.score:.3f}", str(p.ablated_rank), f"A{p.item}", *title]
+    assert lines[2 + len(ranked)] == ""
     (held_out,) = [line for line in lines if "<- held out" in line]
     assert held_out.split()[0] == str(one.held_out.rank)
-    assert ask(place, "bare", "--items", "3,2,1") == 0
+    history = lines[lines.index("history, newest first:") + 1 :]
+    assert [line.split()[0] for line in history] == [f"A{item}" for item in reversed(one.history)]
+    assert ask(place, "bare", "--items", "#3,#2,#1") == 0
     text = capsys.readouterr().out
-    assert text.startswith("history of items given, oldest first:\n")
+    assert text.startswith("10 recommendations for the items given:\n")
     assert "ithout" not in text
-    assert ask(place, "bare", "--items", "A3,A2,A1", "--own_ids") == 0
+    assert ask(place, "bare", "--items", "A3,A2,A1") == 0
     assert capsys.readouterr().out == text
+
+
+def test_printed_lines_have_100_columns_and_a_long_history_ten(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "data", tmp_path / "data") / "sequential" / "Small"
+    text = (folder / ITEM_TEXT_FILE).read_text()
+    (folder / ITEM_TEXT_FILE).write_text(text.replace("nice", "and a very long title " * 20))
+    items = ",".join(f"#{item % 20}" for item in range(30))
+    for flags in (["--user", "#42", "--k", 40], ["--items", items]):
+        assert ask(place, "prefix", *flags, "--data_dir", tmp_path / "data") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 100
+    start = lines.index("history, the 10 newest of 30 items, newest first:") + 1
+    assert [line.split()[0] for line in lines[start:]] == [f"A{item}" for item in range(9, -1, -1)]
 
 
 def test_the_page_loads_nothing_and_runs_no_script(place, capsys):
@@ -229,13 +265,13 @@ def test_titles_and_ids_are_escaped_in_the_page(place, tmp_path):
         assert lines.count(plain) == 1
         (folder / name).write_text(lines.replace(plain, other))
     path = tmp_path / "page.html"
-    flags = ["--user", 7, "--seen", "--k", N_ITEMS, "--html", path, "--data_dir", tmp_path / "data"]
+    flags = ["--user", "#7", "--seen", "--k", N_ITEMS, "--html", path, "--data_dir", tmp_path / "data"]
     assert ask(place, "bare", *flags) == 0
     html = path.read_text()
     page = Page(html)
-    assert "<h2>user 7 (&lt;/h2&gt;" in html
-    assert ("h2", "user 7 (</h2>'7'&)") in page.texts
-    assert '"onclick="3 item 3' in page.titles
+    assert "<h2>user &lt;/h2&gt;" in html
+    assert ("h2", "user </h2>'7'& (#7)") in page.texts
+    assert '"onclick="3 (#3)' in page.titles
     assert "&lt;script&gt;alert(3)&lt;/script&gt;</div>" in html
     assert ("div", "<script>alert(3)</script>") in page.texts
 
@@ -248,10 +284,9 @@ def test_errors_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
         assert captured.err.count("\n") == 1
         return captured.err
 
-    assert "--user 120: not in" in refused("prefix", "--user", 120)
-    assert "numbers are 0 to 119" in refused("prefix", "--user", "x")
-    assert "--items 40, -1: not in" in refused("prefix", "--items", "1,40,-1")
-    assert "--user b: not in" in refused("prefix", "--user", "b", "--own_ids")
+    assert "--user #120: not in" in refused("prefix", "--user", "#120")
+    assert "give an id of it, or '#0' to '#119'" in refused("prefix", "--user", "x")
+    assert "--items 1, #40, -1: not in" in refused("prefix", "--items", "1,#1,#40,-1")
     assert f"{BEST_ADAPTER}: missing; the folder of a run" in refused("nowhere", "--user", 1)
     for name, damage, message in (
         (STATE, lambda path: path.unlink(), f"{STATE}: missing"),
@@ -263,12 +298,12 @@ def test_errors_are_one_line_and_nothing_is_written(place, tmp_path, capsys):
     ):
         copy = shutil.copytree(folder_of(place, "bare"), folder_of(place, "damaged"), dirs_exist_ok=True)
         damage(copy / name)
-        assert message in refused("damaged", "--user", 1)
+        assert message in refused("damaged", "--user", "#1")
     other = write_dataset(tmp_path / "data")
     (other / "Small.txt").write_text("0 1 2 3 4\n" + (other / "Small.txt").read_text().partition("\n")[2])
-    message = refused("bare", "--user", 1, "--data_dir", tmp_path / "data")
+    message = refused("bare", "--user", "#1", "--data_dir", tmp_path / "data")
     assert "was trained on: CRC-32 of Small.txt differs" in message
-    assert "no such folder" in refused("bare", "--user", 1, "--data_dir", tmp_path / "nowhere")
+    assert "no such folder" in refused("bare", "--user", "#1", "--data_dir", tmp_path / "nowhere")
     assert not (tmp_path / "page.html").exists()
     for argv in (["--user", "1"], ["--run", "x"], ["--run", "x", "--user", "1", "--items", "2"]):
         with pytest.raises(SystemExit) as stop:
@@ -327,7 +362,7 @@ def test_odd_content_of_a_runs_files_is_refused(place, tmp_path, capsys, name, d
     content = torch.load(folder / name, weights_only=True)
     damage(content)
     save_with_checksum(content, folder / name)
-    argv = ["--run", str(folder), "--data_dir", str(place / "data"), "--device", "cpu", "--user", "1"]
+    argv = ["--run", str(folder), "--data_dir", str(place / "data"), "--device", "cpu", "--user", "#1"]
     assert recommend.main(argv) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -9,7 +9,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from tests.support.small_data import N_ITEMS, short_command, write_dataset, write_interactions
 from utils.io.torch_files import load_with_checksum, save_with_checksum
-from utils.recommend import recommend
+from utils.recommend import load
 from utils.recommend.recommend import RecommendSettings
 from utils.training.adapter_file import load_adapter, save_adapter
 from utils.training.build import load_data
@@ -64,7 +64,7 @@ def test_the_reduced_features_are_kept_with_the_adapter(place):
     kept = torch.load(folder / BEST_ADAPTER, weights_only=True)["tensors"]["feature_embedding"]
     assert kept.equal(load_data(s)[1].features)
     asked = RecommendSettings(str(folder), str(place / "data"), device="cpu")
-    assert recommend.load_run(asked)[2].feature_embedding.equal(kept)
+    assert load(asked.run, asked.data_dir, device="cpu").model.feature_embedding.equal(kept)
 
 
 def test_an_adapter_of_a_version_without_features_loads(place):
