@@ -14,7 +14,7 @@ from utils.cli.validation import (
     check_numbers,
     check_ranges,
 )
-from utils.runtime.memory import parse_bytes
+from utils.runtime.byte_sizes import parse_bytes
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from utils.sweep.command import parse_command
+
+if __name__ == "__main__":
+    # Before torch is imported, which takes seconds, so that --help and mistakes answer at once
+    parse_command()
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,13 +38,12 @@ from llama.HeLLM import HeLLM
 from preprocess.demo_data import ensure_demo_data
 from utils.cli.errors import report_user_error
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.metrics import ranking_metrics
-from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity
+from utils.evaluation.metrics import Ranking, ranking_metrics
+from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
 from utils.logs import records, run_log
 from utils.planning import batch_size, plan
 from utils.runtime import distributed, memory, seed
 from utils.runtime.signals import SignalFlag
-from utils.sweep.command import parse_command
 from utils.sweep.runner import run_sweep
 from utils.training import adapter_file, build
 from utils.training.checkpoints import CheckpointManager, Progress

@@ -8,17 +8,20 @@ Exits with status 0 if fine-tuning can start, 1 if a file that it reads is missi
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from preprocess.settings import CheckSettings, parse_check
+
+if __name__ == "__main__":
+    # Before torch is imported, which takes seconds, so that --help and mistakes answer at once
+    parse_check()
 
 import numpy as np
 
 from preprocess.raw.dataset_writer import SPLITS
 from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
 from utils.cli.errors import report_user_error
-from utils.cli.flags import parse_settings
-from utils.cli.validation import check_names
 from utils.data.days import read_days
 from utils.data.embeddings import load_embedding
 from utils.data.features import find_features, load_features
@@ -31,20 +34,6 @@ PUBLISHED_COUNTS = {  # users, items, interactions
     "Sports_and_Outdoors": (35_598, 18_357, 296_337),
 }
 FROM_RAW = "python -m preprocess.amazon --dataset {dataset}, or preprocess.own, from raw files (datasets/README.md)"
-
-
-@dataclass(frozen=True)
-class CheckSettings:
-    """Settings of the check."""
-
-    dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # folder with sequential/DATASET/
-    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # graph embeddings that fine-tuning is to read
-
-
-def validate_settings(settings: CheckSettings) -> list[str]:
-    """Return one message per invalid setting."""
-    return check_names(settings, "dataset")
 
 
 # ---------------------------------------------------------------- inspecting one file: return a summary, or raise
@@ -197,8 +186,7 @@ def report(settings: CheckSettings) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    program = "python -m preprocess.check"
-    settings = parse_settings(CheckSettings, argv, program, "Check a dataset's files.", validate_settings)
+    settings = parse_check(argv)
     try:
         return 0 if report(settings) else 1
     except (ValueError, OSError) as error:

@@ -14,7 +14,7 @@ from preprocess import amazon
 from preprocess.tables import Pipeline, TableSettings, make_tables
 from utils.data.layout import dataset_folder
 from utils.io.atomic import atomic_write
-from utils.runtime.distributed import run_on_main_process
+from utils.runtime.processes import run_on_main_process
 
 DATASET = "Demo"
 N_USERS = 1000

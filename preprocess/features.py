@@ -18,15 +18,25 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+from preprocess.modalities.settings import (
+    PRETRAINED,
+    SPARSE_ENCODERS,
+    ImageSettings,
+    TextSettings,
+    parse_args,
+)
+
+if __name__ == "__main__":
+    # Before torch is imported, which takes seconds, so that --help and mistakes answer at once
+    parse_args()
 
 import numpy as np
 import scipy.sparse as sp
 
 from preprocess.modalities import encoders
-from preprocess.modalities.download import FetchSettings, download_images
+from preprocess.modalities.download import download_images
 from preprocess.modalities.images import find_images, open_image
 from preprocess.modalities.llama_encoder import llama
 from preprocess.modalities.shards import (
@@ -44,8 +54,6 @@ from preprocess.raw.item_files import (
     read_texts,
 )
 from utils.cli.errors import report_user_error
-from utils.cli.flags import parse_settings
-from utils.cli.validation import check_names, check_numbers
 from utils.data.batches import scoring_batches
 from utils.data.feature_checks import UninformativeModalityError
 from utils.data.features import same_modality, save_features
@@ -54,59 +62,6 @@ from utils.data.layout import require_files
 from utils.io.atomic import atomic_write
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
-
-PRETRAINED = ("bert", "clip", "llama")  # read from --model_name
-SPARSE_ENCODERS = ("tfidf",)  # write .npz
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """Settings of all encoders."""
-
-    dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # folder with sequential/DATASET/
-    model_name: str = ""  # local folder with a Hugging Face model (bert, clip), or LLaMA's folder or GGUF file (llama)
-    device: str = "auto"  # of bert, clip and llama: cuda, cpu, …; auto: CUDA if available
-    batch_size: int = 64  # items per forward pass of a model
-    shard_size: int = 1024  # items between two saves, rounded up to complete batches
-    whiten: bool = False  # centre and decorrelate the features to equal variance
-    overwrite: bool = False  # replace existing features
-
-
-@dataclass(frozen=True)
-class TextSettings(FeatureSettings):
-    """Settings of the text encoders."""
-
-    encoder: Literal["tfidf", "minilm", "bert", "llama"] = "tfidf"  # tfidf: sparse word counts; minilm: extra package
-    columns: tuple[str, ...] = ()  # columns of item_text.tsv to encode, such as title; empty: all
-    name: str = "text"  # modality: NAME_feat.npy is written, NAME_feat.npz by tfidf
-
-
-@dataclass(frozen=True)
-class ImageSettings(FetchSettings, FeatureSettings):
-    """Settings of the image encoders."""
-
-    encoder: Literal["clip", "histogram"] = "clip"  # histogram: of colours, without a model
-    name: str = "image"  # modality: NAME_feat.npy is written
-    pictures: str = ""  # folder with the pictures, ASIN.jpg; empty: DATA_DIR/sequential/DATASET/pictures
-    max_pixels: int = 50_000_000  # per picture; larger ones count as broken and are not decoded
-
-
-def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
-    """Return one message per invalid setting."""
-    at_least_1 = ("batch_size", "shard_size")
-    if isinstance(settings, TextSettings):
-        problems = check_numbers(settings, at_least_1=at_least_1)
-    else:
-        at_least_1 += ("connections", "max_bytes", "max_pixels")
-        problems = check_numbers(settings, at_least_1=at_least_1, positive=("timeout",), at_least_0=("retries",))
-    problems += check_names(settings, "dataset", "name")
-    if settings.encoder in PRETRAINED and not settings.model_name:
-        problems.append(f"--encoder {settings.encoder}: --model_name must give the local folder or file of the model")
-    if settings.encoder in SPARSE_ENCODERS and settings.whiten:
-        problems.append(f"--whiten: features of --encoder {settings.encoder} stay sparse; take another encoder")
-    return problems
-
 
 # ---------------------------------------------------------------- the two programs
 
@@ -300,11 +255,6 @@ def write_features(path: Path, features: np.ndarray | sp.csr_matrix, whiten: boo
 
 # ---------------------------------------------------------------- command line
 
-PROGRAMS = {
-    "text": (TextSettings, encode_text, "Encode item texts."),
-    "image": (ImageSettings, encode_image, "Encode item pictures."),
-}
-
 
 def run(argv: list[str]) -> int:
     """Run the program and return its exit status.
@@ -312,13 +262,12 @@ def run(argv: list[str]) -> int:
     Raises:
         UninformativeModalityError: the one error after which a program with other modalities can continue.
     """
-    program = "python -m preprocess.features"
-    if not argv or argv[0] not in PROGRAMS:
-        return report_user_error(f"{program} text [flags], or {program} image [flags]")
-    kind, encode, description = PROGRAMS[argv[0]]
-    settings = parse_settings(kind, argv[1:], f"{program} {argv[0]}", description, validate_settings)
+    settings = parse_args(argv)
     try:
-        encode(settings)
+        if isinstance(settings, TextSettings):
+            encode_text(settings)
+        else:
+            encode_image(settings)
     except UninformativeModalityError:
         raise
     except (ValueError, OSError) as error:

@@ -9,52 +9,27 @@ Self-attention over the history (arXiv 1808.09781) with a sampled softmax at eve
 import sys
 from collections.abc import Callable
 
+from preprocess.pretraining.sequence_settings import SequenceSettings, parse_args
+
+if __name__ == "__main__":
+    # Before torch is imported, which takes seconds, so that --help and mistakes answer at once
+    parse_args()
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from preprocess.pretraining.sasrec import SASRec, SequenceSettings
-from preprocess.pretraining.trainer import (
-    Pretraining,
-    open_training_data,
-    run_pretraining,
-    validate_pretrain_settings,
-)
-from utils.cli.flags import parse_settings
-from utils.cli.validation import MAX_COUNT, MAX_LAYERS, check_criterion, check_numbers, check_ranges
+from preprocess.pretraining.sasrec import SASRec
+from preprocess.pretraining.trainer import Pretraining, open_training_data, run_pretraining
 from utils.data.batches import collate
 from utils.data.interactions import Samples, require_trainable
-from utils.evaluation.ranking import Ranking, evaluate_ranking
+from utils.evaluation.metrics import Ranking
+from utils.evaluation.ranking import evaluate_ranking
 from utils.training.sample_batches import SampleBatches
 from utils.training.schedule import learning_rate
 
 EMBEDDING_FILE = "SASRec_item_embedding.pt"
 EVAL_BATCH_SIZE = 512  # users per forward pass
-
-
-def parse_args(argv: list[str] | None = None) -> SequenceSettings:
-    """Parse a command line; an invalid one ends the program with one line and exit status 2."""
-    return parse_settings(
-        SequenceSettings, argv, "python -m preprocess.pretrain_sasrec", "Pre-train SASRec.", validate_settings
-    )
-
-
-def validate_settings(settings: SequenceSettings) -> list[str]:
-    """Return all problems of the settings, one phrase per problem."""
-    problems = validate_pretrain_settings(settings) + check_numbers(
-        settings,
-        at_least_1=("width", "hidden", "n_heads"),
-        at_least_0=("wd", "n_negatives", "tokens_per_batch"),
-        fraction=("dropout",),
-    )
-    problems += check_ranges(settings, n_layers=(1, MAX_LAYERS)) + check_criterion(settings)
-    if not 4 <= settings.max_len <= MAX_COUNT:
-        problems.append(
-            f"--max_len {settings.max_len}: from 4 (two targets, and two items to learn from) to {MAX_COUNT}"
-        )
-    if not problems and settings.hidden % settings.n_heads:
-        problems.append(f"--hidden {settings.hidden}: a multiple of --n_heads {settings.n_heads}")
-    return problems
 
 
 class SequenceTraining(Pretraining):

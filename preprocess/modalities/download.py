@@ -6,12 +6,12 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from preprocess.modalities.images import NOT_AN_IMAGE, find_images
+from preprocess.modalities.settings import FetchSettings
 from utils.io.atomic import atomic_write
 
 USER_AGENT = "HeLLM-preprocess"
@@ -30,17 +30,6 @@ HANDLERS = (  # for http and https, and no other scheme, also after a redirect
     urllib.request.HTTPDefaultErrorHandler,
     urllib.request.UnknownHandler,
 )
-
-
-@dataclass(frozen=True)
-class FetchSettings:
-    """Settings of downloading."""
-
-    fetch: bool = False  # download pictures that are not in the folder yet, from the URLs in item_image.tsv
-    timeout: float = 20.0  # seconds without a response or a further byte; a complete picture may take ten times as long
-    retries: int = 3  # further attempts after a time-out, a failed connection, or a response 429 or 5xx
-    connections: int = 4  # pictures downloaded in parallel
-    max_bytes: int = 20_000_000  # largest picture to download
 
 
 class PermanentError(Exception):

@@ -1,36 +1,10 @@
 """SASRec: self-attention over the history, a softmax over items at every position (arXiv 1808.09781)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
-from preprocess.pretraining.trainer import PretrainSettings
-
-
-@dataclass(frozen=True)
-class SequenceSettings(PretrainSettings):
-    """The settings that validated best on Beauty."""
-
-    # training
-    batch_size: int = 64  # users per optimizer step where tokens_per_batch is 0
-    tokens_per_batch: int = 400  # positions per optimizer step, padding included; 0: use batch_size
-    lr: float = 2e-3  # peak learning rate, after one epoch of warm-up; then half a cosine down to 0
-    num_epochs: int = 16  # maximum number of epochs
-    validate_every: int = 2  # epochs between validations
-    choose_by: str = "val.NDCG@10"  # validation metric that chooses the epoch; val_unseen.NDCG@10: history removed
-    # data
-    max_len: int = 50  # most recent items kept per user, the validation and the test target included
-    # model
-    width: int = 64  # width of the item embeddings
-    hidden: int = 64  # width of the attention blocks; item embeddings of another width are projected
-    n_layers: int = 2  # attention blocks
-    n_heads: int = 2  # attention heads
-    dropout: float = 0.5  # dropout on the item embeddings and in the blocks
-    # training
-    wd: float = 0.0  # AdamW weight decay
-    n_negatives: int = 2048  # items sampled per step for a sampled softmax; 0: full softmax
+from preprocess.pretraining.sequence_settings import SequenceSettings
 
 
 class SASRec(nn.Module):

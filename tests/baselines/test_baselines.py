@@ -11,10 +11,12 @@ from tests.support.bad_files import tree
 from tests.support.records import epoch
 from tests.support.small_data import N_ITEMS, N_USERS, write_dataset
 from tests.training.test_states import flip, holding, refused_as_held, without
-from utils import baselines
-from utils.baselines import BaselineSettings, item_cosine_similarity, item_knn, keep_top_k
+from utils.baselines import baselines
+from utils.baselines.baselines import item_cosine_similarity, item_knn, keep_top_k
+from utils.baselines.settings import BaselineSettings
 from utils.data.interactions import Interactions
-from utils.evaluation.metrics import ranking_metrics, target_ranks
+from utils.evaluation.metrics import ranking_metrics
+from utils.evaluation.target_ranks import target_ranks
 from utils.io.torch_files import save_with_checksum
 from utils.training.checkpoints import STATE
 

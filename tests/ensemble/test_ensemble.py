@@ -12,9 +12,9 @@ import torch
 import train_HeLLM
 from tests.recommend.test_recommend import found_of
 from tests.support.small_data import N_ITEMS, N_USERS, WIDTH, command, write_dataset
-from utils import ensemble
 from utils.data.interactions import Interactions
-from utils.ensemble import candidate_weights
+from utils.ensemble import ensemble
+from utils.ensemble.ensemble import candidate_weights
 from utils.logs.records import read_metrics
 from utils.logs.run_log import read_settings
 from utils.recommend import load, recommend

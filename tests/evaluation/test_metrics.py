@@ -8,9 +8,9 @@ import torch
 
 from tests.support.small_data import write_dataset
 from utils.data.interactions import Interactions
-from utils.evaluation import metrics
-from utils.evaluation.metrics import ranking_metrics, ranks_with_and_without_seen, target_ranks
+from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
+from utils.evaluation.target_ranks import ranks_with_and_without_seen, target_ranks
 
 
 def test_ranks_break_ties_by_item_id():
@@ -104,8 +104,8 @@ def reference_ranks(scores, seen, targets):
 @pytest.mark.parametrize("at_once", [1, 60, 2**20])
 def test_ranks_with_and_without_seen_follow_the_definition(seed, at_once, monkeypatch):
     """Ties, NaN and both infinities among the scores; pairs that repeat, in any order, and targets among them."""
-    monkeypatch.setattr(metrics, "RANKED_AT_ONCE", at_once)
-    monkeypatch.setattr(metrics, "GROUP", 4)
+    monkeypatch.setattr("utils.evaluation.target_ranks.RANKED_AT_ONCE", at_once)
+    monkeypatch.setattr("utils.evaluation.target_ranks.GROUP", 4)
     rng = np.random.default_rng(seed)
     n_users, n_items = rng.integers(1, 30, 2)
     values = np.array([-math.inf, -1, -0.0, 0.0, 0.5, 2, math.inf, math.nan])

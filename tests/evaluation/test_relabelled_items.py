@@ -10,7 +10,8 @@ import torch
 from llama.HeLLM import HeLLM
 from preprocess.pretraining.hypergraph import interaction_matrix, item_incidence
 from preprocess.pretraining.mmhcl import MMHCL, CollaborativeEncoder
-from preprocess.pretraining.sasrec import SASRec, SequenceSettings
+from preprocess.pretraining.sasrec import SASRec
+from preprocess.pretraining.sequence_settings import SequenceSettings
 from tests.support.small_model import N_ITEMS, small_args, tables, wake
 from utils.data.batches import collate
 from utils.data.interactions import Interactions

@@ -15,8 +15,8 @@ from preprocess import pretrain_sasrec
 from tests.support.bad_files import tree
 from tests.support.records import RANK, epoch_records, final_record, last
 from tests.support.small_data import short_command
-from utils import baselines
-from utils.evaluation.ranking import Ranking
+from utils.baselines import baselines
+from utils.evaluation.metrics import Ranking
 from utils.io.disk_full import DiskFullError
 from utils.logs.published import KEPT, published_log, published_tests
 from utils.logs.run_log import (

@@ -18,7 +18,8 @@ from utils.benchmark.memory import predicted_and_measured
 from utils.data.interactions import Interactions
 from utils.planning.batch_size import fit_batch_sizes, largest_within
 from utils.planning.simulation import MemorySimulator, memory_profile
-from utils.runtime.memory import LiveBytes, parse_bytes
+from utils.runtime.byte_sizes import parse_bytes
+from utils.runtime.memory import LiveBytes
 
 ROOT = Path(__file__).parents[2]
 ONE = ("--n_layers", "1")

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 
 from llama.cross_entropy import linear_cross_entropy
 from preprocess import pretrain_graph, pretrain_sasrec
-from preprocess.pretraining.sasrec import SASRec, SequenceSettings
+from preprocess.pretraining.sasrec import SASRec
+from preprocess.pretraining.sequence_settings import SequenceSettings
 from tests.support.small_data import N_ITEMS, N_USERS, write_interactions
 from utils.benchmark.ablation import ablation
 from utils.data.interactions import Interactions
-from utils.evaluation.metrics import target_ranks
 from utils.evaluation.ranking import rank_by_product
+from utils.evaluation.target_ranks import target_ranks
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {"graph": pretrain_graph, "sasrec": pretrain_sasrec}

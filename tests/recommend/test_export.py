@@ -13,7 +13,7 @@ import utils.recommend
 from preprocess.raw.item_files import ITEM_TEXT_FILE, USER_ID_FILE
 from tests.recommend.test_recommend import RUNS, ask, folder_of, found_of, place
 from tests.support.small_data import N_ITEMS, N_USERS, sequences
-from utils import ensemble
+from utils.ensemble import ensemble
 from utils.recommend import recommend, recommender
 from utils.recommend.recommender import best_items
 

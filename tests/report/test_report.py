@@ -12,8 +12,7 @@ from tests.support.html_page import Page
 from tests.support.records import damaged
 from utils.evaluation import metrics
 from utils.evaluation.bootstrap import intervals
-from utils.evaluation.metrics import HEADLINE_METRICS, ranking_metrics
-from utils.evaluation.ranking import Ranking
+from utils.evaluation.metrics import HEADLINE_METRICS, Ranking, ranking_metrics
 from utils.logs import curves, published
 from utils.logs.published import KEPT
 from utils.logs.records import EpochRecord, FinalRecord, read_metrics

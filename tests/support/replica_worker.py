@@ -19,8 +19,8 @@ from config_HeLLM import parse_args
 from llama.parallel import init_model_parallel, shard_dims, unshard
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.ranking import evaluate_ranking
-from utils.runtime.distributed import run_on_main_process
 from utils.runtime.lock import run_lock
+from utils.runtime.processes import run_on_main_process
 from utils.training.loop import TrainingLoop
 
 UNEVEN_SIZES = (1, 3, 8)  # samples of a step; with one sample, every replica but the first has none

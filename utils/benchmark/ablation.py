@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.pretrain_graph import GraphSettings, GraphTraining
-from preprocess.pretrain_graph import parse_args as parse_graph_args
-from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
+from preprocess.pretrain_graph import GraphTraining
+from preprocess.pretraining.graph_settings import GraphSettings
+from preprocess.pretraining.graph_settings import parse_args as parse_graph_args
+from preprocess.pretraining.settings import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.restored import fingerprint
 from utils.data.features import find_features
 from utils.data.layout import dataset_folder, require_files

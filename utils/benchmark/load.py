@@ -15,7 +15,8 @@ from llama.model import ModelArgs, Transformer
 from llama.weight_files import HuggingFaceFolder
 from utils.benchmark.measure import in_new_process
 from utils.cli.flags import parse_settings
-from utils.runtime.memory import parse_bytes, rss_bytes
+from utils.runtime.byte_sizes import parse_bytes
+from utils.runtime.memory import rss_bytes
 
 MIN_LAYERS = 8
 WIDTHS = (4096, 2048, 1024, 512, 256)

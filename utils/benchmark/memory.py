@@ -17,7 +17,7 @@ from llama.parallel import clip_grad_norm
 from utils.benchmark.measure import in_new_process
 from utils.data.batches import collate, scoring_batches
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.metrics import ranks_with_and_without_seen
+from utils.evaluation.target_ranks import ranks_with_and_without_seen
 from utils.planning.plan import assumed_widths
 from utils.planning.simulation import MemoryProfile, MemorySimulator, memory_profile, random_model
 from utils.runtime.memory import reset_peak_rss, rss_bytes

@@ -12,9 +12,9 @@ import torch
 
 from config_HeLLM import parse_args
 from preprocess.pretrain_graph import GraphTraining
-from preprocess.pretrain_graph import parse_args as parse_graph_args
 from preprocess.pretrain_sasrec import SequenceTraining
-from preprocess.pretrain_sasrec import parse_args as parse_sequence_args
+from preprocess.pretraining.graph_settings import parse_args as parse_graph_args
+from preprocess.pretraining.sequence_settings import parse_args as parse_sequence_args
 from preprocess.pretraining.trainer import Pretraining
 from preprocess.tables import GRAPH_FLAGS
 from utils.benchmark.measure import DataSettings, time_parts

@@ -1,82 +1,11 @@
-"""Ranks of the targets, and the metrics of one relevant item per user."""
+"""The metrics of one relevant item per user."""
+
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 CUTOFFS = (5, 10, 20)
 HEADLINE_METRICS = ("Recall@10", "NDCG@10", "Recall@20", "NDCG@20")  # the metrics that logs and tables show
-
-RANKED_AT_ONCE = 2**20  # scores compared at once: few enough for a processor's cache
-GROUP = 128  # neighbouring items whose flags are added up together
-
-
-def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the rank of each row's target among all items, 1 the best; ties go by item id.
-
-    A NaN counts against the target: an item with the score NaN ranks before it, and a target with the score NaN ranks
-    behind all items. Rows are ranked in blocks, and nothing is read back from the device.
-
-    Args:
-        scores: float (B, I).
-        targets: int64 (B,).
-
-    Returns:
-        int64 (B,), up to I + 1 where the target's score is NaN.
-    """
-    n_items = scores.shape[1]
-    n_rows = min(max(RANKED_AT_ONCE // n_items, 1), len(scores))
-    # Flags are floats, because comparing into floats and adding them up is several times as fast as with booleans.
-    # They are added up in groups of neighbouring items, which is exact.
-    groups = torch.zeros(n_rows, -(-n_items // GROUP), GROUP, device=scores.device)
-    group_number = torch.arange(groups.shape[1], device=scores.device)
-    place_in_group = torch.arange(GROUP, device=scores.device)
-    ranks = []
-    for block, target in zip(scores.split(n_rows), targets[:, None].split(n_rows), strict=True):
-        groups = groups[: len(block)]
-        flags = groups.flatten(1)[:, :n_items]
-        target_scores = block.gather(1, target)
-        torch.le(block, target_scores, out=flags)
-        behind = groups.sum(2).sum(1, dtype=torch.int64)  # and the target
-        torch.eq(block, target_scores, out=flags)
-        ties_by_group = groups.sum(2) * (group_number < target // GROUP)
-        group_of_target = groups.gather(1, (target // GROUP)[..., None].expand(-1, 1, GROUP))[:, 0]
-        ties_within = group_of_target * (place_in_group < target % GROUP)
-        ties_before = ties_by_group.sum(1, dtype=torch.int64) + ties_within.sum(1, dtype=torch.int64)
-        ranks.append(1 + n_items - behind + ties_before)
-    return torch.cat(ranks)
-
-
-def ranks_with_and_without_seen(scores: Tensor, seen: Tensor, targets: Tensor) -> Tensor:
-    """Return the targets' ranks among all items, and among those that the user has not had before.
-
-    The second rank is that of scores in which what the user has seen is −∞, the target excepted: the first one less
-    the seen items that no longer rank before the target.
-
-    Args:
-        scores: float (B, I).
-        seen: int64 (2, n), pairs of row and item, in any order; may repeat, and may have targets among them.
-        targets: int64 (B,).
-
-    Returns:
-        int64 (2, B), as `target_ranks` counts.
-    """
-    n_items = scores.shape[1]
-    pair = (seen[0] * n_items + seen[1]).sort().values
-    is_repeated = torch.zeros_like(pair, dtype=torch.bool)
-    is_repeated[1:] = pair[1:] == pair[:-1]
-    row = pair // n_items
-    item = pair % n_items
-    target = targets[row]
-    seen_scores = scores[row, item]
-    target_scores = scores[row, target]
-    wins_tie = item < target
-    is_before = ~(seen_scores <= target_scores) | ((seen_scores == target_scores) & wins_tie)
-    # −∞ ranks before a NaN, and by its id before another −∞
-    stays_before = target_scores.isnan() | (target_scores.isneginf() & wins_tie)
-    leaves = is_before & ~stays_before & (item != target) & ~is_repeated
-    seen_kept = target_ranks(scores, targets)
-    return torch.stack([seen_kept, seen_kept.index_add(0, row, leaves.long(), alpha=-1)])
 
 
 def ranking_metrics(rank: np.ndarray) -> dict[str, float]:
@@ -97,6 +26,39 @@ def ranking_metrics(rank: np.ndarray) -> dict[str, float]:
             f"NDCG@{k}": np.where(hit, 1 / np.log2(rank + 1), 0.0).mean(),
         }
     return {name: float(value) for name, value in result.items()}
+
+
+@dataclass
+class Ranking:
+    """The rank of every user's target, in the order of the samples, and how fast they were scored."""
+
+    seen_kept: np.ndarray  # int64 (N,), among all items: the published protocol
+    seen_removed: np.ndarray  # int64 (N,), among items that the user has not had before
+    users_per_s: float
+    later_day: np.ndarray | None = None  # bool (N,), whether the target falls on a later day than the item before it
+
+    def by_test(self) -> dict[str, np.ndarray]:
+        """Return the ranks behind each metric of a test, by its name in a record: int64 (n,).
+
+        By day only where days are known, and where some users' targets fall on a later, or on the same day.
+        """
+        groups = {"": np.ones(len(self.seen_kept), dtype=bool)}
+        if self.later_day is not None:
+            groups |= {"_later_day": self.later_day, "_same_day": ~self.later_day}
+        ranks = {}
+        for group, users in groups.items():
+            if users.any():
+                ranks[f"test{group}"] = self.seen_kept[users]
+                ranks[f"test{group}_unseen"] = self.seen_removed[users]
+        return ranks
+
+    def test_metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of a test by their name in a record, such as `test` and `test_later_day_unseen`."""
+        return {name: ranking_metrics(ranks) for name, ranks in self.by_test().items()}
+
+    def validation_metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of a validation by their name in a record, `val` and `val_unseen`."""
+        return {"val": ranking_metrics(self.seen_kept), "val_unseen": ranking_metrics(self.seen_removed)}
 
 
 def format_metric(values: dict[str, float], name: str) -> str:

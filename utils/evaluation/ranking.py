@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,41 +12,9 @@ from tqdm import tqdm
 from llama.parallel import all_reduce_data_parallel, dp_rank, dp_size
 from utils.data.batches import Padding, collate, scoring_batches, to_device
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.metrics import ranking_metrics, ranks_with_and_without_seen
-from utils.runtime.distributed import is_main
-
-
-@dataclass
-class Ranking:
-    """The rank of every user's target, in the order of the samples, and how fast they were scored."""
-
-    seen_kept: np.ndarray  # int64 (N,), among all items: the published protocol
-    seen_removed: np.ndarray  # int64 (N,), among items that the user has not had before
-    users_per_s: float
-    later_day: np.ndarray | None = None  # bool (N,), whether the target falls on a later day than the item before it
-
-    def by_test(self) -> dict[str, np.ndarray]:
-        """Return the ranks behind each metric of a test, by its name in a record: int64 (n,).
-
-        By day only where days are known, and where some users' targets fall on a later, or on the same day.
-        """
-        groups = {"": np.ones(len(self.seen_kept), dtype=bool)}
-        if self.later_day is not None:
-            groups |= {"_later_day": self.later_day, "_same_day": ~self.later_day}
-        ranks = {}
-        for group, users in groups.items():
-            if users.any():
-                ranks[f"test{group}"] = self.seen_kept[users]
-                ranks[f"test{group}_unseen"] = self.seen_removed[users]
-        return ranks
-
-    def test_metrics(self) -> dict[str, dict[str, float]]:
-        """Return the metrics of a test by their name in a record, such as `test` and `test_later_day_unseen`."""
-        return {name: ranking_metrics(ranks) for name, ranks in self.by_test().items()}
-
-    def validation_metrics(self) -> dict[str, dict[str, float]]:
-        """Return the metrics of a validation by their name in a record, `val` and `val_unseen`."""
-        return {"val": ranking_metrics(self.seen_kept), "val_unseen": ranking_metrics(self.seen_removed)}
+from utils.evaluation.metrics import Ranking
+from utils.evaluation.target_ranks import ranks_with_and_without_seen
+from utils.runtime.processes import is_main
 
 
 @torch.no_grad()

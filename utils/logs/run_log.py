@@ -12,8 +12,7 @@ import numpy as np
 
 from config_HeLLM import Settings
 from utils.cli.terminal import make_output_safe, silence_stdout
-from utils.evaluation.metrics import format_headline_metrics
-from utils.evaluation.ranking import Ranking
+from utils.evaluation.metrics import Ranking, format_headline_metrics
 from utils.io.atomic import atomic_write
 from utils.io.disk_full import explain_disk_full
 from utils.logs.curves import plot_curves

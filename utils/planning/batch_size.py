@@ -11,7 +11,8 @@ from config_HeLLM import Settings
 from llama.HeLLM import HeLLM, ItemTables
 from utils.data.interactions import Interactions
 from utils.planning.simulation import MemorySimulator, simulate
-from utils.runtime.memory import GIB, device_memory, parse_bytes
+from utils.runtime.byte_sizes import GIB, parse_bytes
+from utils.runtime.memory import device_memory
 
 
 def divisors_descending(number: int) -> list[int]:

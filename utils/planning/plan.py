@@ -14,8 +14,9 @@ from utils.data.layout import SEQUENCE_TABLE, graph_table
 from utils.logs.run_log import NON_DEFAULT_SETTINGS, settings_line
 from utils.planning.batch_size import describe_choice, fit_batch_sizes
 from utils.planning.simulation import MemorySimulator, memory_profile
-from utils.runtime.distributed import init_processes, is_main
-from utils.runtime.memory import GIB
+from utils.runtime.byte_sizes import GIB
+from utils.runtime.distributed import init_processes
+from utils.runtime.processes import is_main
 from utils.training.build import feature_files, load_interactions
 from utils.training.prompt import prompt_positions_per_row
 

@@ -14,7 +14,7 @@ from llama.HeLLM import HeLLM, HeLLMArgs, ItemTables, materialize
 from llama.parallel import clip_grad_norm, dp_size, init_model_parallel
 from utils.data.batches import POSITIONS_PER_USER
 from utils.data.interactions import Interactions
-from utils.evaluation.metrics import ranks_with_and_without_seen
+from utils.evaluation.target_ranks import ranks_with_and_without_seen
 from utils.runtime.memory import LiveBytes
 from utils.training.build import build_empty, matmul_dtype, model_args
 from utils.training.prompt import PROMPT_LENGTHS

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.lib.format as npy
 
 from utils.evaluation.bootstrap import intervals
-from utils.evaluation.metrics import HEADLINE_METRICS, ranking_metrics
-from utils.evaluation.ranking import Ranking
+from utils.evaluation.metrics import HEADLINE_METRICS, Ranking, ranking_metrics
 from utils.logs.published import KEPT
 from utils.logs.records import SELECTION_METRIC, EpochRecord, FinalRecord, Metrics, read_metrics
 from utils.logs.run_log import FILES, NON_DEFAULT_SETTINGS, read_settings

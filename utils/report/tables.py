@@ -5,8 +5,8 @@ from dataclasses import asdict
 import numpy as np
 
 from config_HeLLM import IGNORED_ON_RESUME, PRESETS, Settings
-from preprocess import pretrain_graph
-from preprocess.pretraining.sasrec import SequenceSettings
+from preprocess.pretraining import graph_settings
+from preprocess.pretraining.sequence_settings import SequenceSettings
 from utils.evaluation.metrics import HEADLINE_METRICS
 from utils.logs.published import published_log, published_tests
 from utils.logs.records import SELECTION_METRIC, Metrics, training_seconds
@@ -42,8 +42,8 @@ def describe_settings(run: Run) -> str:
     elif run.model == "SASRec":
         presets = {"default": asdict(SequenceSettings())}
     elif run.model != BASELINES:
-        published = pretrain_graph.PRESETS.get(run.dataset, {})
-        presets = {"published": asdict(pretrain_graph.GraphSettings(**published))}
+        published = graph_settings.PRESETS.get(run.dataset, {})
+        presets = {"published": asdict(graph_settings.GraphSettings(**published))}
     differences = {name: _differences(recorded, preset) for name, preset in presets.items()}
     nearest = min(differences, key=lambda name: len(differences[name]))
     return ", ".join(filter(None, [nearest, *differences[nearest]]))

@@ -1,16 +1,11 @@
-"""Devices, and the processes (ranks) of a distributed job."""
+"""Devices, and the arrangement of processes into replicas of the model."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from llama.parallel import init_model_parallel
-
-# True on rank 0 inside `run_on_main_process`, while the other ranks wait: it must not join them in a collective call
-_main_only = False
 
 
 def resolve_device(name: str) -> torch.device:
@@ -54,39 +49,3 @@ def init_processes(model_parallel: int, model_name: str) -> None:
             f"--nproc_per_node takes a multiple of {size}, --model_parallel a number that divides {n_processes}"
         )
     init_model_parallel(size)
-
-
-def is_distributed() -> bool:
-    """Return whether this process is one of several that make the same calls."""
-    return not _main_only and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def is_main() -> bool:
-    """Return whether this process writes the logs and files."""
-    return not is_distributed() or dist.get_rank() == 0
-
-
-def all_reduce_max(*numbers: float) -> list[float]:
-    """Return the largest value of each number over all ranks; a collective call."""
-    if not is_distributed():
-        return list(numbers)
-    reduced = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(reduced, dist.ReduceOp.MAX)
-    return reduced.tolist()
-
-
-def barrier() -> None:
-    """Wait until every rank is here."""
-    all_reduce_max(0)
-
-
-def run_on_main_process(work: Callable[..., object], *args) -> None:
-    """Run `work(*args)` on rank 0 only; the other ranks wait."""
-    global _main_only
-    if is_main():
-        _main_only = True
-        try:
-            work(*args)
-        finally:
-            _main_only = False
-    barrier()

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.io.disk_full import explain_disk_full
-from utils.runtime.distributed import all_reduce_max, is_main
+from utils.runtime.processes import all_reduce_max, is_main
 
 LOCK_FILE = "held_by.txt"  # in the folder, or after the prefix: names the process that runs; empty when it has ended
 

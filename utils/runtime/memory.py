@@ -1,4 +1,4 @@
-"""Memory in bytes: parsed, tracked in a simulation, measured of a process or device, and out-of-memory errors."""
+"""Memory in bytes: tracked in a simulation, measured of a process or device, and out-of-memory errors."""
 
 import contextlib
 import re
@@ -12,27 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-GIB = 2**30
-UNITS = {"": 1, "B": 1}
-UNITS |= {f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)}
-UNITS |= {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
 PROC_STATUS = Path("/proc/self/status")  # on Linux
 # How allocators that raise RuntimeError say that they have no memory
 OOM_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "ALLOC_FAILED")
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes of "24GiB", "20GB", "1.5 GiB" or a plain number.
-
-    Raises:
-        ValueError: the text is none of these, or less than one byte.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", text.strip())
-    size = int(float(match[1]) * UNITS.get(match[2], 0)) if match else 0
-    if not size:
-        units = ", ".join(unit for unit in UNITS if unit not in ("", "B"))
-        raise ValueError(f"{text!r} is no amount of memory; write bytes, or a number with {units}")
-    return size
 
 
 class LiveBytes(TorchDispatchMode):

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config_HeLLM import Settings
-from preprocess.pretrain_graph import GraphSettings, table_names
-from preprocess.pretrain_graph import parse_args as parse_graph_args
-from preprocess.pretraining.trainer import PRETRAIN_IGNORED_ON_RESUME
+from preprocess.pretraining.graph_settings import GraphSettings, table_names
+from preprocess.pretraining.graph_settings import parse_args as parse_graph_args
+from preprocess.pretraining.settings import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.flags import format_flag
 from utils.cli.restored import diff_settings, fingerprint, restore_settings
 from utils.data.features import find_features

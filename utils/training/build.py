@@ -17,7 +17,7 @@ from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, days_file, require_files, required_files
 from utils.logs.run_log import RunLog, log_folder
-from utils.runtime.distributed import is_main
+from utils.runtime.processes import is_main
 from utils.training.adapter_file import adapter_parameters
 from utils.training.checkpoints import BEST_ADAPTER, CheckpointManager, run_folder
 from utils.training.prompt import prompt_ids

@@ -15,8 +15,8 @@ from utils.io.checksums import CorruptFileError, verify_checksum
 from utils.io.torch_files import load_versioned, save_with_checksum
 from utils.logs.records import EpochRecord
 from utils.logs.run_log import RunLog
-from utils.runtime.distributed import all_reduce_max, barrier, is_main
 from utils.runtime.lock import run_lock
+from utils.runtime.processes import all_reduce_max, barrier, is_main
 from utils.runtime.seed import rng_state, set_rng_state
 from utils.runtime.signals import StopTraining
 from utils.training.nonfinite import FailedStep, find_nonfinite

@@ -19,7 +19,7 @@ from utils.evaluation.metrics import format_headline_metrics
 from utils.io.disk_full import DiskFullError
 from utils.logs.records import EpochRecord
 from utils.logs.run_log import RunLog
-from utils.runtime.distributed import all_reduce_max, is_distributed, is_main
+from utils.runtime.processes import all_reduce_max, is_distributed, is_main
 from utils.runtime.signals import SignalFlag, StopTraining, stop_for_signal
 from utils.training.checkpoints import CheckpointManager, Progress
 from utils.training.loss_meter import LossMeter

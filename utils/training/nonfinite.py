@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.runtime.distributed import all_reduce_max
+from utils.runtime.processes import all_reduce_max
 
 MAX_USERS_SHOWN = 20
 MAX_PARAMETERS_SHOWN = 3

@@ -6,7 +6,6 @@ Splits and metrics are those of fine-tuning. Prints a table and writes `{name}_m
 each baseline into `log/{dataset}/baselines/`.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,21 +18,21 @@ import torch
 from torch import Tensor
 
 from llama.checkpoint import check_keys_and_shapes
-from preprocess.pretrain_graph import table_names
-from preprocess.pretrain_sasrec import validate_settings as check_sasrec
+from preprocess.pretraining.graph_settings import table_names
 from preprocess.pretraining.hypergraph import interaction_matrix
-from preprocess.pretraining.sasrec import SASRec, SequenceSettings
+from preprocess.pretraining.sasrec import SASRec
+from preprocess.pretraining.sequence_settings import SequenceSettings
+from preprocess.pretraining.sequence_settings import validate_settings as check_sasrec
 from preprocess.pretraining.trainer import BEST_MODEL
+from utils.baselines.settings import BaselineSettings, parse_args
 from utils.cli.errors import run_program
-from utils.cli.flags import parse_settings
 from utils.cli.restored import restore_settings
-from utils.cli.validation import check_max_len, check_names, check_numbers
 from utils.data.embeddings import load_embedding
 from utils.data.input_files import require_same_inputs
 from utils.data.interactions import Interactions, Samples
 from utils.data.layout import require_files
-from utils.evaluation.metrics import HEADLINE_METRICS, format_metric, ranking_metrics
-from utils.evaluation.ranking import Ranking, evaluate_ranking, rank_by_popularity, rank_by_product
+from utils.evaluation.metrics import HEADLINE_METRICS, Ranking, format_metric, ranking_metrics
+from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity, rank_by_product
 from utils.io.torch_files import load_with_checksum
 from utils.logs.records import FinalRecord, read_metrics
 from utils.logs.run_log import RunLog, log_folder
@@ -43,25 +42,6 @@ from utils.training.checkpoints import STATE, read_checkpoint, run_folder
 K_CANDIDATES = (10, 20, 50, 100, 200, 500, 1000)  # numbers of neighbours among which validation chooses
 BATCH = 512  # users scored at a time
 Ranker = Callable[[Samples], Ranking]  # ranks the targets of a split
-
-
-@dataclass(frozen=True)
-class BaselineSettings:
-    """Settings of the baselines; one comment per field, shown by --help."""
-
-    dataset: str = "Beauty"  # folder under DATA_DIR/sequential
-    data_dir: str = "datasets"  # holds sequential/DATASET/
-    GNNModel: str = "MMHCL"  # graph-embedding files: MMHCL or LightGCN
-    max_len: int = 50  # newest items of a user that are read, both held-out targets among them
-    neighbours: int = 0  # similar items that count per item in item-kNN; 0: chosen by validation
-    output_dir: str = "output"  # where preprocess.pretrain_sasrec has written its best model
-    logging_dir: str = "log"  # metrics and ranks go to LOGGING_DIR/DATASET/baselines
-
-
-def validate_settings(settings: BaselineSettings) -> list[str]:
-    """Return all problems of the settings, one phrase each."""
-    problems = check_numbers(settings, at_least_0=("neighbours",))
-    return problems + check_names(settings, "dataset", "GNNModel") + check_max_len(settings)
 
 
 @dataclass
@@ -259,12 +239,4 @@ def run(settings: BaselineSettings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    description = (
-        "Evaluate popularity, item-kNN, SASRec alone and graph embeddings alone by the metrics of fine-tuning."
-    )
-    settings = parse_settings(BaselineSettings, argv, "python -m utils.baselines", description, validate_settings)
-    return run_program(run, settings)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_program(run, parse_args(argv))

@@ -18,20 +18,18 @@ pass over the validation; of equally good ones the first counts.
 import contextlib
 import itertools
 import math
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from utils.cli.errors import run_program
-from utils.cli.flags import SettingsParser
-from utils.cli.validation import check_criterion, check_names, check_numbers
 from utils.data.batches import collate, scoring_batches, to_device
 from utils.data.interactions import Interactions
-from utils.evaluation.metrics import ranking_metrics, ranks_with_and_without_seen
-from utils.evaluation.ranking import Ranking, evaluate_ranking
+from utils.ensemble.settings import EnsembleSettings, parse_args, parse_weights
+from utils.evaluation.metrics import Ranking, ranking_metrics
+from utils.evaluation.ranking import evaluate_ranking
+from utils.evaluation.target_ranks import ranks_with_and_without_seen
 from utils.logs.records import FinalRecord
 from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.runtime.distributed import resolve_device
@@ -43,49 +41,6 @@ from utils.training.saved_run import SavedRun, read_run
 
 MAX_PARTS = 10  # the finest weights that validation tries are tenths
 MAX_SPLITS = 70  # of 1 among the members
-
-
-@dataclass(frozen=True)
-class EnsembleSettings:
-    """Settings of a committee; one comment per field, shown by --help."""
-
-    out: str = ""  # name of the committee and of its files
-    weights: str = "equal"  # equal, validation (chosen by --choose_by), or a number per member: 0.6,0.4
-    choose_by: str = "val_unseen.NDCG@10"  # validation metric that chooses weights; val.NDCG@10: all items ranked
-    data_dir: str = "datasets"  # folder that holds sequential/DATASET/
-    output_dir: str = "output"  # folder for the file that names the members
-    logging_dir: str = "log"  # folder for the log, metrics and ranks
-    eval_batch_size: int = 0  # users per forward pass; 0: the least of the members' own
-    device: str = "auto"  # cuda, cpu or another torch device; auto: CUDA if available
-    overwrite: bool = False  # replace a finished run of this name
-
-
-def parse_weights(text: str) -> list[float]:
-    """Return the numbers of --weights; none of "equal" and "validation".
-
-    Raises:
-        ValueError: it is neither a word that is known nor numbers that can be weights.
-    """
-    if text in ("equal", "validation"):
-        return []
-    try:
-        weights = [float(word) for word in text.split(",")]
-    except ValueError:
-        weights = []
-    if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(f"--weights {text}: equal, validation, or numbers of 0 or above, such as 0.6,0.4")
-    return weights
-
-
-def validate_settings(settings: EnsembleSettings) -> list[str]:
-    """Return all problems of the settings, one phrase each."""
-    problems = check_numbers(settings, at_least_0=("eval_batch_size",)) + check_names(settings, "out")
-    problems += check_criterion(settings)
-    try:
-        parse_weights(settings.weights)
-    except ValueError as error:
-        problems.append(str(error))
-    return problems
 
 
 def read_members(folders: list[str], data_dir: str) -> list[SavedRun]:
@@ -232,14 +187,4 @@ def run(settings: EnsembleSettings, folders: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    program = "python -m utils.ensemble"
-    description = "Sum the scores of finished runs, test the sum once, and write it as a run."
-    parser = SettingsParser(EnsembleSettings, program, description, validate_settings)
-    parser.usage = f"{program} RUN [RUN ...] --out NAME [flags]"
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run: output/DATASET/GNNMODEL/TARGET")
-    settings, given = parser.parse(argv)
-    return run_program(run, settings, given.runs)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_program(run, *parse_args(argv))
