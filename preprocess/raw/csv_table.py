@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from preprocess.raw.item_files import IMAGE_SUFFIXES, encode_id
 from preprocess.raw.item_metadata import Item, strip_html
-from preprocess.raw.table import Table
+from preprocess.raw.table import INTERACTIONS, ITEMS, Table
 from utils.data.ids import canonical_form
 
 DEFAULT_NAMES = {  # of the columns, case-insensitive, where no flag gives another
@@ -36,6 +36,11 @@ class ColumnSettings:
     text: tuple[str, ...] = ()  # further columns of text about items, comma-separated
     picture: str = ""  # column of items' pictures, URLs or files beside FILE, optional; empty: picture or image
 
+    # form of the tables
+    columns: tuple[str, ...] = ()  # names of all columns of FILE in their order, if it has no header
+    item_columns: tuple[str, ...] = ()  # names of all columns of ITEM_FILE in their order, if it has no header
+    encoding: str = ""  # of both files, such as gb18030; empty: it is recognised
+
 
 class LocalPicture(NamedTuple):
     """A picture file that a table names."""
@@ -58,6 +63,25 @@ class ItemTable:
     n_repeated: int = 0  # lines about an item of an earlier line
 
 
+def open_table(path: Path, columns: ColumnSettings, is_separate: bool = False) -> Table:
+    """Return a table whose shape has been recognised.
+
+    Args:
+        path: the table.
+        columns: names of its columns.
+        is_separate: it is not the table of interactions.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read; says what to do.
+    """
+    names = [*(name for kind in DEFAULT_NAMES.values() for name in kind), *columns.text]
+    names += [columns.user, columns.item, columns.time, columns.title, columns.picture, columns.item_id_column]
+    known = tuple(filter(None, names))
+    if is_separate:
+        return Table(path, ITEMS, columns.item_columns, columns.encoding, known + DEFAULT_ITEM_FILE_NAMES)
+    return Table(path, INTERACTIONS, columns.columns, columns.encoding, known)
+
+
 def read_csv_items(path: Path, columns: ColumnSettings, is_separate: bool, item_ids: list[str]) -> ItemTable:
     """Read the metadata of each item from the first line that has any.
 
@@ -70,7 +94,9 @@ def read_csv_items(path: Path, columns: ColumnSettings, is_separate: bool, item_
     Raises:
         FileNotFoundError, ValueError: naming file, line and value.
     """
-    table = Table(path)
+    table = open_table(path, columns, is_separate)
+    if is_separate:
+        print(table.describe())
     selected = {
         "item": _find_item(table, columns, is_separate, item_ids),
         "title": _find_optional(table, "title", columns.title),

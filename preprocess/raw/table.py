@@ -1,102 +1,212 @@
 """Read a table of any shape as named columns of strings.
 
-The separator is recognised by the header, columns by their names. Types as RecBole writes them (`user_id:token`) are
-ignored in names.
+The shape is recognised: compression, encoding, separator, quotation marks, header. Columns are found by their names;
+types as RecBole writes them (`user_id:token`) are ignored in them.
 """
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
-SEPARATORS = ",\t;"
+from preprocess.raw.table_header import (
+    Header,
+    assume_interactions,
+    assume_items,
+    has_header,
+    is_certain_header,
+    normalize,
+)
+from preprocess.raw.table_sources import open_source
 
-
-def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield position (path and line) and fields of each line that is not blank, the header first.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: naming the line that cannot be read.
-    """
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = _recognise_separator(file.readline())
-            file.seek(0)
-            quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL  # quotation marks are text in TSV
-            reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
-            for fields in reader:
-                number = reader.line_num
-                if fields:
-                    yield f"{path}: line {number}", fields
-    except csv.Error as error:
-        raise ValueError(f"{path}: after line {number}: {error}; correct the quotation marks or the line") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: after line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+MAX_LISTED = 12  # names of columns that are shown
 
 
-def _recognise_separator(header: str) -> str:
-    """Return the separator that splits the header into the most fields."""
+class TableKind(NamedTuple):
+    """What a table without a header may be."""
 
-    def n_fields(separator: str) -> int:
-        return len(next(csv.reader([header], delimiter=separator), []))
+    flag: str  # that names its columns
+    example: str
+    assume: Callable[[list[list[str]]], list[str]]  # returns the names of a well-known layout's columns
 
-    return max(SEPARATORS, key=n_fields)
+
+INTERACTIONS = TableKind("columns", "user,item,rating,time", assume_interactions)
+ITEMS = TableKind("item_columns", "item,title", assume_items)
 
 
 class Table:
-    """A table whose header has been read.
+    """A table whose shape and columns have been recognised.
 
     Args:
-        path: path of a file with a header.
+        path: any file with a table.
+        kind: what it is about.
+        names: of the columns, if it has no header; empty: those of its header, or of a well-known layout.
+        encoding: of a text; empty: it is recognised.
+        known: names of columns that are certainly no data.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the header cannot be read.
+        ValueError: it cannot be read, or has no header; says what to do.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._rows = read_rows(path)
-        self._where, self._header = next(self._rows, (str(path), []))
-        self._names = [_normalize(name) for name in self._header]
+    def __init__(
+        self,
+        path: Path,
+        kind: TableKind = INTERACTIONS,
+        names: tuple[str, ...] = (),
+        encoding: str = "",
+        known: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self._source = open_source(path, encoding)
+        self._kind = kind
+        header = self._name_columns(names, set(map(normalize, known)))
+        self._names = [normalize(name) for name in header.names]
+        self.names = header.names  # as they are written
+        self._has_header = header.is_line
+        self._where = f"{path}: {self._source.unit} 1" if header.is_line else str(path)
+        self._notes = ([header.note] if header.note else []) + self._source.notes
+        # Rows may lack what the header has no name for
+        self._min_width = len(self._names)
+        while self._min_width and not self._names[self._min_width - 1]:
+            self._min_width -= 1
 
-    @property
-    def names(self) -> list[str]:
-        """The names of all columns, as the header has them."""
-        return self._header
+    def _name_columns(self, given: tuple[str, ...], known: set[str]) -> Header:
+        source = self._source
+        flag = self._kind.flag
+        if source.names is not None:
+            return Header(source.names, is_line=False)
+        rows = _without_empty_ends(source.sample)
+        if not rows:
+            return Header([], is_line=False)
+        if source.is_sequence and not given:
+            return Header(["user", "item", "time"], is_line=False, note="a user, then items, oldest first")
+        width = max(map(len, rows))
+        if given:
+            if len(given) != width:
+                problem = f"{width} columns, but --{flag} names {len(given)}"
+                raise ValueError(f"{self.path}: {problem}; name all of them in their order")
+            is_line = is_certain_header(rows, known)
+            note = f"names by --{flag}" + (", in place of the header's" if is_line else "")
+            return Header(list(given), is_line, note)
+        if has_header(rows, known):
+            row_name = [""] if source.has_row_names else []
+            note = "the first column, which has no name, is left out" if row_name else ""
+            first = next(row for row in source.sample if not _is_blank(row))
+            return Header([*row_name, *first], is_line=True, note=note)
+        assumed = self._kind.assume(rows)
+        if not assumed:
+            fields = ", ".join(rows[0][:MAX_LISTED])[:120]
+            problem = f"no header above {fields!r}"
+            remedy = f"name the {width} columns in their order, as in --{flag} {self._kind.example}"
+            raise ValueError(f"{self.path}: line 1: {problem}; {remedy}")
+        return Header(assumed, is_line=False, note=f"names assumed, as it has no header; --{flag} gives others")
+
+    def describe(self) -> str:
+        """Return what was recognised, in one line."""
+        named = [name.strip() for name in self.names if name.strip()]
+        listed = ", ".join(named[:MAX_LISTED]) + (", …" if len(named) > MAX_LISTED else "")
+        noun = "column" if len(named) == 1 else "columns"
+        form = f"{len(named)} {noun} ({listed}), {self._source.form}, {self._source.n_lines:,} {self._source.unit}s"
+        return "; ".join([f"{self.path}: {form}", *self._notes])
 
     def find(self, candidates: tuple[str, ...]) -> int | None:
-        """Return the index of the first candidate that the header has, or None."""
-        for name in map(_normalize, candidates):
+        """Return the index of the first candidate that is a column, or None."""
+        for name in map(normalize, candidates):
             if name in self._names:
                 return self._names.index(name)
         return None
 
     def require(self, flag: str, candidates: tuple[str, ...]) -> int:
-        """Return the index of the first candidate that the header has.
+        """Return the index of the first candidate that is a column.
 
         Raises:
-            ValueError: it has none of them.
+            ValueError: none of them is.
         """
         column = self.find(candidates)
         if column is None:
             names = " or ".join(candidates)
-            raise ValueError(f"{self._where}: no column {names}; --{flag} takes one of the header's columns")
+            listed = ", ".join(self.names[:MAX_LISTED])[:200]
+            remedy = f"--{flag} takes one of the header's columns" + (f" ({listed})" if listed else "")
+            if self._has_header:
+                remedy += f"; if that is no header, --{self._kind.flag} names the columns"
+            raise ValueError(f"{self._where}: no column {names}; {remedy}")
         return column
 
     def rows(self, columns: list[int | None]) -> Iterator[tuple[str, ...]]:
-        """Yield position (path and line) and values of each line; the value of column None is empty.
+        """Yield position (path and line) and values of each record; the value of column None is empty.
 
         Raises:
-            ValueError: a line has not as many fields as the header.
+            ValueError: a line has not as many fields as there are columns, or cannot be read.
         """
-        for where, fields in self._rows:
-            if len(fields) != len(self._header):
-                problem = f"{len(fields)} fields, but {len(self._header)} in the header"
-                raise ValueError(f"{where}: {problem}; correct or remove it")
-            yield where, *("" if column is None else fields[column].strip() for column in columns)
+        beginning = f"{self.path}: {self._source.unit} "
+        for number, values in self._records(columns):
+            yield f"{beginning}{number}", *map(str.strip, values)
+
+    def _records(self, columns: list[int | None]) -> Iterator[tuple[object, tuple[str, ...]]]:
+        """Yield number and values of each record."""
+        source = self._source
+        present = [column for column in columns if column is not None]
+        records = source.read(present)
+        if source.names is not None:
+            positions = [present.index(column) if column is not None else -1 for column in columns]
+            for number, values in records:
+                yield number, _pick([*values, ""], positions)
+            return
+        if source.is_sequence and self.names == ["user", "item", "time"]:
+            records = _pairs(records)
+        if self._has_header:
+            next((number for number, fields in records if not _is_blank(fields)), None)
+        width = len(self._names)
+        has_absent = len(present) < len(columns)
+        positions = [-1 if column is None else column for column in columns]
+        pick = itemgetter(*positions) if len(positions) > 1 else lambda fields: _pick(fields, positions)
+        for number, fields in records:
+            if len(fields) != width:
+                fields = self._fit(number, fields)
+                if not fields:
+                    continue
+            if has_absent:
+                fields = [*fields, ""]
+            yield number, pick(fields)
+
+    def _fit(self, number: object, fields: list[str]) -> list[str]:
+        """Return the fields of a line that has more or less than there are columns; none of a blank line.
+
+        Raises:
+            ValueError: it cannot be told which is which.
+        """
+        width = len(self._names)
+        length = len(fields)
+        while length and not fields[length - 1].strip():
+            length -= 1
+        if not length:
+            return []
+        if length > width or len(fields) < self._min_width:
+            known_from = "in the header" if self._has_header else "columns"
+            problem = f"{len(fields)} fields, but {width} {known_from}"
+            raise ValueError(f"{self.path}: {self._source.unit} {number}: {problem}; correct or remove it")
+        return (fields + [""] * width)[:width]
 
 
-def _normalize(name: str) -> str:
-    """Return a column's name without RecBole's type, in lower case."""
-    return name.partition(":")[0].strip().lower()
+def _is_blank(fields: list[str]) -> bool:
+    return not any(map(str.strip, fields))
+
+
+def _pick(values: list[str], positions: list[int]) -> tuple[str, ...]:
+    return tuple(values[position] for position in positions)
+
+
+def _pairs(records: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield user, item and the item's position from lines of one user and its items."""
+    for number, (user, *items) in records:
+        for position, item in enumerate(filter(None, items)):
+            yield number, [user, item, str(position)]
+
+
+def _without_empty_ends(rows: list[list[str]]) -> list[list[str]]:
+    """Return rows without the columns at their ends that are empty in all of them, and without blank rows."""
+    rows = [[text.strip() for text in row] for row in rows]
+    rows = [row for row in rows if any(row)]
+    filled = max((index for row in rows for index, text in enumerate(row) if text), default=-1)
+    return [row[: filled + 1] for row in rows]

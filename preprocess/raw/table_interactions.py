@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from preprocess.raw.csv_table import DEFAULT_NAMES, ColumnSettings
+from preprocess.raw.csv_table import DEFAULT_NAMES, ColumnSettings, open_table
 from preprocess.raw.interactions import RawInteractions, collect_interactions
 from preprocess.raw.item_files import encode_id
-from preprocess.raw.table import Table
 
 
 def read_csv_interactions(path: Path, columns: ColumnSettings) -> RawInteractions:
@@ -20,7 +19,8 @@ def read_csv_interactions(path: Path, columns: ColumnSettings) -> RawInteraction
     Raises:
         FileNotFoundError, ValueError: naming file, line and value.
     """
-    table = Table(path)
+    table = open_table(path, columns)
+    print(table.describe())
     selected = [
         table.require(kind, (given,) if given else DEFAULT_NAMES[kind])
         for kind, given in (("user", columns.user), ("item", columns.item), ("time", columns.time))

@@ -232,8 +232,8 @@ def test_missing_files_and_existing_datasets_are_refused(tmp_path, capsys):
         own.main(["--dataset", "x"])
     assert stop.value.code == 2
     assert "the following arguments are required: FILE" in capsys.readouterr().err
-    (tmp_path / "latin.csv").write_bytes(csv_of(LINES).encode("latin-1"))
-    assert own.main([str(tmp_path / "latin.csv")]) == 2
+    (tmp_path / "greek.csv").write_bytes(csv_of(LINES).replace("ü", "ωμέγα").encode("cp1253"))
+    assert own.main([str(tmp_path / "greek.csv")]) == 2
     assert "not UTF-8" in capsys.readouterr().err
     assert run(tmp_path, csv_of(LINES)) == 0
     before = written(tmp_path)
