@@ -105,6 +105,7 @@ class GraphTraining(Pretraining):
         model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
         super().__init__(s, s.name, batches, model, optimizer, CHOOSE_BY, [self.data.path, *files], lines)
+        self.log.is_published_loss = not s.contrastive_anchors  # which estimate a part of it
 
     def item_hypergraph(self) -> tuple[sp.csr_matrix | None, list[Path], list[str]]:
         """Return the items' incidence matrix H, the files that it is made from, and lines about them for the log.

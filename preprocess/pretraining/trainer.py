@@ -80,7 +80,7 @@ class Pretraining(Task):
         self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | input_checksums(files)
         self.parameters = dict(model.named_parameters())
         logs = log_folder(settings.logging_dir, settings.dataset, name)
-        self.log = RunLog(logs, settings.target, f"{name}/{settings.dataset}")
+        self.log = RunLog(logs, settings.target, f"{name}/{settings.dataset}", seed=settings.seed)
         folder = run_folder(settings.output_dir, settings.dataset, name, settings.target)
         self.checkpoints = CheckpointManager(
             folder, folder / BEST_MODEL, self.log, self.fingerprint, self.parameters, optimizer

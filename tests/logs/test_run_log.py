@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import train_HeLLM
+from config_HeLLM import parse_args
 from preprocess import pretrain_sasrec
 from tests.support.bad_files import tree
 from tests.support.records import RANK, epoch_records, final_record, last
@@ -18,6 +19,7 @@ from tests.support.small_data import short_command
 from utils.baselines import baselines
 from utils.evaluation.metrics import Ranking
 from utils.io.disk_full import DiskFullError
+from utils.logs.curves import curves_figure
 from utils.logs.published import KEPT, published_log, published_tests
 from utils.logs.run_log import (
     NON_DEFAULT_SETTINGS,
@@ -27,6 +29,7 @@ from utils.logs.run_log import (
     read_settings,
     settings_line,
 )
+from utils.training.build import open_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +139,50 @@ def test_the_curves_show_the_test_once_there_is_one(tmp_path):
         RunLog(tmp_path, "ours", "").write_metrics(epoch_records(0, 1), final)
         plots.append((tmp_path / "ours_curves.png").read_bytes())
     assert plots[0] != plots[1]
+
+
+def test_curves_have_a_panel_of_each_metric_and_a_legend_outside():
+    published = published_log("HeLLM/Beauty")
+    figure = curves_figure("Beauty, MMHCL/best, seed 7", epoch_records(0, 1), final_record(), published, True)
+    assert figure.get_suptitle() == "Beauty, MMHCL/best, seed 7"
+    assert [axes.get_title() for axes in figure.axes] == [
+        "training loss (nats)",
+        "validation Recall",
+        "validation NDCG",
+    ]
+    for axes in figure.axes:
+        assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)  # the chosen epoch
+        assert axes.get_legend() is None
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= max(axes.get_window_extent().x1 for axes in figure.axes)
+    assert box.x1 <= figure.bbox.x1
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["@10", "@20", "chosen epoch, 1", "its test", "published test"]
+    unfinished = curves_figure("", epoch_records(0, 1), None, {}, True)
+    assert [text.get_text() for text in unfinished.legends[0].get_texts()] == ["@10", "@20"]
+
+
+@pytest.mark.parametrize("is_published_loss", [True, False])
+def test_the_published_loss_is_plotted_beside_the_same_loss_only(is_published_loss):
+    published = published_log("HeLLM/Beauty")
+    loss, recall, _ = curves_figure("", epoch_records(0, 1), None, published, is_published_loss).axes
+    assert len(loss.lines) == 1 + is_published_loss
+    assert len(recall.lines) == 4
+
+
+def test_the_curves_of_a_run_are_titled_by_dataset_name_and_seed(place):
+    for flags, is_published_loss in (
+        (["--seed", "7"], True),
+        (["--objective", "causal", "--prompt", "none"], False),
+        (["--label_smoothing", "0.1"], False),
+        (["--n_negatives", "5"], False),
+    ):
+        log = open_log(parse_args(short_command(place, "--target", "mine", *flags)))
+        assert log.is_published_loss == is_published_loss
+        assert log.title == f"Small, MMHCL/mine, seed {7 if is_published_loss else 2024}"
+    assert RunLog(place / "log" / "Small" / "MMHCL", "both", "").title == "Small, MMHCL/both"
 
 
 @pytest.mark.usefixtures("real_curves")

@@ -162,7 +162,7 @@ def test_runs_in_the_subfolder_kept_are_marked(tmp_path):
     assert report.main([str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# 2 runs on Small\n")
-    assert text.count("| MMHCL/mine |") == text.count("| MMHCL/mine (kept) |") == 2
+    assert text.count("| MMHCL/mine (yours) |") == text.count("| MMHCL/mine (kept) |") == 2
 
 
 def test_a_comparison_shows_the_difference_with_its_interval(tmp_path, capsys):

@@ -107,13 +107,25 @@ class RunLog:
         target: name of the run.
         published: "model/dataset" whose published curves, if there are any, are plotted with this run's.
         quiet: write and print nothing, as on every rank but 0.
+        seed: seed of the run, for the title of its curves; None: it has none.
+        is_published_loss: whether its loss is the published one, which is then plotted, too.
 
     Raises:
         ValueError: the folder is in log/kept.
     """
 
-    def __init__(self, folder: str | Path, target: str, published: str, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        target: str,
+        published: str,
+        quiet: bool = False,
+        seed: int | None = None,
+        is_published_loss: bool = True,
+    ) -> None:
         self.folder = Path(folder)
+        self.seed = seed
+        self.is_published_loss = is_published_loss
         self.target = target
         self.quiet = quiet
         self.published = published_log(published)
@@ -129,6 +141,13 @@ class RunLog:
     def stem(self) -> Path:
         """The common beginning of the paths of this run's files."""
         return self.folder / self.target
+
+    @property
+    def title(self) -> str:
+        """What the run is called above its curves: dataset, folder and name, seed."""
+        run = f"{self.folder.name}/{self.target}"
+        parts = [self.folder.parent.name, run] + ([] if self.seed is None else [f"seed {self.seed}"])
+        return ", ".join(filter(None, parts))
 
     @property
     def paths(self) -> list[Path]:
@@ -205,7 +224,7 @@ class RunLog:
             return
         path = self._path("curves.png")
         try:
-            png = plot_curves(self.target, epochs, final, self.published)
+            png = plot_curves(self.title, epochs, final, self.published, self.is_published_loss)
         except Exception as error:  # matplotlib raises many kinds; a failed plot must not end the run
             self.info(f"{path} not plotted: {type(error).__name__}: {' '.join(str(error).split())}")
             return

@@ -3,31 +3,37 @@
 import base64
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+ROW_KINDS = ("published", "mean", "seed", "")  # of several seeds, and one of these seeds
 PLOTTED_METRIC = "NDCG@10"  # the column whose intervals are also plotted
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A metric and, if the ranks are known, the bounds of its 95 % interval."""
+    """A metric and, if the ranks are known, the bounds of its 95 % interval; of several seeds mean and deviation."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    deviation: float | None = None  # sample standard deviation over seeds
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The bounds of the interval; without one, the value itself."""
+        """The bounds of the interval, or mean ∓ deviation; without either, the value itself."""
+        if self.deviation is not None:
+            return self.value - self.deviation, self.value + self.deviation
         return (self.value, self.value) if self.low is None else (self.low, self.high)
 
     @property
     def interval(self) -> str:
-        """The interval as text, "" without one."""
+        """The interval or the deviation as text, "" without either."""
+        if self.deviation is not None:
+            return f"± {self.deviation:.4f}"
         return "" if self.low is None else f"[{self.low:.4f}, {self.high:.4f}]"
 
     def __str__(self) -> str:
@@ -36,12 +42,24 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text and metrics, the published ones first."""
+    """Rows of text and metrics, the published ones first.
+
+    A row's kind, on which its style in the page depends, is one of ROW_KINDS; without kinds, all rows are plain.
+    """
 
     title: str
     header: list[str]
     rows: list[list[str | MetricValue]]
-    n_published: int = 0
+    kinds: list[str] = field(default_factory=list)
+
+    @property
+    def n_published(self) -> int:
+        """The number of published rows."""
+        return self.kinds.count("published")
+
+    def kind(self, row: int) -> str:
+        """Return the kind of a row."""
+        return self.kinds[row] if self.kinds else ""
 
     def is_numeric(self, column: int) -> bool:
         """Tell whether a column has numbers, which are aligned to the right."""

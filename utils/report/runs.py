@@ -42,6 +42,7 @@ class Run:
     settings: dict  # as logged: of a fine-tuning those that differ from the defaults, of others all
     tests: dict[str, dict[str, MetricValue]]  # name of TESTS to metrics
     ranks: dict[str, np.ndarray]  # from `read_ranks`
+    seeds: tuple[int, ...] = ()  # of a mean over runs, see utils/report/seeds.py
 
     @property
     def model(self) -> str:
@@ -161,15 +162,17 @@ def read_run(path: Path, mark: str = "") -> Run:
 def find_runs(folder: Path) -> list[Run]:
     """Read all runs of a log folder and of its subfolder `kept`, the best by validation first, untested ones last.
 
-    All are compared by the same metric at the epoch that each has chosen, also those that chose it by another metric.
+    Where there are runs in both, their names say which is whose. All are compared by the same metric at the epoch that
+    each has chosen, also those that chose it by another metric.
 
     Raises:
         FileNotFoundError: there is no run.
         ValueError: a file can't be read; names the file, and the line.
     """
     kept = folder / KEPT.name
-    paths = {path: "" for path in _run_paths(folder) if not path.is_relative_to(kept)}
-    paths |= dict.fromkeys(_run_paths(kept), " (kept)")
+    kept_paths = _run_paths(kept)
+    own_paths = {path for path in _run_paths(folder) if not path.is_relative_to(kept)}
+    paths = dict.fromkeys(own_paths, " (yours)" if kept_paths else "") | dict.fromkeys(kept_paths, " (kept)")
     if not paths:
         raise FileNotFoundError(
             f"{folder}: no run; a run leaves {folder}/DATASET/GNNMODEL/TARGET_metrics.jsonl, give the folder of these"

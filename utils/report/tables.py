@@ -12,6 +12,7 @@ from utils.logs.published import published_log, published_tests
 from utils.logs.records import SELECTION_METRIC, Metrics, training_seconds
 from utils.report.page import MetricValue, Section, Table
 from utils.report.runs import BASELINES, Run, run_file
+from utils.report.seeds import with_seed_means
 
 DAY_METRICS = ("Recall@10", "NDCG@10")  # of the table by day
 HIDDEN_SETTINGS = (IGNORED_ON_RESUME - {"batch_size", "grad_steps", "data_dir"}) | {"dataset", "GNNModel", "target"}
@@ -102,17 +103,21 @@ def runs_table(title: str, runs: list[Run], protocol: str, published: dict[str, 
         metrics = {metric: MetricValue(value) for metric, value in values.items()}
         row = [f"published log, {name}", "", "", *(metrics.get(metric, "") for metric in HEADLINE_METRICS)]
         rows.append(row + [""] * (len(header) - len(row)))
+    runs, kinds = with_seed_means(runs)
     for run in runs:
         metrics = run.tests.get(protocol, {})
         row = [run.name, describe_settings(run), _best_epoch(run)]
         row += [metrics.get(name, "") for name in HEADLINE_METRICS]
         if published:
-            row.append(verdict(metrics, next(iter(published.values()))) if metrics else "")
+            is_judged = metrics and not run.seeds
+            row.append(verdict(metrics, next(iter(published.values()))) if is_judged else "")
         rows.append(row + cost_cells(run))
-    return Table(title, header, rows, n_published=len(published))
+    return Table(title, header, rows, ["published"] * len(published) + kinds)
 
 
 def _best_epoch(run: Run) -> str:
+    if run.seeds:
+        return ""
     if run.final is None:
         return f"{len(run.epochs)} done, no test yet"
     if run.final.best_epoch is None:
@@ -169,11 +174,11 @@ def _day_table(title: str, runs: list[Run], protocol: str) -> Table:
     days = {"later day": f"test_later_day{protocol}", "same day": f"test_same_day{protocol}"}
     header = ["run", "settings", *(f"{day} {name}" for day in days for name in DAY_METRICS)]
     rows = []
+    runs, kinds = with_seed_means([run for run in runs if run.tests.keys() & days.values()])
     for run in runs:
-        if run.tests.keys() & days.values():
-            cells = [run.tests.get(test, {}).get(name, "") for test in days.values() for name in DAY_METRICS]
-            rows.append([run.name, describe_settings(run), *cells])
-    return Table(f"Test by whether the target falls on a later day than the last item, {title}", header, rows)
+        cells = [run.tests.get(test, {}).get(name, "") for test in days.values() for name in DAY_METRICS]
+        rows.append([run.name, describe_settings(run), *cells])
+    return Table(f"Test by whether the target falls on a later day than the last item, {title}", header, rows, kinds)
 
 
 def _graph_tables(dataset: str, runs: list[Run]) -> list[Table]:

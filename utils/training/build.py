@@ -248,7 +248,9 @@ def data_checksums(settings: Settings) -> dict[str, str]:
 def open_log(settings: Settings) -> RunLog:
     """Return the log of a run, to which rank 0 writes; nothing is written yet."""
     folder = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
-    return RunLog(folder, settings.target, f"HeLLM/{settings.dataset}", quiet=not is_main())
+    # The published loss is the cross-entropy over all items, once per prefix
+    is_published_loss = settings.objective == "prefix" and not (settings.label_smoothing or settings.n_negatives)
+    return RunLog(folder, settings.target, f"HeLLM/{settings.dataset}", not is_main(), settings.seed, is_published_loss)
 
 
 def open_checkpoints(
