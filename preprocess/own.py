@@ -2,8 +2,10 @@
 
     python -m preprocess.own purchases.csv --dataset Mine
 
-Reads columns separated by commas, semicolons or tabs (in the last, quotation marks are text), below a header with
-their names, with or without RecBole's types (`user_id:token`). Ids are any strings; files contain characters other
+Reads columns separated by commas, semicolons, tabs, `::`, `|` or spaces, JSON, Excel workbooks, Parquet and Arrow,
+compressed or not, in any encoding; the first line printed says what was recognised. Names of columns are in a header,
+with or without RecBole's types (`user_id:token`), or given by --columns; of ratings without a header (MovieLens,
+Amazon) they are assumed. Ids are any strings; files contain characters other
 than letters, digits and . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
 2024-01-31 10:00:00; equal times keep the order of lines. Each line counts as one interaction, unless user, item and
 time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`, from which
@@ -50,6 +52,12 @@ def validate_own_settings(settings: OwnSettings) -> list[str]:
     problems = validate_settings(settings)
     if settings.item_id_column and not settings.item_file:
         problems.append("--item_id_column: needs --item_file; --item names the column of FILE")
+    if settings.item_columns and not settings.item_file:
+        problems.append("--item_columns: needs --item_file; --columns names the columns of FILE")
+    try:
+        "".encode(settings.encoding or "utf-8")
+    except LookupError:
+        problems.append(f"--encoding {settings.encoding}: a name that Python knows is expected, such as gb18030")
     return problems
 
 

@@ -89,7 +89,7 @@ def explain_damage(path: Path) -> Iterator[None]:
 
 
 def _open_gzip(file: BinaryIO) -> BinaryIO:
-    return gzip.GzipFile(fileobj=file)
+    return gzip.GzipFile(fileobj=file, mode="rb")
 
 
 def _open_member(member: str, path: Path, file: BinaryIO) -> BinaryIO:

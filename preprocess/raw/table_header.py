@@ -11,7 +11,7 @@ MAX_RATING = 10
 FIRST_TIME = 10**8  # seconds since 1970, in 1973
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
 WHOLE = re.compile(r"\d+(\.0*)?")
-DECIMAL = re.compile(r"[+-]?\d+(\.\d+)?")
+DECIMAL = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 class Header(NamedTuple):
@@ -100,7 +100,7 @@ def _is_id(text: str) -> bool:
 
 
 def _is_rating(text: str) -> bool:
-    return DECIMAL.fullmatch(text) is not None and 0 <= float(text) <= MAX_RATING
+    return DECIMAL.fullmatch(text) is not None and 0 <= float(text.replace(",", ".")) <= MAX_RATING
 
 
 def _is_time(text: str) -> bool:

@@ -142,7 +142,7 @@ def _recognise_separator(lines: list[str]) -> str:
 
 def _common_width(rows: list[list[str]]) -> int:
     """Return the number of fields of most rows; 0 unless nearly all have it, and the first one that or one less."""
-    if not rows:
+    if not rows or len(rows[0]) < 2:
         return 0
     counts = Counter(map(len, rows[1:] or rows))
     n_fields, n_rows = counts.most_common(1)[0]

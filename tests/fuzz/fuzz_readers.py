@@ -24,7 +24,9 @@ with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf",
     from preprocess.modalities.shards import UnusableInputError
     from preprocess.raw.amazon_releases import load_items, load_reviews
     from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
-    from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TXT, write_everything
+    from preprocess.raw.table import ITEMS, Table
+    from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TABLE, TXT, write_everything
+    from tests.support.bad_files import ITEMS as ITEM_TABLE
     from tests.support.small_data import N_ITEMS
     from tests.support.small_llama import load, write_every_layout
     from tests.support.small_model import small_hellm, tokenizer
@@ -46,6 +48,12 @@ def write_good_files(root: Path) -> None:
     save_adapter(small_hellm(), root / ADAPTER)
 
 
+def read_table(table: Table) -> int:
+    """Read all columns of a table; return the number of records."""
+    table.describe()
+    return sum(1 for _ in table.rows(list(range(len(table.names)))))
+
+
 def targets(root: Path) -> dict:
     """Return target -> the file to fuzz, and the function that reads it."""
     data = root / DATA
@@ -58,6 +66,8 @@ def targets(root: Path) -> dict:
         "texts": (data / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
         "addresses": (data / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
         "asins": (data / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
+        "own_table": (raw / TABLE, lambda path: read_table(Table(path))),
+        "own_items": (raw / ITEM_TABLE, lambda path: read_table(Table(path, ITEMS))),
         "reviews": (raw / REVIEWS, load_reviews),
         "reviews_json": (raw / "Small.jsonl.gz", load_reviews),
         "metadata": (raw / META, lambda path: load_items(path, ["A", "B"])),

@@ -1,11 +1,15 @@
 """Files of one line per user: the user's number, then numbers that belong to it."""
 
+import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 MAX_DIGITS = 9  # of a number
 BLOCK_BYTES = 2**22  # of the file, read at a time
+N_LAYOUT_LINES = 1000  # by which another layout is recognised
+RAW_ID = re.compile(r"[\w.:%-]*\d[\w.:%-]*", re.ASCII)
 
 
 def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +74,7 @@ def _read_by_line(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = []
     try:
+        _refuse_other_layouts(path)
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 rows.append(_parse_line(path, number, line))
@@ -80,6 +85,28 @@ def _read_by_line(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not rows:
         raise ValueError(f"{path}: empty; one line per user is expected: user item item …")
     return np.concatenate(rows), np.array([len(row) for row in rows])
+
+
+def _refuse_other_layouts(path: Path) -> None:
+    """Refuse layouts of other projects that `preprocess.own` reads.
+
+    Raises:
+        ValueError: naming the command.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        lines = [line.split() for line in islice(file, N_LAYOUT_LINES)]
+    users = [words[0] for words in lines if words]
+    if len(users) < 2 or len(users) < len(lines):
+        return
+    command = f"move it to another folder, and convert it: python -m preprocess.own FILE --dataset {path.stem}"
+    if all(len(words) == 2 for words in lines) and len(set(users)) < len(users):
+        raise ValueError(
+            f"{path}: a user and one item per line, as SASRec reads them, where all items of a user belong; "
+            f"{command} --columns user,item --order_of_lines"
+        )
+    are_raw_ids = all(RAW_ID.fullmatch(word) for words in lines for word in words)
+    if are_raw_ids and len(set(users)) == len(users) and not all(user.isdigit() for user in users):
+        raise ValueError(f"{path}: raw ids of users and items, where numbers from 0 belong; {command}")
 
 
 def _parse_line(path: Path, number: int, line: str) -> np.ndarray:
