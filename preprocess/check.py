@@ -2,7 +2,10 @@
 
     python -m preprocess.check --dataset Beauty
 
-Exits with status 0 if fine-tuning can start, 1 if a file that it reads is missing or does not match.
+Exits with status 0 if fine-tuning can start, 1 if a file that it reads is missing or does not match. Which files it
+reads depends on --GNNModel and on the switches that fine-tuning has, too:
+
+    python -m preprocess.check --dataset Beauty --feature_input --no-graph_input --no-seq_input --no-graph_adapter
 """
 
 import json
@@ -20,19 +23,22 @@ if __name__ == "__main__":
 import numpy as np
 
 from preprocess.raw.dataset_writer import SPLITS
-from preprocess.raw.item_files import ITEM_ID_FILE, ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
+from preprocess.raw.item_files import ITEM_TEXT_FILE, USER_ID_FILE, read_item_rows, read_texts
 from utils.cli.errors import report_user_error
 from utils.data.days import read_days
 from utils.data.embeddings import load_embedding
+from utils.data.feature_checks import check_row_ids, count_rows, why_uninformative
 from utils.data.features import find_features, load_features
+from utils.data.ids import numeric_order
 from utils.data.interactions import Interactions, require_trainable
-from utils.data.layout import dataset_folder, required_files
+from utils.data.layout import ITEM_ID_FILE, dataset_folder, required_files
 
 PUBLISHED_COUNTS = {  # users, items, interactions
     "Beauty": (22_363, 12_101, 198_502),
     "Toys_and_Games": (19_412, 11_924, 167_597),
     "Sports_and_Outdoors": (35_598, 18_357, 296_337),
 }
+FEATURES_ALONE = "--feature_input --no-graph_input --no-seq_input --no-graph_adapter"
 FROM_RAW = "python -m preprocess.amazon --dataset {dataset}, or preprocess.own, from raw files (datasets/README.md)"
 
 
@@ -43,7 +49,7 @@ class FileCheck(NamedTuple):
     """The check of one file of the folder."""
 
     name: str
-    inspect: Callable[[Path], str]  # returns a summary of the content, or raises
+    inspect: Callable[[Path], str]  # returns a summary of the content, remarks on further lines, or raises
     remedy: str  # how to get the file if it is missing
 
 
@@ -77,16 +83,35 @@ def describe_embedding(path: Path, n_rows: int) -> str:
     return f"{table.shape[0]:,} x {table.shape[1]}"
 
 
-def describe_features(path: Path, n_items: int) -> str:
-    """Summarise a feature matrix."""
+def describe_features(path: Path, n_items: int, informative: set[str]) -> str:
+    """Summarise a feature matrix, the items that have features, and what the ids of its rows were compared with.
+
+    Args:
+        path: the matrix.
+        n_items: rows that it should have.
+        informative: names of the matrices that tell items apart, to which this one is added if it does.
+    """
     features = load_features(path, n_items)
-    return f"{features.shape[0]:,} x {features.shape[1]:,}"
+    remarks = [f"features of {count_rows(features):,} of {n_items:,} items", check_row_ids(path, n_items)]
+    if reason := why_uninformative(features):
+        remarks.append(f"left out by all programs: {reason}")
+    else:
+        informative.add(path.name)
+    return "\n".join([f"{features.shape[0]:,} x {features.shape[1]:,}", *remarks])
 
 
 def describe_texts(path: Path, n_items: int) -> str:
-    """Summarise the item texts."""
-    n_texts = sum(bool(text) for text in read_texts(path, n_items))
-    return f"{n_texts:,} items with text"
+    """Summarise the item texts; raise a ValueError if they are those of other items."""
+    n_texts = sum(bool(text.strip()) for text in read_texts(path, n_items))
+    mapping = path.with_name(ITEM_ID_FILE)
+    if mapping.is_file():
+        asins = {item: asin for _, item, asin in read_item_rows(mapping, n_items, ",")}
+        for where, item, rest in read_item_rows(path, n_items, "\t"):
+            asin = rest.partition("\t")[0]
+            if asins.get(item, asin) != asin:
+                problem = f"item {item} is {asin[:40]}, but {asins[item]} in {ITEM_ID_FILE}"
+                raise ValueError(f"{where}: {problem}; make both from the same raw files")
+    return f"{n_texts:,} of {n_items:,} items with text"
 
 
 def describe_id_map(path: Path, n_rows: int) -> str:
@@ -95,6 +120,17 @@ def describe_id_map(path: Path, n_rows: int) -> str:
     if ids != list(range(n_rows)):
         raise ValueError(f"{path}: ids 0 to {n_rows - 1} in order are expected; make it from the same raw files")
     return f"{n_rows:,} ids"
+
+
+def describe_item_ids(path: Path, n_items: int) -> str:
+    """Summarise the id map of the items, with a remark on the order of ids that are whole numbers."""
+    summary = describe_id_map(path, n_items)
+    order = numeric_order([raw_id for _, _, raw_id in read_item_rows(path, n_items, ",")])
+    if order is None:
+        return summary
+    if order == list(range(n_items)):
+        return f"{summary}\nwhole numbers in their order, as features from elsewhere"
+    return f"{summary}\nnumbers in another order: features from elsewhere need preprocess.features import"
 
 
 def describe_splits(folder: Path, data: Interactions) -> str:
@@ -110,8 +146,14 @@ def describe_splits(folder: Path, data: Interactions) -> str:
 # ---------------------------------------------------------------- the report
 
 
-def file_checks(settings: CheckSettings, data: Interactions) -> list[FileCheck]:
-    """List the checks of all files beside the interaction file."""
+def file_checks(settings: CheckSettings, data: Interactions, informative: set[str]) -> list[FileCheck]:
+    """List the checks of all files beside the interaction file.
+
+    Args:
+        settings: settings of the check.
+        data: the interaction file.
+        informative: where the names of the features that tell items apart go.
+    """
     model = settings.GNNModel
     dataset_flag = f"--dataset {settings.dataset}"
     pretrain_graph = f"python -m preprocess.pretrain_graph {dataset_flag}"
@@ -131,10 +173,13 @@ def file_checks(settings: CheckSettings, data: Interactions) -> list[FileCheck]:
         FileCheck(f"{model}_item_embeddings.pt", lambda path: describe_embedding(path, n_items), pretrain_graph),
         FileCheck(f"{model}_user_embeddings.pt", lambda path: describe_embedding(path, n_users), pretrain_graph),
         FileCheck("SASRec_item_embedding.pt", lambda path: describe_embedding(path, n_items + 1), pretrain_sasrec),
-        *(FileCheck(name, lambda path: describe_features(path, n_items), remedy) for name, remedy in features.items()),
+        *(
+            FileCheck(name, lambda path: describe_features(path, n_items, informative), remedy)
+            for name, remedy in features.items()
+        ),
         FileCheck(ITEM_TEXT_FILE, lambda path: describe_texts(path, n_items), FROM_RAW),
         FileCheck(USER_ID_FILE, lambda path: describe_id_map(path, n_users), FROM_RAW),
-        FileCheck(ITEM_ID_FILE, lambda path: describe_id_map(path, n_items), FROM_RAW),
+        FileCheck(ITEM_ID_FILE, lambda path: describe_item_ids(path, n_items), FROM_RAW),
         FileCheck("5-core", lambda path: describe_splits(path, data), FROM_RAW),
     ]
 
@@ -149,8 +194,12 @@ def require_regular_file(path: Path) -> None:
 def report(settings: CheckSettings) -> bool:
     """Print one line per file and return whether fine-tuning can start."""
     folder = dataset_folder(settings.data_dir, settings.dataset)
-    needed = required_files(settings.dataset, settings.GNNModel)
+    reads_graph_table = settings.graph_input or settings.graph_adapter
+    needed = required_files(settings.dataset, settings.GNNModel, reads_graph_table, settings.seq_input)
+    if settings.feature_input:
+        needed += [path.name for path in find_features(folder)]
     usable = set()
+    informative = set()
     data = None
     print(folder)
 
@@ -168,7 +217,10 @@ def report(settings: CheckSettings) -> bool:
                 status = "wrong"
                 details = " ".join(str(error).split())
         mark = "*" if check.name in needed else " "
-        print(f"{status:<8} {mark} {check.name:<26} {details}")
+        first, *remarks = details.splitlines() or [""]
+        print(f"{status:<8} {mark} {check.name:<26} {first}")
+        for remark in remarks:
+            print(f"{'':<38}{remark}")
 
     def inspect_interactions(path: Path) -> str:
         nonlocal data
@@ -177,10 +229,15 @@ def report(settings: CheckSettings) -> bool:
 
     print_status(FileCheck(f"{settings.dataset}.txt", inspect_interactions, f"{FROM_RAW}; or a public file"))
     if data is not None:
-        for check in file_checks(settings, data):
+        for check in file_checks(settings, data, informative):
             print_status(check)
-    can_start = usable >= set(needed)
-    print("* read by fine-tuning, which " + ("can start" if can_start else "cannot start yet"))
+    can_start = usable >= set(needed) and bool(informative or not settings.feature_input)
+    inputs = ["graph"] * reads_graph_table + ["sequence"] * settings.seq_input
+    sources = [f"{' and '.join(inputs)} embeddings"] * bool(inputs) + ["features"] * settings.feature_input
+    note = "can start" if can_start else "cannot start yet"
+    if not can_start and informative and needed[0] in usable and not settings.feature_input:
+        note += f"; from features alone it can: {FEATURES_ALONE}"
+    print(f"* needed for fine-tuning on {' and '.join(sources) or 'interactions'}, which {note}")
     return can_start
 
 

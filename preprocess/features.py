@@ -5,19 +5,23 @@
     python -m preprocess.features text --encoder llama --model_name PATH/Llama-2-7b --dataset Beauty
     python -m preprocess.features image --encoder clip --model_name PATH/clip-vit-base-patch32 --fetch --dataset Beauty
 
+    python -m preprocess.features import FILE --ids FILE --name image --dataset Beauty
+
 `text` reads `item_text.tsv` beside the interaction file (a header, then item id, ASIN and texts, separated by tabs).
 `image` reads one picture per item, `pictures/{asin}.jpg` (or .jpeg, .png, .webp, .gif), from the same folder; ASINs are
 in `i_id_mapping.csv` or `item_image.tsv`, and `--fetch` first downloads the URLs in the latter. Both write float32
 (items, width): `text_feat.npy`, `image_feat.npy`, or the file of another modality with `--name`. Those of tfidf are a
-sparse matrix, `text_feat.npz`.
+sparse matrix, `text_feat.npz`. Features in which no two items can be told apart are not written.
+
+`import` puts the rows of a matrix that another program has made (.npy, .npz, .pt, or a table with a column of ids) in
+the order of the items, and writes `NAME_ids.txt` beside them, by which other programs notice another order. Rows of
+other items are left out, and items without a row get zeros.
 
 Finished shards of items are saved in `{name}_feat.parts/`; re-run the same command to resume a killed run.
 """
 
-import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from preprocess.modalities.settings import (
@@ -33,35 +37,29 @@ if __name__ == "__main__":
     parse_args()
 
 import numpy as np
-import scipy.sparse as sp
 
 from preprocess.modalities import encoders
 from preprocess.modalities.download import download_images
+from preprocess.modalities.foreign_features import import_features
 from preprocess.modalities.images import find_images, open_image
 from preprocess.modalities.llama_encoder import llama
-from preprocess.modalities.shards import (
-    EncodingJob,
-    UnusableInputError,
-    digest,
-    encode_in_shards,
-    remove_shards,
-    remove_stale_shards,
-)
+from preprocess.modalities.output import exclusive, refuse_overwrite, require_informative, write_features
+from preprocess.modalities.shards import EncodingJob, UnusableInputError, digest, encode_in_shards, remove_shards
 from preprocess.raw.item_files import (
     ITEM_TEXT_FILE,
     read_image_urls,
     read_item_ids,
     read_texts,
 )
+from preprocess.raw.summary import Summary, next_command
 from utils.cli.errors import report_user_error
 from utils.data.batches import scoring_batches
 from utils.data.feature_checks import UninformativeModalityError
-from utils.data.features import same_modality, save_features
+from utils.data.ids import likely_cause, match_ids, show_examples
 from utils.data.interactions import Interactions
-from utils.data.layout import require_files
+from utils.data.layout import dataset_folder, require_files
 from utils.io.atomic import atomic_write
 from utils.runtime.distributed import resolve_device
-from utils.runtime.lock import run_lock
 
 # ---------------------------------------------------------------- the two programs
 
@@ -74,17 +72,29 @@ def encode_text(settings: TextSettings) -> None:
     """
     path, n_items = output_path(settings, ITEM_TEXT_FILE)
     texts = read_texts(path.with_name(ITEM_TEXT_FILE), n_items, settings.columns)
+    distinct = {" ".join(text.split()) for text in texts} - {""}
+    if len(distinct) == 1 < sum(map(_has_text, texts)):
+        raise UninformativeModalityError(f"{ITEM_TEXT_FILE}: all texts are {min(distinct)[:40]!r}; add others")
     job = None
     if settings.encoder == "tfidf":
         features = encoders.tfidf(texts)
     else:
         job = _text_job(settings, texts)
+    remedy = "add other texts, or take another --encoder"
     with exclusive(path, settings.overwrite):
         if job is not None:
             features, _ = encode_in_shards(path, job, batches_per_shard(settings))
-        write_features(path, features, settings.whiten)
-    n_empty = int((abs(features).sum(1) == 0).sum())
-    print(f"{path}: {features.shape[0]:,} items x {features.shape[1]:,}, {n_empty:,} without text")
+        require_informative(path, features, remedy)
+        write_features(path, encoders.whiten(features) if settings.whiten else features)
+    summary = Summary(str(path))
+    n_features = int((abs(features).sum(1) > 0).sum())
+    summary.add_matched("texts", sum(map(_has_text, texts)), n_items, f"items in {ITEM_TEXT_FILE}")
+    summary.add_matched("features", n_features, n_items, f"{features.shape[1]:,} columns; zeros for the others")
+    print(summary.render(next_command("preprocess.pretrain_graph", settings)))
+
+
+def _has_text(text: str) -> bool:
+    return bool(text.strip())
 
 
 def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
@@ -99,7 +109,7 @@ def _text_job(settings: TextSettings, texts: list[str]) -> EncodingJob:
             encode = llama(Path(settings.model_name), device)
         case unknown:
             raise ValueError(f"--encoder {unknown}: no encoder of texts has this name")
-    items = np.array([item for item, text in enumerate(texts) if text.strip()])
+    items = np.array([item for item, text in enumerate(texts) if _has_text(text)])
     length = np.array([len(texts[item]) for item in items])
     batches = [items[rows] for rows in scoring_batches(length, settings.batch_size, positions_per_row=0)]
     return EncodingJob(
@@ -132,7 +142,8 @@ def encode_image(settings: ImageSettings) -> None:
         case unknown:
             raise ValueError(f"--encoder {unknown}: no encoder of pictures has this name")
     folder = Path(settings.pictures) if settings.pictures else path.parent / "pictures"
-    absent, picture_of = _collect_images(settings, folder, asins, path.parent)
+    summary = Summary(str(path))
+    absent, picture_of = _collect_images(settings, folder, asins, summary)
 
     def read(item: int) -> np.ndarray:
         if item in absent:
@@ -155,31 +166,46 @@ def encode_image(settings: ImageSettings) -> None:
             remove_shards(path)
             raise UninformativeModalityError(
                 f"{folder}: no picture of any item that can be read; the first one: {missing[0]}"
+                + _explain_names(folder, asins, picture_of)
             )
         without_picture = sorted(missing)
         features[without_picture] = np.delete(features, without_picture, axis=0).mean(0, dtype=np.float64)
+        require_informative(path, features, "take other pictures, or another --encoder")
         lines = [f"{item}\t{asins[item]}\t{' '.join(missing[item].split())}" for item in without_picture]
         with atomic_write(path.with_name(f"{settings.name}_missing.tsv")) as temporary:
             temporary.write_text("\n".join(["item_id\tasin\treason", *lines]) + "\n", encoding="utf-8")
-        write_features(path, features, settings.whiten)
-    print(
-        f"{path}: {n_items:,} items x {features.shape[1]}, {len(without_picture):,} without a picture: "
-        f"{settings.name}_missing.tsv"
-    )
+        write_features(path, encoders.whiten(features) if settings.whiten else features)
+    remark = f"{features.shape[1]:,} columns"
+    if without_picture:
+        remark += f"; the others, and why, are in {settings.name}_missing.tsv and get the mean of all"
+    summary.add_matched("features", n_items - len(without_picture), n_items, remark)
+    print(summary.render(next_command("preprocess.pretrain_graph", settings)))
+
+
+def _explain_names(folder: Path, asins: list[str], picture_of: dict[int, Path]) -> str:
+    """Return why no picture has the name of an item, as the end of a message; empty if one has, or there is none."""
+    names = find_images(folder)
+    if picture_of or not names:
+        return ""
+    return f"; {show_examples(asins, names)}; {likely_cause(asins, names)}"
 
 
 def _collect_images(
-    settings: ImageSettings, folder: Path, asins: list[str], dataset: Path
+    settings: ImageSettings, folder: Path, asins: list[str], summary: Summary
 ) -> tuple[dict[int, str], dict[int, Path]]:
-    """Download pictures with --fetch; return why items have none, and the pictures of the others."""
+    """Download pictures with --fetch; return why items have none, and the pictures of the others, and count both."""
     failures = {}
     if settings.fetch:
+        dataset = dataset_folder(settings.data_dir, settings.dataset)
         urls = {asins[item]: url for item, url in read_image_urls(dataset, len(asins)).items()}
         failures = download_images(urls, folder, settings)
+        summary.add_matched("addresses", len(urls), len(asins), f"{len(failures):,} could not be fetched")
     elif not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; put pictures there, ASIN.jpg, or --fetch them")
-    found = find_images(folder)
-    picture_of = {item: found[asin] for item, asin in enumerate(asins) if asin in found}
+    files = find_images(folder)
+    match = match_ids([asin for asin in asins if asin], files)
+    picture_of = {item: files[match.found[asin]] for item, asin in enumerate(asins) if asin in match.found}
+    summary.add_matched("pictures", len(picture_of), len(asins), match.note())
     absent = {
         item: failures.get(asin, "no picture" if asin else "no ASIN")
         for item, asin in enumerate(asins)
@@ -222,35 +248,9 @@ def output_path(settings: TextSettings | ImageSettings, *needed: str) -> tuple[P
     return path, Interactions(folder / interactions, 0).n_items
 
 
-def refuse_overwrite(path: Path, overwrite: bool) -> None:
-    """Raise a ValueError if the features exist, in any format, unless they are to be overwritten."""
-    existing = same_modality(path)
-    if existing and not overwrite:
-        remove_stale_shards(existing[0])
-        raise ValueError(f"{existing[0]}: already exists; --overwrite replaces it")
-
-
-@contextlib.contextmanager
-def exclusive(path: Path, overwrite: bool) -> Iterator[None]:
-    """Lock a matrix and its shards for the duration of the block.
-
-    Raises:
-        ValueError: another run uses it, or has written it in the meantime.
-    """
-    with run_lock(path.with_suffix(""), is_prefix=True, flag="--name"):
-        refuse_overwrite(path, overwrite)
-        yield
-
-
 def batches_per_shard(settings: TextSettings | ImageSettings) -> int:
     """Return the size of a shard in batches."""
     return -(-settings.shard_size // settings.batch_size)
-
-
-def write_features(path: Path, features: np.ndarray | sp.csr_matrix, whiten: bool) -> None:
-    """Write the finished matrix and remove its shards."""
-    save_features(path, encoders.whiten(features) if whiten else features)
-    remove_shards(path)
 
 
 # ---------------------------------------------------------------- command line
@@ -262,12 +262,15 @@ def run(argv: list[str]) -> int:
     Raises:
         UninformativeModalityError: the one error after which a program with other modalities can continue.
     """
-    settings = parse_args(argv)
+    settings, file = parse_args(argv)
     try:
-        if isinstance(settings, TextSettings):
-            encode_text(settings)
-        else:
-            encode_image(settings)
+        match settings:
+            case TextSettings():
+                encode_text(settings)
+            case ImageSettings():
+                encode_image(settings)
+            case _:
+                import_features(file, settings)
     except UninformativeModalityError:
         raise
     except (ValueError, OSError) as error:

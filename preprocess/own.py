@@ -112,7 +112,7 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))
     item_file = Path(settings.item_file or path)
     table = read_csv_items(item_file, settings, bool(settings.item_file), interactions.item_ids)
-    items, local_pictures = join_items(table, interactions.item_ids, summary)
+    items, local_pictures = join_items(table, interactions.item_ids, settings, summary)
     without = [item_id for item_id, item in zip(interactions.item_ids, items, strict=True) if item is None]
     skipped = [("no line about it", "", item_id) for item_id in without]
     contents = render_dataset_files(settings, interactions, items, skipped, counts, day)

@@ -14,6 +14,10 @@ class CheckSettings:
     dataset: str = "Beauty"  # folder under DATA_DIR/sequential
     data_dir: str = "datasets"  # folder with sequential/DATASET/
     GNNModel: Literal["MMHCL", "LightGCN"] = "MMHCL"  # graph embeddings that fine-tuning is to read
+    graph_input: bool = True  # fine-tuning is to read graph embeddings as an input of the item vectors
+    seq_input: bool = True  # fine-tuning is to read sequence embeddings
+    graph_adapter: bool = True  # fine-tuning is to read graph embeddings in the adapter
+    feature_input: bool = False  # fine-tuning is to read item features
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ from preprocess import features, pretrain_graph, pretrain_sasrec
 from preprocess.modalities.encoders import INSTALL_HINT
 from preprocess.pretraining.settings import PretrainSettings
 from preprocess.raw.item_files import ITEM_TEXT_FILE, text_columns
+from preprocess.raw.summary import Summary, dataset_flags
 from utils.cli.errors import run_program
 from utils.data.feature_checks import UninformativeModalityError
-from utils.data.features import find_features, same_modality
+from utils.data.features import find_features, load_informative_features, same_modality
 from utils.data.input_files import changed_inputs
+from utils.data.interactions import Interactions
 from utils.data.layout import require_files
 from utils.evaluation.metrics import format_headline_metrics
 from utils.logs.records import read_metrics
@@ -61,6 +63,7 @@ class Pipeline:
         self.folder = folder
         self.logs = logs
         self.log = RunLog(logs, "stages", folder.name)
+        self.summary = Summary(str(folder))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -79,12 +82,18 @@ class Pipeline:
 
     def encode(self, output: str, argv: list[str]) -> None:
         """Run preprocess.features if its output is absent in any format; leave out what distinguishes no items."""
-        if same_modality(self.folder / output):
+        if existing := same_modality(self.folder / output):
+            self.summary.add(existing[0].name, "kept")
             return
         try:
             self.run([output], features, argv, main=features.run)
         except UninformativeModalityError as reason:
-            self.log.info(f"{argv[0]} left out: {reason}")
+            self.leave_out(argv[0], str(reason))
+
+    def leave_out(self, what: str, reason: str) -> None:
+        """Log that a side input is left out, and why."""
+        self.log.info(f"{what} left out: {reason}")
+        self.summary.add(what, "left out", reason)
 
     def run(
         self,
@@ -104,6 +113,7 @@ class Pipeline:
             main: called in place of the module's `main`.
         """
         if (self.folder / outputs[-1]).exists():
+            self.summary.add(outputs[-1], "kept")
             return
         self.log.info(f"python -m {program.__name__} {shlex.join(argv)}")
         status = (main or program.main)(argv)
@@ -113,8 +123,9 @@ class Pipeline:
         test = ""
         if metrics:
             _, final = read_metrics(self.logs / metrics / "pretrain_metrics.jsonl")
-            test = f"; test {format_headline_metrics(final.test)}"
-        self.log.info(f"{program.__name__}: {files}{test}")
+            test = f"test {format_headline_metrics(final.test)}"
+        self.log.info(f"{program.__name__}: {'; '.join(filter(None, [files, test]))}")
+        self.summary.add(outputs[-1], "made", test)
 
 
 def check_origin(data: Path, outputs_of: dict[Path, list[str]]) -> None:
@@ -161,8 +172,8 @@ def text_commands(folder: Path, sentences: bool) -> dict[str, list[str]]:
     return commands
 
 
-def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequence_flags: str = "") -> None:
-    """Make features and embedding tables that are absent.
+def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequence_flags: str = "") -> Summary:
+    """Make features and embedding tables that are absent; return what was made, kept and left out.
 
     Args:
         settings: paths and name of the dataset.
@@ -191,21 +202,45 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
         if (folder / ITEM_TEXT_FILE).is_file():
             is_installed = find_spec(MINILM_PACKAGE) is not None
             if s.sentences and not is_installed:
-                pipeline.log.info(f"sentences left out: {MINILM_PACKAGE} is not installed; {INSTALL_HINT}")
+                pipeline.leave_out("sentences", f"{MINILM_PACKAGE} is not installed; {INSTALL_HINT}")
             for output, flags in text_commands(folder, s.sentences and is_installed).items():
                 pipeline.encode(output, [*flags, *data_flags])
         if (folder / "pictures").is_dir():
             pipeline.encode("image_feat.npy", ["image", *data_flags, "--encoder", "histogram"])
         graph_argv = [*run_flags, "--GNNModel", s.GNNModel, *graph_flags.split()]
-        if not find_features(folder):
+        is_made = (folder / graph_outputs[-1]).exists()
+        if not is_made and not tells_items_apart(find_features(folder), folder / interaction_file):
             graph_argv += ["--item_loss_ratio", "0"]
+            pipeline.leave_out("item hypergraph", "no features that tell items apart")
         pipeline.run(graph_outputs, pretrain_graph, graph_argv, s.GNNModel)
         pipeline.run(sequence_outputs, pretrain_sasrec, [*run_flags, *sequence_flags.split()], "SASRec")
+    return pipeline.summary
+
+
+def tells_items_apart(paths: list[Path], data: Path) -> bool:
+    """Return whether any of these features tell the items of an interaction file apart.
+
+    Raises:
+        ValueError: one cannot be read; names the file and what is wrong with it.
+    """
+    try:
+        return bool(load_informative_features(paths, Interactions(data, 0).n_items)[0])
+    except UninformativeModalityError:
+        return False
+
+
+def run(settings: TableSettings) -> None:
+    """Make the tables, and print what was made, kept and left out, and the next command."""
+    summary = make_tables(settings)
+    command = f"python train_HeLLM.py --preset best {dataset_flags(settings)}"
+    if settings.GNNModel != TableSettings.GNNModel:
+        command += f" --GNNModel {settings.GNNModel}"
+    print(summary.render(command))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    return run_program(make_tables, parse_tables(argv))
+    return run_program(run, parse_tables(argv))
 
 
 if __name__ == "__main__":

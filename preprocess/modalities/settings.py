@@ -2,10 +2,11 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from utils.cli.errors import report_user_error
-from utils.cli.flags import parse_settings
+from utils.cli.flags import SettingsParser
 from utils.cli.validation import check_names, check_numbers
 
 PRETRAINED = ("bert", "clip", "llama")  # read from --model_name
@@ -56,8 +57,22 @@ class ImageSettings(FetchSettings, FeatureSettings):
     max_pixels: int = 50_000_000  # per picture; larger ones count as broken and are not decoded
 
 
-def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
+@dataclass(frozen=True)
+class ImportSettings:
+    """Settings of importing."""
+
+    dataset: str = "Beauty"  # folder under DATA_DIR/sequential
+    data_dir: str = "datasets"  # folder with sequential/DATASET/
+    name: str = "image"  # modality: NAME_feat.npy is written, NAME_feat.npz of a sparse matrix
+    ids: str = ""  # file with the id of each row; 0 or 1: ids are the rows' numbers; empty: in FILE or its NAME_ids.txt
+    id_column: str = ""  # column of the ids in a table, FILE or that of --ids; empty: it is recognised
+    overwrite: bool = False  # replace existing features
+
+
+def validate_settings(settings: TextSettings | ImageSettings | ImportSettings) -> list[str]:
     """Return one message per invalid setting."""
+    if isinstance(settings, ImportSettings):
+        return check_names(settings, "dataset", "name")
     at_least_1 = ("batch_size", "shard_size")
     if isinstance(settings, TextSettings):
         problems = check_numbers(settings, at_least_1=at_least_1)
@@ -72,14 +87,25 @@ def validate_settings(settings: TextSettings | ImageSettings) -> list[str]:
     return problems
 
 
-PROGRAMS = {"text": (TextSettings, "Encode item texts."), "image": (ImageSettings, "Encode item pictures.")}
+PROGRAMS = {
+    "text": (TextSettings, "Encode item texts."),
+    "image": (ImageSettings, "Encode item pictures."),
+    "import": (ImportSettings, "Put features of another program in the order of the items."),
+}
 
 
-def parse_args(argv: list[str] | None = None) -> TextSettings | ImageSettings:
-    """Parse a command line, whose first word is text or image; an invalid one ends the program with exit status 2."""
+def parse_args(argv: list[str] | None = None) -> tuple[TextSettings | ImageSettings | ImportSettings, Path | None]:
+    """Parse a command line, whose first word is text, image or import; return the settings, and the file to import.
+
+    An invalid one ends the program with exit status 2.
+    """
     argv = sys.argv[1:] if argv is None else argv
     program = "python -m preprocess.features"
     if not argv or argv[0] not in PROGRAMS:
-        sys.exit(report_user_error(f"{program} text [flags], or {program} image [flags]"))
+        sys.exit(report_user_error(f"{program} text [flags], or {program} image [flags], or import FILE [flags]"))
     kind, description = PROGRAMS[argv[0]]
-    return parse_settings(kind, argv[1:], f"{program} {argv[0]}", description, validate_settings)
+    parser = SettingsParser(kind, f"{program} {argv[0]}", description, validate_settings)
+    if kind is ImportSettings:
+        parser.add_argument("file", type=Path, metavar="FILE", help="features: .npy, .npz, .pt, or a table with ids")
+    settings, options = parser.parse(argv[1:])
+    return settings, vars(options).get("file")

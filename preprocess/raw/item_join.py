@@ -1,22 +1,20 @@
 """Join the items of a dataset with what a table says about them, and count how many it has."""
 
-from preprocess.raw.csv_table import ItemTable, LocalPicture, suggest_id_column
+from preprocess.raw.csv_table import ColumnSettings, ItemTable, LocalPicture, open_table, suggest_id_column
 from preprocess.raw.item_metadata import Item
 from preprocess.raw.summary import Summary
-from preprocess.raw.table import Table
 from utils.data.ids import likely_cause, match_ids, show_examples
-
-FEW = 0.1  # share of the items below which a match deserves a warning
 
 
 def join_items(
-    table: ItemTable, item_ids: list[str], summary: Summary
+    table: ItemTable, item_ids: list[str], columns: ColumnSettings, summary: Summary
 ) -> tuple[list[Item | None], dict[str, LocalPicture]]:
     """Return what a table says about each item, and count in the summary how many items have what.
 
     Args:
         table: the table.
         item_ids: encoded id of each item.
+        columns: names of the table's columns.
         summary: where the counts, and warnings of few, are added.
 
     Returns:
@@ -31,10 +29,11 @@ def join_items(
     match = match_ids(item_ids, table.ids)
     if not match.found:
         problem = f"none of its {len(table.ids):,} items is one of the {len(item_ids):,} of the interactions"
-        cause = suggest_id_column(Table(table.path), item_ids) or f"; {likely_cause(item_ids, table.ids)}"
+        advice = suggest_id_column(open_table(table.path, columns, table.is_separate), item_ids)
+        cause = advice or f"; {likely_cause(item_ids, table.ids)}"
         raise ValueError(f"{table.path}: {problem}: {show_examples(item_ids, table.ids)}{cause}")
     if table.is_separate:
-        add_matched(summary, f"items in {table.path.name}", len(match.found), len(item_ids), match.note())
+        summary.add_matched(f"items in {table.path.name}", len(match.found), len(item_ids), match.note())
         summary.add_passed_over(f"lines of {table.path.name} without an item", table.n_without_item)
         summary.add_passed_over(f"further lines of {table.path.name}", table.n_repeated, "about an item above")
     items = [table.items.get(match.found.get(item_id, "")) for item_id in item_ids]
@@ -46,12 +45,5 @@ def join_items(
         "picture": sum(bool(item.image) for item in known) + len(pictures),
     }
     for kind in table.kinds:
-        add_matched(summary, f"{kind}s", has[kind], len(item_ids))
+        summary.add_matched(f"{kind}s", has[kind], len(item_ids))
     return items, pictures
-
-
-def add_matched(summary: Summary, what: str, matched: int, total: int, remark: str = "") -> None:
-    """Add how many items a side input has something for, and a warning if they are few."""
-    summary.add_matched(what, matched, total, remark)
-    if matched < FEW * total:
-        summary.warn(f"{what}: only {matched:,} of {total:,} items")

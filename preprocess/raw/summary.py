@@ -10,6 +10,7 @@ from preprocess.raw.dataset_writer import DatasetSettings
 from preprocess.raw.interactions import RawInteractions
 
 WIDTH = 100  # columns of a terminal that every line fits
+FEW_MATCHED = 0.1  # share of the items below which a side input deserves a warning
 MANY_TIES = 0.2  # share of neighbouring interactions with equal times from which their order deserves a warning
 
 
@@ -31,8 +32,10 @@ class Summary:
             self.add(f"passed over: {reason}", count, remark)
 
     def add_matched(self, what: str, matched: int, total: int, remark: str = "") -> None:
-        """Add a row about the items for which a side input has something."""
+        """Add a row about the items for which a side input has something, and a warning if they are few."""
         self.add(what, f"{matched:,} of {total:,}", remark)
+        if matched < FEW_MATCHED * total:
+            self.warn(f"{what}: only {matched:,} of {total:,} items")
 
     def warn(self, message: str) -> None:
         """Add a sentence that stands below the table."""
@@ -82,8 +85,13 @@ def add_interactions(
 
 def next_command(program: str, settings: DatasetSettings) -> str:
     """Return the command that runs a program on the dataset that was written."""
+    return f"python -m {program} {dataset_flags(settings)}"
+
+
+def dataset_flags(settings: DatasetSettings) -> str:
+    """Return the flags that name a dataset, of any settings with its name and its folder."""
     folder = f" --data_dir {shlex.quote(settings.data_dir)}" if settings.data_dir != DatasetSettings.data_dir else ""
-    return f"python -m {program} --dataset {shlex.quote(settings.dataset)}{folder}"
+    return f"--dataset {shlex.quote(settings.dataset)}{folder}"
 
 
 def tied_share(interactions: RawInteractions) -> float:

@@ -62,7 +62,34 @@ SHAPE: dict[str, Callable[[Outcome], None]] = {}
 
 VALUES: dict[str, Callable[[Outcome], None]] = {}
 
-ITEM_SIDE: dict[str, Callable[[Outcome], None]] = {}
+
+def float_ids_in_one_file_only(outcome: Outcome) -> None:
+    """Check ids that are 100 in the item file and 100.0 in the interactions."""
+    assert outcome.status == 0
+    assert list(outcome.titles().values()) == [f"Lamp number {n}" for n in range(7)]
+    assert "7 of 7" in outcome.out
+
+
+def features_in_the_order_of_numbers(outcome: Outcome) -> None:
+    """Check that row i of the features is item i of the other project."""
+    assert outcome.status == 0
+    assert outcome.text("i_id_mapping.csv").split()[1:] == [f"{n},{n}" for n in range(12)]
+    assert re.search(r"ok +image_feat.npy +12 x 4\n", outcome.out)
+    assert "no image_ids.txt: row i is item i of i_id_mapping.csv" in outcome.out
+
+
+def another_name_of_the_item_column(outcome: Outcome) -> None:
+    """Check an item file that calls its ids id."""
+    assert outcome.status == 0
+    assert outcome.titles() == {str(n): f'The "{n}" Ärtists' for n in range(7)}
+
+
+ITEM_SIDE: dict[str, Callable[[Outcome], None]] = {
+    "D08_mmrec_feature_order": features_in_the_order_of_numbers,
+    "D15_float_ids_vs_int": float_ids_in_one_file_only,
+    "D28_lastfm_hetrec": another_name_of_the_item_column,
+    "D43b_chinese_titles_one_shared_word": lambda outcome: refused(outcome, "not written: all rows are equal"),
+}
 
 AMAZON: dict[str, Callable[[Outcome], None]] = {}
 

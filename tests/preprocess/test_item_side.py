@@ -1,44 +1,11 @@
-"""What is joined to items: the order of ids, texts, pictures and features, and how many items they match."""
+"""What is joined to items: the order of ids, texts and pictures of other tables, and how many items they match."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-import scipy.sparse as sp
-import torch
 
-import train_HeLLM
-from config_HeLLM import parse_args
-from preprocess import amazon, own, pretrain_graph
-from tests.support.small_data import N_ITEMS, short_command, write_dataset
+from preprocess import amazon
 from tests.support.small_raw import raw
-from utils.data.feature_checks import why_uninformative
+from tests.support.small_tables import convert, join, mapping, purchases, row, table_of, titles
 from utils.data.ids import canonical_form, likely_cause, match_ids, numeric_order
-
-USERS = 6
-
-
-def purchases(items, users=range(USERS), per_user=5):
-    """Return a table in which each user buys successive items."""
-    lines = [f"{user},{items[(row + n) % len(items)]},{n}" for row, user in enumerate(users) for n in range(per_user)]
-    return "\n".join(["user,item,time", *lines]) + "\n"
-
-
-def convert(root, text, *more):
-    """Convert a table to the dataset X without a k-core; return the status."""
-    (root / "table.csv").write_text(text, encoding="utf-8")
-    flags = ["--dataset", "X", "--data_dir", str(root / "data"), "--k_core", "1", "--overwrite"]
-    return own.main([str(root / "table.csv"), *flags, *more])
-
-
-def dataset(root) -> Path:
-    return root / "data" / "sequential" / "X"
-
-
-def mapping(root, kind="i"):
-    """Return the ids of a dataset in the order of their numbers."""
-    return [line.split(",")[1] for line in (dataset(root) / f"{kind}_id_mapping.csv").read_text().splitlines()[1:]]
-
 
 # ---------------------------------------------------------------- order of ids
 
@@ -111,28 +78,6 @@ def test_the_likely_cause_of_no_match_is_named(offered, cause):
 
 
 # ---------------------------------------------------------------- texts and pictures of another table
-
-
-def join(root, items, interactions=None, *more, name="items.csv", encoding="utf-8"):
-    """Convert interactions with items 1 to 12 and an item file; return the status."""
-    (root / name).write_text(items, encoding=encoding)
-    text = interactions or purchases([str(n) for n in range(1, 13)])
-    return convert(root, text, "--item_file", str(root / name), *more)
-
-
-def titles(root):
-    """Return the title of each item that has a text."""
-    rows = [line.split("\t") for line in (dataset(root) / "item_text.tsv").read_text().splitlines()[1:]]
-    return {row[1]: row[2] for row in rows}
-
-
-def table_of(ids, header="item,title"):
-    return "\n".join([header, *(f"{item},Lamp {n}" for n, item in enumerate(ids, 1))]) + "\n"
-
-
-def row(out, what):
-    """Return a row of the table at the end of a program, with single spaces."""
-    return next(" ".join(line.split()) for line in out.splitlines() if line.startswith(what))
 
 
 @pytest.mark.parametrize(
@@ -221,111 +166,3 @@ def test_the_column_that_has_the_ids_is_named(tmp_path, capsys):
 def test_an_item_file_with_nothing_to_join_is_refused(tmp_path, capsys):
     assert join(tmp_path, "item,name\n1,Lamp\n") == 2
     assert "--title, --text or --picture takes one of its columns (item, name)" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- features that tell no items apart
-
-
-def constant(n_items, rng):
-    return np.tile(rng.normal(size=5), (n_items, 1))
-
-
-def rounded(n_items, rng):
-    return constant(n_items, rng) * (1 + 1e-7 * rng.normal(size=(n_items, 5)))
-
-
-def one_direction(n_items, rng):
-    return constant(n_items, rng) * rng.uniform(1, 9, (n_items, 1))
-
-
-def some_zero(n_items, rng):
-    return constant(n_items, rng) * (np.arange(n_items) % 3 > 0)[:, None]
-
-
-def one_row(n_items, rng):
-    return constant(n_items, rng) * (np.arange(n_items) == 3)[:, None]
-
-
-def opposite(n_items, rng):
-    return constant(n_items, rng) * np.where(np.arange(n_items) % 2, 1, -1)[:, None]
-
-
-def one_differs(n_items, rng):
-    return np.concatenate([constant(n_items - 1, rng), rng.normal(size=(1, 5))])
-
-
-USELESS = {
-    constant: "all rows are equal",
-    rounded: "all rows are equal",
-    one_direction: "all rows point in one direction",
-    some_zero: "rows that are not zero are equal",
-    one_row: "only one row is not zero",
-}
-
-
-@pytest.mark.parametrize("as_given", [torch.from_numpy, sp.csr_matrix], ids=["dense", "sparse"])
-@pytest.mark.parametrize("make", [*USELESS, opposite, one_differs])
-@pytest.mark.parametrize("n_items", [40, 1500])
-def test_features_that_tell_no_items_apart_are_recognised(make, as_given, n_items):
-    features = make(n_items, np.random.default_rng(0)).astype(np.float32)
-    found = why_uninformative(as_given(features))
-    assert USELESS.get(make, "") in found
-    assert bool(found) == (make in USELESS)
-
-
-@pytest.fixture
-def place(tmp_path):
-    """Write the small dataset with informative features."""
-    folder = write_dataset(tmp_path / "data")
-    np.save(folder / "good_feat.npy", np.random.default_rng(1).normal(size=(N_ITEMS, 4)))
-    return tmp_path
-
-
-def useless(root, make, suffix=".npy", name="equal"):
-    """Write features that tell no items apart into the small dataset."""
-    features = make(N_ITEMS, np.random.default_rng(0)).astype(np.float32)
-    path = root / "data" / "sequential" / "Small" / f"{name}_feat{suffix}"
-    if suffix == ".npz":
-        sp.save_npz(path, sp.csr_matrix(features))
-    else:
-        np.save(path, features)
-    return path
-
-
-def pretrain(root, *more):
-    data = ["--dataset", "Small", "--data_dir", str(root / "data"), "--overwrite", "--num_epochs", "1"]
-    folders = ["--output_dir", str(root / "output"), "--logging_dir", str(root / "log"), "--device", "cpu"]
-    return pretrain_graph.main([*data, *folders, *more])
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_pretraining_leaves_equal_rows_out_and_logs_the_reason(place, suffix, capsys):
-    useless(place, constant, suffix)
-    assert pretrain(place) == 0
-    log = (place / "log" / "Small" / "MMHCL" / "pretrain_log.txt").read_text()
-    assert f"equal_feat{suffix} left out: all rows are equal, so they tell no two items apart" in log
-    assert f"good_feat.npy: features of {N_ITEMS} of {N_ITEMS} items" in log
-    assert f"CRC-32 of equal_feat{suffix}" not in log
-    capsys.readouterr()
-    assert pretrain(place, "--features", "equal") == 2
-    assert "all rows are equal, so they tell no two items apart; leave it out of --features" in capsys.readouterr().err
-
-
-def test_pretraining_with_nothing_left_names_the_way_out(place, capsys):
-    useless(place, constant, name="good")
-    assert pretrain(place) == 2
-    error = capsys.readouterr().err
-    assert "no features are left: good_feat.npy left out: all rows are equal" in error
-    assert "train without item features by --item_loss_ratio 0" in error
-
-
-def test_fine_tuning_leaves_equal_rows_out_and_logs_the_reason(place, capsys):
-    alone = ["--feature_input", "--feature_width", "3", "--no-graph_input", "--no-seq_input", "--no-graph_adapter"]
-    argv = short_command(place, *alone, "--n_layers", "1")
-    useless(place, one_direction)
-    assert train_HeLLM.setup_run(parse_args(argv)).model.feature_embedding.shape == (N_ITEMS, 3)
-    assert train_HeLLM.main([*argv, "--plan"]) == 0
-    assert train_HeLLM.main(argv) == 0
-    assert "equal_feat.npy left out: all rows point in one direction" in capsys.readouterr().out
-    assert train_HeLLM.main([*argv, "--features", "equal"]) == 2
-    assert "leave it out of --features" in capsys.readouterr().err

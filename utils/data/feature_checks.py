@@ -91,7 +91,7 @@ def check_row_ids(path: Path, n_items: int) -> str:
     file = ids_file(path)
     mapping = path.with_name(ITEM_ID_FILE)
     if not file.is_file():
-        return f"no {file.name}: row i is taken for item i"
+        return f"no {file.name}: row i is item i of {ITEM_ID_FILE}"
     if not mapping.is_file():
         return f"no {ITEM_ID_FILE} to compare {file.name} with"
     rows = read_ids(file)
