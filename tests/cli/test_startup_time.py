@@ -13,6 +13,7 @@ PROGRAMS = {
     "preprocess.own": ["table.csv"],
     "preprocess.features text": [],
     "preprocess.features image": [],
+    "preprocess.features import": ["matrix.npy"],
     "preprocess.tables": [],
     "preprocess.pretrain_graph": [],
     "preprocess.pretrain_sasrec": [],
