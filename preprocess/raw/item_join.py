@@ -3,7 +3,7 @@
 from preprocess.raw.csv_table import ColumnSettings, ItemTable, LocalPicture, open_table, suggest_id_column
 from preprocess.raw.item_metadata import Item
 from preprocess.raw.summary import Summary
-from utils.data.ids import likely_cause, match_ids, show_examples
+from utils.data.ids import count_from_other_ends, likely_cause, match_ids, show_examples
 
 
 def join_items(
@@ -34,6 +34,8 @@ def join_items(
         raise ValueError(f"{table.path}: {problem}: {show_examples(item_ids, table.ids)}{cause}")
     if table.is_separate:
         summary.add_matched(f"items in {table.path.name}", len(match.found), len(item_ids), match.note())
+        if remark := count_from_other_ends(item_ids, table.ids):
+            summary.warn(f"{table.path.name}: {remark}")
         summary.add_passed_over(f"lines of {table.path.name} without an item", table.n_without_item)
         summary.add_passed_over(f"further lines of {table.path.name}", table.n_repeated, "about an item above")
     items = [table.items.get(match.found.get(item_id, "")) for item_id in item_ids]

@@ -125,6 +125,22 @@ def test_few_items_with_a_text_are_warned_of_and_the_others_counted(tmp_path, ca
     assert titles(tmp_path) == {"5": "Lamp"}
 
 
+@pytest.mark.parametrize(
+    ("ids", "remark"),
+    [
+        (range(2, 12), "it counts from 2 to 11, the dataset from 1 to 10: are they the same items?"),
+        (range(10), "it counts from 0 to 9, the dataset from 1 to 10: are they the same items?"),
+        (range(1, 11), ""),
+        (range(12), ""),  # more items than the dataset has
+    ],
+)
+def test_items_counted_from_another_number_are_warned_of(tmp_path, ids, remark, capsys):
+    assert join(tmp_path, table_of(ids)) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("are they the same items?" in out) == bool(remark)
+    assert remark in out
+
+
 def test_titles_in_the_table_of_interactions_are_counted(tmp_path, capsys):
     lines = purchases(["1", "2", "3"]).splitlines()
     table = [lines[0] + ",title", *(line + ("," if ",2," in line else ",Lamp") for line in lines[1:])]

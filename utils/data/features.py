@@ -120,7 +120,7 @@ def load_features(path: Path, n_items: int) -> Tensor | sp.csr_matrix:
     if n_rows != n_items:
         raise ValueError(
             f"{path}: {n_rows} rows for {n_items} items; make it from the same interaction file, or put its rows in "
-            f"the order of the items: {import_command(path)}"
+            f"the order of the items: {import_command(path)} (--ids 0 if row i has the id i)"
         )
     check_row_ids(path, n_items)
     if not (features.nnz if sp.issparse(features) else features.any()):

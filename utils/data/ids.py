@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 WHOLE_NUMBER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0*)?")  # 7, 007, 7.0
 SCIENTIFIC = re.compile(r"([1-9])(?:\.([0-9]{1,4}))?[eE]\+?0*([0-9]{1,2})")  # 1e+05; with more digits some may be lost
+SHORT_NUMBER = re.compile(r"[0-9]{1,18}")
 MARKS = " \t\r\n\ufeff\"'`“”‘’"  # blanks and quotation marks around an id
 MAX_EXAMPLES = 3
 
@@ -112,6 +113,18 @@ def likely_cause(wanted: Sequence[str], offered: Collection[str]) -> str:
     if our_digits & their_digits:
         return "they agree in their digits alone: write them alike"
     return "take the file about the same items, with ids written alike"
+
+
+def count_from_other_ends(wanted: Sequence[str], offered: Collection[str]) -> str:
+    """Return a remark if the ids of both sides are successive numbers, one side's counted from one more; else empty."""
+    ours, theirs = ({unquote(text) for text in ids} for ids in (wanted, offered))
+    if len(ours) != len(theirs) or not all(SHORT_NUMBER.fullmatch(text) for text in ours | theirs):
+        return ""
+    first, last = min(map(int, ours)), max(map(int, ours))
+    their_first, their_last = min(map(int, theirs)), max(map(int, theirs))
+    if last - first != len(ours) - 1 or their_last - their_first != last - first or abs(first - their_first) != 1:
+        return ""
+    return f"it counts from {their_first} to {their_last}, the dataset from {first} to {last}: are they the same items?"
 
 
 def _examples(ids: Sequence[str]) -> str:
