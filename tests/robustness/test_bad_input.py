@@ -105,7 +105,7 @@ TEXT_FILES = {
     "item_image.tsv": (DATA / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
     "i_id_mapping.csv": (DATA / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
     "CSV interactions": (RAW / TABLE, lambda path: read_csv_interactions(path, ColumnSettings()).item.tolist()),
-    "CSV items": (RAW / ITEMS, lambda path: [*read_csv_items(path, ColumnSettings())[0].items()]),
+    "CSV items": (RAW / ITEMS, lambda path: [*read_csv_items(path, ColumnSettings(), True, []).items.items()]),
     "JSON reviews": (RAW / "Small_5.json", lambda path: [*read_reviews(path)]),
     "JSON metadata": (RAW / "meta_Small.json", lambda path: [*read_items(path, "AB")]),
     "zipped literals": (RAW / REVIEWS, lambda path: [*read_reviews(path)]),
