@@ -5,11 +5,11 @@
 Reads columns separated by commas, semicolons, tabs, `::`, `|` or spaces, JSON, Excel workbooks, Parquet and Arrow,
 compressed or not, in any encoding; the first line printed says what was recognised. Names of columns are in a header,
 with or without RecBole's types (`user_id:token`), or given by --columns; of ratings without a header (MovieLens,
-Amazon) they are assumed. Ids are any strings; files contain characters other
-than letters, digits and . : _ - in percent-encoding. Times are numbers of any unit, or dates as 2024-01-31 or
-2024-01-31 10:00:00; equal times keep the order of lines. Each line counts as one interaction, unless user, item and
-time repeat an earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`, from which
-`--overwrite` also removes earlier pictures of the items.
+Amazon) they are assumed. Ids are any strings; files contain characters other than letters, digits and . : _ - in
+percent-encoding. Times are numbers of any unit, or dates in any usual form; equal times keep the order of lines. Lines
+without user, item or time are passed over. Each line counts as one interaction, unless user, item and time repeat an
+earlier line. Writes what `preprocess.amazon` writes, and copies picture files to `pictures/`, from which `--overwrite`
+also removes earlier pictures of the items.
 """
 
 import sys
@@ -32,6 +32,7 @@ from preprocess.raw.item_files import IMAGE_SUFFIXES, IMAGE_URL_FILE, ITEM_TEXT_
 from preprocess.raw.item_join import join_items
 from preprocess.raw.summary import Summary, add_interactions, next_command
 from preprocess.raw.table_interactions import read_csv_interactions
+from preprocess.raw.time_forms import FORMATS
 from utils.cli.errors import run_program
 from utils.cli.flags import SettingsParser
 from utils.data.layout import days_file
@@ -58,6 +59,10 @@ def validate_own_settings(settings: OwnSettings) -> list[str]:
         "".encode(settings.encoding or "utf-8")
     except LookupError:
         problems.append(f"--encoding {settings.encoding}: a name that Python knows is expected, such as gb18030")
+    if settings.time_format and settings.time_format not in FORMATS and "%" not in settings.time_format:
+        problems.append(f"--time_format: {settings.time_format!r} is none of {', '.join(FORMATS)}, nor as %d.%m.%Y")
+    if settings.time_format and settings.order_of_lines:
+        problems.append("--time_format: says nothing with --order_of_lines, which reads no times")
     return problems
 
 
@@ -103,11 +108,11 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     interaction_file = refuse_overwrite(settings)
     folder = interaction_file.parent
     summary = Summary(str(interaction_file))
-    read = read_csv_interactions(path, settings)
+    read = read_csv_interactions(path, settings, summary)
     interactions, counts = deduplicate_and_k_core(read, settings.k_core, path, by_number=True)
-    summary.add("lines read", len(read))
     add_interactions(summary, interactions, counts, settings.k_core)
-    day = utc_days(interactions.time)
+    counts |= {"passed_over": summary.passed_over} if summary.passed_over else {}
+    day = utc_days(interactions)
     # Ranks in place of times keep the order of lines where times are equal
     interactions.time[np.argsort(interactions.time, kind="stable")] = np.arange(len(interactions))
     item_file = Path(settings.item_file or path)
@@ -136,7 +141,7 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     copies = {f"pictures/{item_id}{file.suffix.lower()}": file for item_id, file in pictures.items()}
     replace_dataset(settings, copies | contents, obsolete)
     if day is None:
-        summary.warn("no file of days, because the times are none of the years 1980 to 2099")
+        summary.add("file of days", "none", "because the times are none of the years 1980 to 2099")
     print(summary.render(next_command("preprocess.tables", settings)))
 
 

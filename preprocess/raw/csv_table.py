@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from preprocess.raw.id_column import MISSING, missing_words
 from preprocess.raw.item_files import IMAGE_SUFFIXES, encode_id
 from preprocess.raw.item_metadata import Item, strip_html
 from preprocess.raw.table import INTERACTIONS, ITEMS, Table
@@ -18,14 +19,13 @@ DEFAULT_NAMES = {  # of the columns, case-insensitive, where no flag gives anoth
     "picture": ("picture", "image"),
 }
 DEFAULT_ITEM_FILE_NAMES = ("id",)  # of the items' column in a table of items, besides those above
-NO_VALUE = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"}  # what programs write where they know nothing
 URL = re.compile(r"https?://\S+")
 MAX_PICTURE_ID_BYTES = 255 - len(max(IMAGE_SUFFIXES, key=len) + ".tmp")  # of a file name
 
 
 @dataclass(frozen=True)
 class ColumnSettings:
-    """Names of the columns in the header."""
+    """Names of the columns in the header, and what their values mean."""
 
     # columns
     user: str = ""  # column of users; empty: user, user_id or userid
@@ -40,6 +40,11 @@ class ColumnSettings:
     columns: tuple[str, ...] = ()  # names of all columns of FILE in their order, if it has no header
     item_columns: tuple[str, ...] = ()  # names of all columns of ITEM_FILE in their order, if it has no header
     encoding: str = ""  # of both files, such as gb18030; empty: it is recognised
+
+    # values
+    missing: tuple[str, ...] = MISSING  # words in any case that, like an empty field, stand for no value
+    time_format: str = ""  # number, excel, day_first, month_first, year_first or as %d%m%y; empty: recognised
+    order_of_lines: bool = False  # there are no times: each user's lines are oldest first
 
 
 class LocalPicture(NamedTuple):
@@ -108,10 +113,11 @@ def read_csv_items(path: Path, columns: ColumnSettings, is_separate: bool, item_
     if is_separate and not read.kinds:
         listed = ", ".join(table.names)
         raise ValueError(f"{path}: no column title; --title, --text or --picture takes one of its columns ({listed})")
+    missing = missing_words(columns.missing)
     if read.kinds:
         for where, item, title, picture, *values in table.rows([*selected.values(), *texts]):
-            values = ["" if value.lower() in NO_VALUE else value for value in (title, picture, *values)]
-            _add_line(read, where, "" if item.lower() in NO_VALUE else item, values)
+            values = ["" if value.casefold() in missing else value for value in (title, picture, *values)]
+            _add_line(read, where, "" if item.casefold() in missing else item, values)
     return read
 
 

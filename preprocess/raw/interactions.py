@@ -12,7 +12,6 @@ from utils.data.ids import numeric_order
 
 SECONDS_PER_DAY = 86_400
 KNOWN_SECONDS = (315_532_800, 4_102_444_800)  # since 1970, the years 1980 to 2099: times that are taken for dates
-UNITS_PER_SECOND = (1, 1_000, 1_000_000)
 
 
 @dataclass
@@ -21,9 +20,10 @@ class RawInteractions:
 
     user: np.ndarray  # int32 (N,)
     item: np.ndarray  # int32 (N,)
-    time: np.ndarray  # int64 or float64 (N,), any unit
+    time: np.ndarray  # int64 (N,), any unit
     user_ids: list[str]
     item_ids: list[str]
+    units_per_day: int | None = None  # of `time`, which then counts from 1970; None: not known
 
     def __len__(self) -> int:
         return len(self.user)
@@ -36,7 +36,7 @@ class RawInteractions:
         """Return some of the interactions, with users and items renumbered by sorted id (`_renumber`)."""
         user, user_ids = _renumber(self.user[rows], self.user_ids, by_number)
         item, item_ids = _renumber(self.item[rows], self.item_ids, by_number)
-        return RawInteractions(user, item, self.time[rows], user_ids, item_ids)
+        return RawInteractions(user, item, self.time[rows], user_ids, item_ids, self.units_per_day)
 
 
 def _renumber(index: np.ndarray, ids: list[str], by_number: bool) -> tuple[np.ndarray, list[str]]:
@@ -113,17 +113,16 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
         rows = kept
 
 
-def utc_days(time: np.ndarray) -> np.ndarray | None:
-    """Return the day of each time in UTC, since 1970: int64 (N,); None unless all times are of the years 1980 to 2099.
+def utc_days(interactions: RawInteractions) -> np.ndarray | None:
+    """Return the day of each interaction in UTC, since 1970: int64 (N,).
 
-    Args:
-        time: int64 or float64 (N,), seconds, milliseconds or microseconds since 1970, or numbers of another meaning.
+    None unless the times count from 1970 and all are of the years 1980 to 2099.
     """
-    for units in UNITS_PER_SECOND:
-        first, end = (seconds * units for seconds in KNOWN_SECONDS)
-        if first <= time.min() and time.max() < end:
-            return (time // (SECONDS_PER_DAY * units)).astype(np.int64)
-    return None
+    if interactions.units_per_day is None:
+        return None
+    day = interactions.time // interactions.units_per_day
+    first, end = (seconds // SECONDS_PER_DAY for seconds in KNOWN_SECONDS)
+    return day if first <= day.min() and day.max() < end else None
 
 
 def deduplicate_and_k_core(

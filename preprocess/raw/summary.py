@@ -21,6 +21,7 @@ class Summary:
     title: str = ""  # line above the table
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)  # lines per reason
 
     def add(self, what: str, count: int | str, remark: str = "") -> None:
         """Add a row: what was counted, its number (or short text, such as "3 of 7"), and a remark."""
@@ -29,6 +30,7 @@ class Summary:
     def add_passed_over(self, reason: str, count: int, remark: str = "") -> None:
         """Add a row about lines that were passed over, unless there was none."""
         if count:
+            self.passed_over[reason] = count
             self.add(f"passed over: {reason}", count, remark)
 
     def add_matched(self, what: str, matched: int, total: int, remark: str = "") -> None:

@@ -60,7 +60,56 @@ def refused(outcome: Outcome, pattern: str) -> None:
 
 SHAPE: dict[str, Callable[[Outcome], None]] = {}
 
-VALUES: dict[str, Callable[[Outcome], None]] = {}
+
+def passed_over(n_lines: int, reason: str) -> Callable[[Outcome], None]:
+    """Return a check that the other lines were read, and users are u1, u2, … or numbers from 17850."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == 0
+        assert re.search(rf"passed over: {reason} +{n_lines} ", outcome.out)
+        sequences = outcome.sequences()
+        assert sum(map(len, sequences.values())) == 30 - n_lines
+        assert all(re.fullmatch(r"u\d|1785\d", user) for user in sequences)
+
+    return check
+
+
+def ascending(outcome: Outcome) -> None:
+    """Check that user u1 bought 0 to 4 in this order, and user u2 what comes after it."""
+    assert outcome.status == 0
+    sequences = outcome.sequences()
+    assert sequences["u1"] == list("01234")
+    assert sequences["u2"] in (list("12345"), list("01234"))
+
+
+def warned_of_lost_times(outcome: Outcome) -> None:
+    assert outcome.status == 0
+    shown = " ".join(outcome.out.split())
+    assert "warning: 30 of 30 times are in scientific notation with fewer digits than the number has" in shown
+    assert "100% of a user's neighbouring interactions have the same time; their order is that of the lines" in shown
+
+
+def exact_beside_a_float(outcome: Outcome) -> None:
+    ascending(outcome)
+    assert "1 of 31 times are in scientific notation" in " ".join(outcome.out.split())
+
+
+def titles_of_float_ids(outcome: Outcome) -> None:
+    assert outcome.status == 0
+    assert outcome.titles() == {str(100 + item): f"Lamp number {item}" for item in range(7)}
+
+
+VALUES: dict[str, Callable[[Outcome], None]] = {
+    "D09_mmhcl_inter_no_time": lambda outcome: refused(outcome, "no column time .*--order_of_lines"),
+    "D10_diginetica_NA": lambda outcome: refused(outcome, "no user in 30 of 30 lines.*'NA' 30.*--user"),
+    "D12b_excel_serial_decimal_comma": ascending,
+    "D13_ddmmyyyy_integers": ascending,
+    "D14_scientific_times": warned_of_lost_times,
+    "D15_float_ids_vs_int": titles_of_float_ids,
+    "D24b_nanoseconds_one_float": exact_beside_a_float,
+    "D29_nan_ids": passed_over(6, "no user"),
+    "D60b_online_retail_missing_customers": passed_over(6, "no user"),
+}
 
 
 def float_ids_in_one_file_only(outcome: Outcome) -> None:

@@ -97,10 +97,10 @@ def test_days_are_known_of_times_that_count_from_1970_and_removed_with_the_times
     lines = [f"{user},{item},{units * time}" for user in "pq" for item, time in zip("abcd", seconds, strict=True)]
     assert run(tmp_path, csv_of(lines), "--k_core", "2") == 0
     assert written(tmp_path)["Small_days.txt"] == b"0 0 0 1 40\n1 0 0 1 40\n"
-    assert "no file of days" not in capsys.readouterr().out
+    assert "file of days" not in capsys.readouterr().out
     assert run(tmp_path, csv_of(LINES), "--overwrite") == 0
     assert "Small_days.txt" not in written(tmp_path)
-    assert "warning: no file of days, because the times are none of the years 1980 to 2099\n" in capsys.readouterr().out
+    assert "  none  because the times are none of the years 1980 to 2099\n" in capsys.readouterr().out
 
 
 def test_texts_and_pictures_are_written(tmp_path):
@@ -202,10 +202,14 @@ def test_any_id_is_encoded_for_files():
         (csv_of(LINES), ("--title", "name"), "line 1: no column name"),
         (csv_of(LINES), ("--text", "kind"), "line 1: no column kind; --text takes one of the header"),
         (csv_of(["a,b"]), (), "line 2: 2 fields, but 3 in the header"),
-        (csv_of([*LINES, ",b,3"]), (), "line 14: no user"),
-        (csv_of([*LINES, "", "u, ,3"]), (), "line 15: no item"),
+        (
+            csv_of([",b,3", "u, ,3"]),
+            (),
+            "no user in 1 of 2 lines, and too little in the others (empty 1; first",
+        ),
         (csv_of(["u,b,soon"]), (), "line 2: 'soon' is neither a number nor a date"),
-        (csv_of(["u,b,nan"]), (), "line 2: 'nan' is neither"),
+        (csv_of(["u,b,inf"]), (), "line 2: 'inf' is neither"),
+        (csv_of(["u,b,nan"]), (), "no time in 1 of 1 lines"),
         (csv_of([*LINES, "u,b,2024-01-31"]), (), "line 14: '2024-01-31' among numbers"),
         (csv_of([*LINES, 'u,"b"c,3']), (), "after line 13: "),
         (csv_of(LINES), ("--k_core", "4"), "no user and item with 4 interactions each"),

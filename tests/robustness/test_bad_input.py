@@ -13,6 +13,7 @@ import pytest
 from preprocess.raw.amazon_releases import read_items, read_reviews
 from preprocess.raw.csv_table import ColumnSettings, read_csv_items
 from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
+from preprocess.raw.summary import Summary
 from preprocess.raw.table_interactions import read_csv_interactions
 from tests.support.bad_files import (
     ANY_FILE,
@@ -104,7 +105,10 @@ TEXT_FILES = {
     "item_text.tsv": (DATA / "item_text.tsv", lambda path: read_texts(path, N_ITEMS)),
     "item_image.tsv": (DATA / "item_image.tsv", lambda path: read_image_urls(path.parent, N_ITEMS)),
     "i_id_mapping.csv": (DATA / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
-    "CSV interactions": (RAW / TABLE, lambda path: read_csv_interactions(path, ColumnSettings()).item.tolist()),
+    "CSV interactions": (
+        RAW / TABLE,
+        lambda path: read_csv_interactions(path, ColumnSettings(), Summary()).item.tolist(),
+    ),
     "CSV items": (RAW / ITEMS, lambda path: [*read_csv_items(path, ColumnSettings(), True, []).items.items()]),
     "JSON reviews": (RAW / "Small_5.json", lambda path: [*read_reviews(path)]),
     "JSON metadata": (RAW / "meta_Small.json", lambda path: [*read_items(path, "AB")]),
