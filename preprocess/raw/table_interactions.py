@@ -1,7 +1,6 @@
 """Read interactions from tables (`preprocess.raw.table`): ids, and times that are numbers or dates."""
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
