@@ -183,6 +183,24 @@ def test_files_read_in_blocks_are_read_as_by_line(tmp_path, monkeypatch, seed):
     assert n_answers > 20
 
 
+@pytest.mark.parametrize(
+    ("content", "flags"),
+    [
+        ("1 1\n1 2\n1 3\n2 1\n2 4\n", " --columns user,item --order_of_lines"),
+        ("0 0\n0 2\n1 3\n1 1\n", " --columns user,item --order_of_lines"),
+        ("A1YJEY40YUW4SE B004ZT0SSG B0020YLEYK\nA60XNB876KYML 7806397051\n", ""),
+    ],
+)
+def test_layouts_of_other_projects_are_named_with_the_command_that_reads_them(tmp_path, content, flags):
+    path = tmp_path / "Mine.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="where .* belong") as error:
+        Interactions(path, 0)
+    command = "move it to another folder, and convert it: python -m preprocess.own FILE --dataset Mine"
+    assert str(error.value).endswith(command + flags)
+    assert "\n" not in str(error.value)
+
+
 def test_a_file_without_a_last_newline_is_read_in_blocks(tmp_path):
     path = tmp_path / "Small.txt"
     path.write_bytes(b"0 1 0 2\n1 2 1")

@@ -3,18 +3,24 @@
 A folder holds the files and `cmd`, whose CASE is the folder itself and OUT an empty data folder.
 """
 
+import gzip
 import importlib
+import io
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from preprocess.raw.item_files import encode_id
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"
@@ -58,7 +64,94 @@ def refused(outcome: Outcome, pattern: str) -> None:
 
 # ---------------------------------------------------------------- what each case should come to, one part per kind
 
-SHAPE: dict[str, Callable[[Outcome], None]] = {}
+
+def in_order(rows: Iterable[tuple[str, str, str]]) -> dict[str, list[str]]:
+    """Return the items of each user by time, from user, item and time of each line."""
+    histories = {}
+    for user, item, _ in sorted(rows, key=lambda row: float(row[2])):
+        histories.setdefault(encode_id(user), []).append(encode_id(item))
+    return histories
+
+
+def cells(file: str, separator: str, columns: tuple[int, ...] = (0, 1, 2), n_above: int = 1) -> list[tuple[str, ...]]:
+    """Return columns of a plain table of a case, without the lines above and without quotation marks around fields."""
+    content = (CASES / file).read_bytes()
+    if file.endswith(".gz"):
+        content = gzip.decompress(content)
+    if file.endswith(".zip"):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        content = archive.read(archive.namelist()[0])
+    rows = [line.split(separator) for line in content.decode("latin-1").splitlines()[n_above:]]
+    return [tuple(row[column].strip('"') for column in columns) for row in rows]
+
+
+def reads(file: str, separator: str, columns: tuple[int, ...] = (0, 1, 2), n_above: int = 1) -> Callable:
+    """Return a check that all lines of a case's table are read, and what was recognised is printed first."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == 0, outcome.err
+        assert outcome.sequences() == in_order(cells(file, separator, columns, n_above))
+        assert outcome.out.startswith(f"{CASES / file}: ")
+
+    return check
+
+
+def reads_titles(interactions: str, titles: dict[str, str]) -> Callable:
+    """Return a check that all lines of a case's table, and the titles in its other file, are read."""
+
+    def check(outcome: Outcome) -> None:
+        separator = {".csv": ",", ".tsv": "\t"}[Path(interactions).suffix]
+        if interactions.startswith("D20"):
+            separator = ";"
+        reads(interactions, separator)(outcome)
+        assert outcome.titles() == titles
+
+    return check
+
+
+def read_quoted_tabs(outcome: Outcome) -> None:
+    rows = [(user, item.replace('""', '"'), time) for user, item, time in cells("D23_pandas_tsv_quotes/a.tsv", "\t")]
+    assert outcome.sequences() == in_order(rows)
+    assert outcome.titles()["0%22%20screen"] == "Monitor of 0 inches"
+
+
+def read_objects(outcome: Outcome) -> None:
+    lines = (CASES / "D21_yelp_jsonl" / "review.json").read_text().splitlines()
+    entries = sorted(map(json.loads, lines), key=lambda entry: entry["date"])
+    rows = [(entry["user_id"], entry["business_id"], str(n)) for n, entry in enumerate(entries)]
+    assert outcome.sequences() == in_order(rows)
+
+
+def read_long_descriptions(outcome: Outcome) -> None:
+    reads("D46_long_description_tsv/a.tsv", "\t")(outcome)
+    texts = [line.split("\t")[5] for line in outcome.text("item_text.tsv").splitlines()[1:]]
+    assert max(map(len, texts)) > 131_072
+
+
+SHAPE: dict[str, Callable[[Outcome], None]] = {
+    "D01_ml1m_dat": reads("D01_ml1m_dat/ratings.dat", "::", (0, 1, 3), 0),
+    "D02_ml100k_udata": reads("D02_ml100k_udata/u.data", "\t", (0, 1, 3), 0),
+    "D03_amazon_ratings_csv": reads("D03_amazon_ratings_csv/ratings_Beauty.csv", ",", (0, 1, 3), 0),
+    "D06_ml1m_movies_latin1": reads_titles(
+        "D06_ml1m_movies_latin1/r.csv", {str(n + 1): f"Cité des enfants {n}, La (1995)" for n in range(7)}
+    ),
+    "D06b_ml100k_uitem": reads_titles("D06b_ml100k_uitem/r.csv", {str(n + 1): f"Toy {n} (1995)" for n in range(7)}),
+    "D11_excel_sep_line": reads("D11_excel_sep_line/a.csv", ";", n_above=2),
+    "D17_csv_gz": reads("D17_csv_gz/a.csv.gz", ","),
+    "D18_csv_zip": reads("D18_csv_zip/a.zip", ","),
+    "D20_bx_books_escaped": reads_titles(
+        "D20_bx_books_escaped/a.csv",
+        {f"019515344{n}": f'Adventures Continue With the Real "J. Peterman {n}"' for n in range(7)},
+    ),
+    "D21_yelp_jsonl": read_objects,
+    "D23_pandas_tsv_quotes": read_quoted_tabs,
+    "D35_pipe": reads("D35_pipe/a.csv", "|"),
+    "D36_spaces": reads("D36_spaces/a.txt", " "),
+    "D37_R_row_names": reads("D37_R_row_names/a.csv", ",", (1, 2, 3)),
+    "D38b_trailing_only_rows": reads("D38b_trailing_only_rows/a.csv", ";"),
+    "D42_parquet": lambda outcome: refused(outcome, "in the format Parquet.*(save it as CSV|pip install)"),
+    "D46_long_description_tsv": read_long_descriptions,
+}
 
 
 def passed_over(n_lines: int, reason: str) -> Callable[[Outcome], None]:
