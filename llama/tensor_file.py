@@ -8,6 +8,8 @@ from torch import Tensor
 
 from llama.torch_file import error_reason, is_dense_tensor, is_zip, load_torch_file
 
+GIT_LFS = b"version https://git-lfs"
+
 
 class TensorFile:
     """A file of floating-point tensors by name.
@@ -26,6 +28,11 @@ class TensorFile:
         """
         self.path = path
         self._in_memory: dict[str, Tensor] | None = None
+        with path.open("rb") as file:
+            if file.read(len(GIT_LFS)) == GIT_LFS:
+                raise ValueError(
+                    f"{path}: Git LFS's note of where the file is, not the file; download it with git lfs pull"
+                )
         if path.suffix == ".safetensors":
             self.names = set(open_safetensors(path).offset_keys())
         else:
@@ -57,10 +64,8 @@ def open_safetensors(path: Path) -> safe_open:
     """Open a safetensors file; its tensors are mapped to memory.
 
     Raises:
-        OSError: the file is missing, a folder, or may not be read.
         ValueError: it is cut short or damaged, or holds something else than floating-point tensors.
     """
-    path.open("rb").close()  # raises Python's own error, which names the path
     try:
         file = safe_open(path, framework="pt")
         dtypes = {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}

@@ -150,6 +150,7 @@ def read_config_json(path: Path) -> dict:
         "hidden_act": (config.get("hidden_act", "silu"), ("silu", "swish")),
         "attention_bias": (config.get("attention_bias", False), (False,)),
         "mlp_bias": (config.get("mlp_bias", False), (False,)),
+        "transformers_weights": (config.get("transformers_weights"), (None,)),  # another name of the file
     }
     problems = [
         f"{key} is {found!s:.60} ({supported[0]} is supported)"

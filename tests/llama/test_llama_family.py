@@ -10,9 +10,8 @@ from sentencepiece import SentencePieceTrainer
 
 from llama.checkpoint import open_checkpoint
 from llama.tokenizer import Tokenizer
-from tests.llama.test_checkpoint import meta_state
 from tests.support.small_gguf import write_gguf
-from tests.support.small_llama import load
+from tests.support.small_llama import load, meta_state
 from tests.support.small_model import write_meta
 from utils.training.prompt import INSTRUCT, RESPONSE, prompt_ids
 
