@@ -12,9 +12,11 @@ HUGGING_FACE_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-SERIES = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.(?:safetensors|bin|gguf)")
+SERIES = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.(?:safetensors|bin|gguf)")
 # Meta's consolidated.00.pth and other releases' names for the same tensors
-META_FILE = re.compile(r"consolidated(?:[.-](?P<number>\d+)(?:-of-(?P<total>\d+))?)?\.(?P<suffix>pth|safetensors)")
+META_FILE = re.compile(
+    r"consolidated(?:(?P<sign>[.-])(?P<number>\d{1,5})(?:-of-(?P<total>\d{1,5}))?)?\.(?P<suffix>pth|safetensors)"
+)
 NO_BASE_WEIGHTS = ("adapter_", "consolidated")  # how names of other safetensors files begin
 SNAPSHOTS = ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")  # in a hub's cache
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
@@ -121,8 +123,9 @@ def meta_files(folder: Path) -> list[Path]:
     namings: dict[tuple, dict[int, Path]] = {}
     for path in sorted(folder.glob("consolidated*")):
         if match := META_FILE.fullmatch(path.name):
-            key = match["suffix"], match["number"] is None, match["total"]
-            namings.setdefault(key, {})[int(match["number"] or 0)] = path
+            number = match["number"] or ""
+            key = match["suffix"], match["sign"], match["total"], len(number)
+            namings.setdefault(key, {})[int(number or 0)] = path
     if any(suffix == "pth" for suffix, *_ in namings):
         namings = {key: shards for key, shards in namings.items() if key[0] == "pth"}
     if not namings:
@@ -130,11 +133,11 @@ def meta_files(folder: Path) -> list[Path]:
     if len(namings) > 1:
         names = " and ".join(sorted(min(shards.values()).name for shards in namings.values()))
         raise ValueError(f"{folder}: two sets of weights, {names}; remove the one that does not count")
-    (_, _, total), shards = namings.popitem()
+    (_, _, total, _), shards = namings.popitem()
+    n_files = int(total or len(shards))
     first = 0 if total is None and 0 in shards else 1
-    expected = set(range(first, first + int(total or len(shards))))
-    if missing := sorted(expected - set(shards)):
-        raise FileNotFoundError(f"{folder}: consolidated file {missing[0]} of {len(expected)} is missing; download it")
+    if missing := sorted(set(range(first, first + n_files)) - set(shards)):
+        raise FileNotFoundError(f"{folder}: consolidated file {missing[0]} of {n_files} is missing; download it")
     return [shards[number] for number in sorted(shards)]
 
 
