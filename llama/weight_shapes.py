@@ -118,16 +118,16 @@ def read_params_json(path: Path) -> dict:
     shape = {key: params[key] for key in META_SIZES if key in params}
     if "hidden_dim" in params:
         shape["ffn_dim"] = params["hidden_dim"]
-    if params.get("vocab_size", -1) != -1:
+    if params.get("vocab_size") not in (None, -1):
         shape["vocab_size"] = params["vocab_size"]
     problems = shape_problems(shape) + window_problems("sliding_window", params.get("sliding_window"))
-    head_dim = params.get("head_dim")
-    if not problems and head_dim not in (None, shape["dim"] // shape["n_heads"]):
+    dim, n_heads, head_dim = (params.get(key) for key in ("dim", "n_heads", "head_dim"))
+    if not problems and head_dim is not None and (type(head_dim) is not int or (n_heads or 0) * head_dim != dim):
         problems.append(f"head_dim {head_dim!r:.60} is not dim / n_heads")
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems)}; download it again")
     if params.get("use_scaled_rope"):
-        shape["rope_factor"] = params.get("rope_scaling_factor", META_ROPE_FACTORS.get(shape.get("dim")))
+        shape["rope_factor"] = params.get("rope_scaling_factor", META_ROPE_FACTORS.get(dim))
         shape["rope_high_freq_factor"] = params.get("rope_high_freq_factor", ModelArgs.rope_high_freq_factor)
         if problems := shape_problems(shape):
             raise ValueError(

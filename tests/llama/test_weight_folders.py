@@ -153,6 +153,11 @@ READ = {
     "consolidated safetensors": consolidated("consolidated-{after:05}-of-{n:05}.safetensors", 3, save_file, whole=True),
     "consolidated.safetensors": consolidated("consolidated.safetensors", 1, save_file),
     "consolidated.pth": consolidated("consolidated.pth", 1),
+    "head_dim and hidden_dim stated": lambda folder, model, _: write_meta(
+        folder,
+        meta_state(model),
+        {**PARAMS, "head_dim": 4, "hidden_dim": 96, "multiple_of": 256, "sliding_window": 4096},
+    ),
     "legacy pth": consolidated("consolidated.{number:02}.pth", 2, legacy_save),
 }
 
@@ -226,6 +231,10 @@ REFUSED = {
             (folder / "config.json").write_text(json.dumps({**model.config.to_dict(), "sliding_window": 1024})),
         ),
         "sliding_window is 1024 (none, or 2048 and more, is supported)",
+    ),
+    "head_dim of another model": (
+        lambda folder, model, _: write_meta(folder, meta_state(model), {**PARAMS, "head_dim": 8}),
+        "head_dim 8 is not dim / n_heads",
     ),
     "original below": (
         lambda folder, model, other: (

@@ -110,7 +110,7 @@ def model_args(settings: Settings) -> HeLLMArgs:
     else:
         raise FileNotFoundError(
             f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            "consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; "
+            "consolidated.*.pth, or config.json and model.safetensors, and tokenizer.model, or a GGUF file; "
             f"{DOWNLOAD_HINT}; a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or "
             "--random_base"
         )

@@ -13,7 +13,7 @@ INSTRUCT = (
     "### Input:\n"
 )
 RESPONSE = "\n### Response:\n"
-# Tokens before and after the items by LLaMA-2's tokenizer
+# Tokens before and after the items by LLaMA-2's tokenizer; others need about as many
 PROMPT_LENGTHS = {"alpaca": (63, 8), "bos": (1, 1), "none": (0, 0)}
 
 
