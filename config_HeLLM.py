@@ -91,6 +91,8 @@ class Settings:
     output_dir: str = "output"  # folder for the best adapter and the checkpoints
     logging_dir: str = "log"  # folder for the log, metrics and curves
     log_every: int = 10  # optimizer steps between loss read-outs, each of which synchronises the GPU
+    log_every_seconds: float = 60.0  # seconds between lines of progress where there is no terminal
+    tensorboard: bool = False  # write the steps for TensorBoard, too, into the folder TARGET_tensorboard beside the log
     save_every_minutes: float = 30.0  # minutes between checkpoints within an epoch
     resume: bool = False  # resume from the last checkpoint of this run
     plan: bool = False  # print the run's size and cost and stop; needs no base weights
@@ -157,7 +159,7 @@ IGNORED_ON_RESUME = {
     # The split of a step into forward passes; the product of batch_size and grad_steps must stay
     *("batch_size", "grad_steps", "eval_batch_size", "max_memory"),
     # When the program logs, saves and starts or stops
-    *("log_every", "save_every_minutes", "resume", "plan"),
+    *("log_every", "log_every_seconds", "tensorboard", "save_every_minutes", "resume", "plan"),
 }
 
 
@@ -206,6 +208,7 @@ def validate_settings(settings: Settings) -> list[str]:
         + ("feature_width",),
         positive=("lr", "lora_alpha"),
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
+        + ("log_every_seconds",)
         + ("n_negatives", "tokens_per_batch", "model_parallel"),
         fraction=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
     )

@@ -135,6 +135,7 @@ class FineTuning:
         )
         self.log.log_test(record)
         self.log.write_final(progress.records, record, ranking)
+        self.log.log_results([self.checkpoints.best], build.recommend_command(self.settings))
 
 
 # ---------------------------------------------------------------- setup
@@ -189,6 +190,7 @@ def training_loop(run: FineTuning, signals: SignalFlag | None = None) -> Trainin
         patience=s.patience,
         save_every_minutes=s.save_every_minutes,
         log_every=s.log_every,
+        log_every_seconds=s.log_every_seconds,
         save_before_validation=True,
     )
     return TrainingLoop(run, limits, signals)
@@ -210,6 +212,8 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
     """
     with memory.explain_out_of_memory():
         run = setup_run(settings, base_cache)
+    if base_cache is not None:
+        run.log.leave_screen()  # of a sweep, the screen shows a few lines per run
     loop = training_loop(run, signals)
 
     # The lock refuses a second run at the same files; it ends with the process, however that ends
@@ -226,6 +230,7 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
     """
     # From here on a signal stops the run where a checkpoint can be saved
     loop.signals.install()
+    run.log.record(run_log.settings_line(run_log.NON_DEFAULT_SETTINGS, non_default_settings(run.settings)))
     for line in plan.run_header(run.settings, run.model):
         run.log.info(line)
     for line in build.feature_notes(run.settings, run.data.n_items):

@@ -53,6 +53,7 @@ from preprocess.raw.item_files import (
 )
 from preprocess.raw.summary import Summary, next_command
 from utils.cli.errors import report_user_error
+from utils.cli.progress import announce
 from utils.data.batches import scoring_batches
 from utils.data.feature_checks import UninformativeModalityError
 from utils.data.ids import likely_cause, match_ids, show_examples
@@ -77,7 +78,8 @@ def encode_text(settings: TextSettings) -> None:
         raise UninformativeModalityError(f"{ITEM_TEXT_FILE}: all texts are {min(distinct)[:40]!r}; add others")
     job = None
     if settings.encoder == "tfidf":
-        features = encoders.tfidf(texts)
+        with announce(f"counting the words of {len(texts):,} texts"):
+            features = encoders.tfidf(texts)
     else:
         job = _text_job(settings, texts)
     remedy = "add other texts, or take another --encoder"

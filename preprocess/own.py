@@ -35,6 +35,7 @@ from preprocess.raw.table_interactions import read_csv_interactions
 from preprocess.raw.time_forms import FORMATS
 from utils.cli.errors import run_program
 from utils.cli.flags import SettingsParser
+from utils.cli.progress import announce
 from utils.data.layout import days_file
 
 MAX_LISTED = 5  # missing pictures that an error message names
@@ -108,7 +109,8 @@ def preprocess(path: Path, settings: OwnSettings) -> None:
     interaction_file = refuse_overwrite(settings)
     folder = interaction_file.parent
     summary = Summary(str(interaction_file))
-    read = read_csv_interactions(path, settings, summary)
+    with announce(f"reading {path}"):
+        read = read_csv_interactions(path, settings, summary)
     interactions, counts = deduplicate_and_k_core(read, settings.k_core, path, by_number=True)
     add_interactions(summary, interactions, counts, settings.k_core)
     counts |= {"passed_over": summary.passed_over} if summary.passed_over else {}

@@ -8,6 +8,7 @@ Reads `{dataset}.txt` and every `*_feat.npy`, `.npz` or `.pt` beside it; writes 
 """
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,13 +33,26 @@ from preprocess.pretraining.mmhcl import (
     contrastive_loss,
 )
 from preprocess.pretraining.trainer import Pretraining, open_training_data, run_pretraining
+from utils.cli.layout import format_duration
 from utils.data.feature_checks import UninformativeModalityError
 from utils.data.features import choose_features, load_informative_features
 from utils.data.interactions import Samples
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.ranking import rank_by_product
 
+N_TIMED_STEPS = 3  # of a slow training, of which the fastest says what an epoch takes
 CHOOSE_BY = "val.Recall@20"  # the validation metric that decides which epoch is the best
+
+
+def slow_advice(step_seconds: float, n_steps: int, settings: GraphSettings) -> str:
+    """Return the line on what an epoch takes on a CPU if the contrastive losses run over all nodes, and what to do."""
+    epoch = step_seconds * n_steps
+    return (
+        f"an epoch takes about {format_duration(epoch)} on this CPU, {settings.num_epochs:,} of them at most "
+        f"{format_duration(epoch * settings.num_epochs)}\n"
+        "  faster: --contrastive_anchors 128 contrasts 128 nodes per step instead of all,\n"
+        f"  and python -m preprocess.tables --dataset {settings.dataset} uses settings for a CPU"
+    )
 
 
 class GraphBatches:
@@ -104,6 +118,9 @@ class GraphTraining(Pretraining):
         cf = CollaborativeEncoder(s.cf_model, self.R, s.embed_dim, s.UI_layers)
         model = MMHCL(cf, self.R, H, s.User_layers if self.user_ratio else 0, s.Item_layers).to(device)
         optimizer = torch.optim.Adam(model.parameters(), s.lr, fused=True)
+        uses_all_nodes = bool(self.user_ratio or self.item_ratio) and not s.contrastive_anchors
+        self.is_slow = uses_all_nodes and device.type == "cpu"
+        self.step_seconds: list[float] = []  # of the first steps of a slow training
         super().__init__(s, s.name, batches, model, optimizer, CHOOSE_BY, [self.data.path, *files], lines)
         self.log.is_published_loss = not s.contrastive_anchors  # which estimate a part of it
 
@@ -127,6 +144,16 @@ class GraphTraining(Pretraining):
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate after so many epochs: a factor 0.96 in 50 epochs."""
         return self.settings.lr * 0.96 ** (int(epoch) / 50)
+
+    def backward(self, batch: tuple[int, int], epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of a batch; where all nodes contrast on a CPU, log once what an epoch will take."""
+        started = time.perf_counter()
+        result = super().backward(batch, epoch, step)
+        if self.is_slow and len(self.step_seconds) < N_TIMED_STEPS:
+            self.step_seconds.append(time.perf_counter() - started)
+            if len(self.step_seconds) == N_TIMED_STEPS:
+                self.log.info(slow_advice(min(self.step_seconds), self.batches.steps_per_epoch, self.settings))
+        return result
 
     def loss(self, batch: tuple[int, int]) -> Tensor:
         """Return the BPR loss of a batch and, where they have weight, the contrastive losses of both hypergraphs."""

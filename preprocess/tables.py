@@ -30,6 +30,7 @@ from preprocess.pretraining.settings import PretrainSettings
 from preprocess.raw.item_files import ITEM_TEXT_FILE, text_columns
 from preprocess.raw.summary import Summary, dataset_flags
 from utils.cli.errors import run_program
+from utils.cli.layout import wrap_command
 from utils.data.feature_checks import UninformativeModalityError
 from utils.data.features import find_features, load_informative_features, same_modality
 from utils.data.input_files import changed_inputs
@@ -115,7 +116,9 @@ class Pipeline:
         if (self.folder / outputs[-1]).exists():
             self.summary.add(outputs[-1], "kept")
             return
-        self.log.info(f"python -m {program.__name__} {shlex.join(argv)}")
+        words = ["python", "-m", program.__name__, *argv]
+        self.log.record(shlex.join(words))
+        self.log.show("\n" + wrap_command(words))
         status = (main or program.main)(argv)
         if status:
             sys.exit(status)
@@ -124,7 +127,7 @@ class Pipeline:
         if metrics:
             _, final = read_metrics(self.logs / metrics / "pretrain_metrics.jsonl")
             test = f"test {format_headline_metrics(final.test)}"
-        self.log.info(f"{program.__name__}: {'; '.join(filter(None, [files, test]))}")
+        self.log.record(f"{program.__name__}: {'; '.join(filter(None, [files, test]))}")
         self.summary.add(outputs[-1], "made", test)
 
 

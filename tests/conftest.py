@@ -28,6 +28,14 @@ def blank_curves():
     run_log.plot_curves = plot_curves
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_lines_of_progress():
+    """Print no line because a test is slow on this machine; tests of these lines set the time themselves."""
+    from utils.cli import progress
+
+    progress.FIRST_LINE_SECONDS = 1e6
+
+
 @pytest.fixture
 def real_curves(blank_curves, monkeypatch):
     """Plot curves in a test that looks at them."""

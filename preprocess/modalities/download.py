@@ -8,10 +8,9 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from preprocess.modalities.images import NOT_AN_IMAGE, find_images
 from preprocess.modalities.settings import FetchSettings
+from utils.cli.progress import track
 from utils.io.atomic import atomic_write
 
 USER_AGENT = "HeLLM-preprocess"
@@ -62,7 +61,7 @@ def download_images(urls: dict[str, str], folder: Path, settings: FetchSettings)
     pool = ThreadPoolExecutor(settings.connections)
     try:
         results = pool.map(lambda pair: _fetch(opener, *pair, folder, settings), wanted.items())
-        progress = tqdm(results, "pictures", len(wanted), disable=None, leave=False)
+        progress = track(results, "downloading", "pictures", len(wanted))
         for asin, (reason, is_transient) in zip(wanted, progress, strict=True):
             if reason:
                 failures[asin] = f"not fetched: {reason}"

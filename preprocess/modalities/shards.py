@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from utils.cli.progress import track
 from utils.io.torch_files import load_with_checksum, save_with_checksum
 
 
@@ -60,7 +60,7 @@ def encode_in_shards(path: Path, job: EncodingJob, batches_per_shard: int) -> tu
     starts = range(0, len(job.batches), batches_per_shard)
     encoded = []
     unusable = {}
-    for number, start in enumerate(tqdm(starts, desc=path.name, unit="shards", disable=None, leave=False)):
+    for number, start in enumerate(track(starts, path.name, "shards", len(starts))):
         batches = job.batches[start : start + batches_per_shard]
         shard = _load_or_encode(job, batches, folder / f"{number:05}.pt", path)
         unusable |= shard["unusable"]

@@ -5,6 +5,8 @@ import scipy.sparse as sp
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.cli.progress import track
+
 BLOCK_ROWS = 1024  # items whose similarities to all others are computed at a time, from dense features
 BLOCK_ELEMENTS = 2**22  # similarities at most in such a block, from sparse features
 PARTS_PER_NEIGHBOUR = 16  # parts of a row of similarities whose maxima are taken, for each neighbour to find
@@ -36,7 +38,8 @@ def _dense_neighbours(features: Tensor, k: int, n_edges: int) -> tuple[np.ndarra
     unit = F.normalize(features.float(), dim=1)
     members = []
     edges = []
-    for first in range(0, n_edges, BLOCK_ROWS):
+    starts = range(0, n_edges, BLOCK_ROWS)
+    for first in track(starts, "nearest items", "blocks", len(starts)):
         similarity, nearest = (unit[first : min(first + BLOCK_ROWS, n_edges)] @ unit.T).topk(k, dim=1)
         edge, neighbour = (similarity > 0).nonzero(as_tuple=True)  # indices into (block, k)
         edges.append((edge + first).cpu().numpy())
@@ -55,7 +58,8 @@ def _sparse_neighbours(features: sp.csr_matrix, k: int, n_edges: int) -> tuple[n
     members = []
     edges = []
     block_rows = max(1, BLOCK_ELEMENTS // n_items)
-    for first in range(0, n_edges, block_rows):
+    starts = range(0, n_edges, block_rows)
+    for first in track(starts, "nearest items", "blocks", len(starts)):
         block = unit[first : min(first + block_rows, n_edges)] @ transpose
         edge, member = _largest_of_rows(block, k, first)
         edges.append(edge)

@@ -11,11 +11,12 @@ from torch import Tensor
 from llama.checkpoint import check_keys_and_shapes
 from preprocess.pretraining.settings import PRETRAIN_IGNORED_ON_RESUME, PretrainSettings
 from utils.cli.errors import report_user_error
+from utils.cli.progress import announce
 from utils.cli.restored import fingerprint
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions
 from utils.data.layout import dataset_folder, require_files
-from utils.evaluation.metrics import Ranking, format_headline_metrics
+from utils.evaluation.metrics import Ranking
 from utils.io.torch_files import load_with_checksum, save_with_checksum
 from utils.logs.records import FinalRecord
 from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
@@ -43,7 +44,8 @@ def open_training_data(settings: PretrainSettings, max_len: int, tables: list[st
     existing = [str(folder / name) for name in tables if (folder / name).exists()]
     if existing and not (settings.overwrite or settings.resume):
         raise ValueError(f"{', '.join(existing)}: exists already; --overwrite replaces it, another --data_dir keeps it")
-    return Interactions(folder / f"{settings.dataset}.txt", max_len)
+    with announce(f"reading {settings.dataset}"):
+        return Interactions(folder / f"{settings.dataset}.txt", max_len)
 
 
 class Pretraining(Task):
@@ -137,7 +139,7 @@ class Pretraining(Task):
         """
         loop.signals.install()
         n_parameters = sum(p.numel() for p in self.parameters.values())
-        self.log.info(settings_line(SETTINGS, self.fingerprint))
+        self.log.record(settings_line(SETTINGS, self.fingerprint))
         for note in self.notes:
             self.log.info(note)
         self.log.info(f"{n_parameters:,} parameters, {len(self.batches.epoch(0)):,} steps per epoch")
@@ -152,10 +154,6 @@ class Pretraining(Task):
         tables = self.tables()
         for name, table in tables.items():
             save_with_checksum(table.detach().cpu().contiguous(), folder / name)
-        self.log.info(f"best epoch {progress.best_epoch} by {self.choose_by}, tested on {n_users:,} users")
-        for name, values in metrics.items():
-            self.log.info(f"{name:<21} {format_headline_metrics(values)}")
-        self.log.log_published()
         record = FinalRecord(
             best_epoch=progress.best_epoch,
             chosen_by=self.choose_by,
@@ -164,8 +162,12 @@ class Pretraining(Task):
             settings=fingerprint(self.settings, PRETRAIN_IGNORED_ON_RESUME),
             peak_memory_bytes=peak_memory(next(self.model.parameters()).device),
         )
+        self.log.log_test(record, with_inputs=False)
         self.log.write_final(progress.records, record, ranking)
-        self.log.info("written: " + ", ".join(str(folder / name) for name in tables))
+        check = ["python", "-m", "preprocess.check", "--dataset", self.settings.dataset]
+        if self.settings.data_dir != PretrainSettings.data_dir:
+            check += ["--data_dir", self.settings.data_dir]
+        self.log.log_results([folder / name for name in tables], check)
 
 
 def run_pretraining(settings: PretrainSettings, make: Callable[[PretrainSettings, torch.device], Pretraining]) -> int:

@@ -6,11 +6,10 @@ from array import array
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from preprocess.raw.interactions import RawInteractions, collect_interactions
 from preprocess.raw.item_metadata import Item, strip_html
 from preprocess.raw.line_parser import LineParser
+from utils.cli.progress import track
 
 REVIEW_FILES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
 META_FILES = ("meta_{}.json", "meta_{}.jsonl")
@@ -47,7 +46,7 @@ def load_reviews(path: Path) -> RawInteractions:
         FileNotFoundError: no such file.
         ValueError: naming path, line and value.
     """
-    reviews = tqdm(read_reviews(path), desc=path.name, unit="lines", disable=None, leave=False)
+    reviews = track(read_reviews(path), path.name, "reviews")
     interactions = collect_interactions(reviews, array("q"))
     if not len(interactions):
         raise ValueError(f"{path}: no review in it; download it again")
@@ -67,7 +66,7 @@ def load_items(path: Path, item_ids: list[str]) -> tuple[list[Item | None], list
     index_of = {asin: index for index, asin in enumerate(item_ids)}
     items: list[Item | None] = [None] * len(item_ids)
     skipped = []
-    entries = tqdm(read_items(path, index_of), desc=path.name, unit="items", disable=None, leave=False)
+    entries = track(read_items(path, index_of), path.name, "items")
     for line, asin, item in entries:
         if items[index_of[asin]] is None:
             items[index_of[asin]] = item

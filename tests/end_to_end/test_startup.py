@@ -15,6 +15,7 @@ from config_HeLLM import parse_args
 from tests.support.small_data import N_ITEMS, short_command
 from tests.training.test_states import PRETRAINING, contents, pretrain_argv
 from tests.training.test_training import assert_same_run
+from utils.logs.run_log import FILES
 from utils.runtime.signals import SignalFlag, restore_default_signals
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +120,7 @@ def test_a_folder_in_place_of_a_state_is_refused(place, name, more, capsys):
     assert capsys.readouterr().err == f"error: {folder}: a folder where a file belongs; remove it\n"
 
 
-@pytest.mark.parametrize("name", ["tiny_log.txt", "tiny_metrics.jsonl", "tiny_ranks.npz", "tiny_curves.png"])
+@pytest.mark.parametrize("name", [f"tiny_{name}" for name in FILES])
 def test_a_folder_in_place_of_a_log_is_refused(place, name, capsys):
     folder = place / "log" / "Small" / "MMHCL" / name
     folder.mkdir(parents=True)

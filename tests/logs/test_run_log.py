@@ -48,8 +48,8 @@ def test_published_metrics_are_those_of_the_released_logs():
 def test_the_log_of_a_test_ends_with_the_published_metrics(tmp_path, capsys):
     RunLog(tmp_path, "ours", "HeLLM/Beauty").log_test(final_record())
     printed = capsys.readouterr().out
-    line = "published best epoch on test (7): Recall@10 0.0682  NDCG@10 0.0354  Recall@20 0.1022  NDCG@20 0.0439"
-    assert line in printed
+    line = next(line for line in printed.splitlines() if line.startswith("published best epoch on test (7)"))
+    assert line.split()[-4:] == ["0.0682", "0.0354", "0.1022", "0.0439"]
     RunLog(tmp_path, "other", "HeLLM/Small").log_test(final_record())
     assert "published" not in capsys.readouterr().out
 

@@ -145,7 +145,12 @@ def each_of(*programs: Program):
 
 each_training = each_of(FINE_TUNING, GRAPH_TRAINING, SEQUENCE_TRAINING)
 each_preparing = each_of(AMAZON, FEATURES, OWN_DATA)
-NOT_COMPARED = ("_log.txt", ".png", LOCK_FILE)
+NOT_COMPARED = (
+    "_log.txt",
+    "_steps.csv",
+    ".png",
+    LOCK_FILE,
+)  # with times; a resumed run reads its losses at other steps
 
 
 def results(place: Path) -> dict:

@@ -96,7 +96,7 @@ def test_losses_and_metrics_equal_those_of_one_process(place, one, layout, tmp_p
                 torch.testing.assert_close(p, expected["uneven"][1][name], rtol=1e-4, atol=1e-6)
             assert len(losses) == len(replica_worker.UNEVEN_SIZES)
         assert len(expected["losses"]) == 20
-    assert read_log(place, f"{layout}-prefix").count("best epoch 0 by val.NDCG@10, tested on 120 users") == 1  # one log
+    assert read_log(place, f"{layout}-prefix").count("best epoch 1 by val.NDCG@10, tested on 120 users") == 1  # one log
 
 
 def test_three_replicas_rank_every_user_once(tmp_path):
@@ -127,7 +127,7 @@ def test_a_restarted_worker_ends_with_the_same_metrics(place, tmp_path):
     assert re.search(r"exitcode: -9", done.stderr)
     log = read_log(place, "killed")
     assert "no checkpoint in" in log
-    assert "resumed at epoch 1, step 2" in log
+    assert "resumed at epoch 2, step 2" in log
     assert_same_metrics(place, "spared", "killed")
     spared, killed = (
         torch.load(run_folder(place, target) / "best_adapter.pt", weights_only=True)["tensors"]

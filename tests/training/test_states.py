@@ -117,7 +117,7 @@ def test_resume_uses_the_newest_undamaged_checkpoint(done, place, damage, capsys
     assert train_HeLLM.main(command(place, *SIZES, "--resume")) == 0
     shown = capsys.readouterr().out
     assert shown.count(f"{path}: cut short or damaged") == (damage is not Path.unlink)
-    assert f"resumed at epoch 1, step {before['step']}" in shown
+    assert f"resumed at epoch 2, step {before['step']}" in shown
     assert (folder_of(place) / "best_adapter.pt").read_bytes() == (folder_of(done) / "best_adapter.pt").read_bytes()
     for a, b in zip(records(done), records(place), strict=True):
         assert all(a[key] == b[key] for key in a.keys() - RUN_SPECIFIC_KEYS)
@@ -190,7 +190,7 @@ def test_pretraining_resumes_from_an_undamaged_checkpoint_and_refuses_other_data
     assert PRETRAINING[name].main(argv) == 0
     shown = capsys.readouterr().out
     assert f"{folder / STATE}: cut short or damaged" in shown
-    assert "resumed at epoch 2, step 0" in shown
+    assert "resumed at epoch 3, step 0" in shown
     assert {path: path.read_bytes() for path in data.glob(f"{name}*")} == tables
     (data / "audio_feat.npy").write_bytes((data / "image_feat.npy").read_bytes())
     other_item(data)
@@ -291,7 +291,7 @@ def test_non_finite_gradient_saves_a_checkpoint_from_before_it(place, step, valu
     name, parameter = "item_projector.0.weight", dict(run.model.named_parameters())
     name = name if name in parameter else next(n for n, p in parameter.items() if p.requires_grad)
     register_gradient_change(loop, step, parameter[name], lambda grad: torch.full_like(grad, value))
-    words = rf"not finite at epoch 0, step {step}: loss \d\S+, gradient norm (nan|inf), learning rate \d\S+, users "
+    words = rf"not finite at epoch 1, step {step}: loss \d\S+, gradient norm (nan|inf), learning rate \d\S+, users "
     with pytest.raises(StopTraining, match=words) as stop:
         loop.train_epoch()
     users = run.batches.samples.user
@@ -316,7 +316,7 @@ def test_non_finite_tensor_is_never_saved(place, capsys):
     before = contents(run.checkpoints.folder)
     with torch.no_grad():
         run.model.score.weight[1, 1] = torch.nan
-    with pytest.raises(StopTraining, match=r"score\.weight holds NaN or infinity before epoch 0, step 0: not saved"):
+    with pytest.raises(StopTraining, match=r"score\.weight holds NaN or infinity before epoch 1, step 0: not saved"):
         run.checkpoints.save(Progress())
     assert contents(run.checkpoints.folder) == before
 
@@ -332,7 +332,7 @@ def test_pretraining_saves_a_checkpoint_from_before_a_non_finite_gradient(place,
     monkeypatch.setattr(SequenceTraining, "backward", breaking)
     assert pretrain_sasrec.main(pretrain_argv(place)) == 1
     shown = capsys.readouterr().out.splitlines()[-1]
-    assert shown.startswith("not finite at epoch 1, step 0: loss ")
+    assert shown.startswith("not finite at epoch 2, step 0: loss ")
     assert "gradient norm nan, learning rate 2" in shown
     assert "parameters of largest norm: blocks.layers.0.self_attn.in_proj_weight 9." in shown
     state = load_versioned(place / "output/Small/SASRec/pretrain" / STATE, "HeLLM training state", 2)

@@ -17,6 +17,7 @@ import train_HeLLM
 from config_HeLLM import parse_args
 from tests.support.small_data import RUN_SPECIFIC_KEYS, command, write_days
 from tests.support.small_model import SHAPE, small_hellm, write_meta
+from utils.cli.layout import SCREEN_WIDTH
 from utils.data.batches import collate, training_batches
 from utils.data.interactions import Interactions
 from utils.evaluation.metrics import ranking_metrics
@@ -162,7 +163,7 @@ def test_non_finite_loss_is_reported_with_step_and_users_and_not_saved(place):
 
     loop.step = step
     users = ", ".join(str(user) for user in run.batches.samples.user[steps[6]])
-    words = f"not finite at epoch 0, step 6: loss (nan|inf), .* users {users}; .*; score.weight was not finite before"
+    words = f"not finite at epoch 1, step 6: loss (nan|inf), .* users {users}; .*; score.weight was not finite before"
     with pytest.raises(StopTraining, match=words):
         loop.train_epoch()
     state = torch.load(run.checkpoints.folder / "training_state.pt", weights_only=True)
@@ -332,7 +333,8 @@ def test_a_test_is_also_of_targets_of_a_later_and_of_the_same_day(place):
         assert last["test_later_day_unseen"] == ranking_metrics(ranks["seen_removed"][later])
         assert last["test_same_day"] == ranking_metrics(ranks["seen_kept"][~later])
     text = (folder / "tiny_log.txt").read_text()
-    assert f"later day (history removed)  Recall@10 {last['test_later_day_unseen']['Recall@10']:.4f}" in text
+    recall = f"{last['test_later_day_unseen']['Recall@10']:.4f}"
+    assert re.search(rf"  later day \(history removed\) +{recall}  ", text)
     assert "later day" not in (folder / "without_log.txt").read_text()
 
 
@@ -346,8 +348,12 @@ def test_the_epoch_is_chosen_by_the_given_metric(place, criterion):
     assert last["best_epoch"] == scores.index(max(scores))
     assert last["chosen_by"] == criterion
     text = (place / "log" / "Small" / "MMHCL" / "tiny_log.txt").read_text()
-    assert f"best epoch {last['best_epoch']} by {criterion}, tested on" in text
-    assert (f"  {criterion} {scores[0]:.4f}  best" in text) == (split == "val_unseen")
+    assert f"best epoch {last['best_epoch'] + 1} by {criterion}, tested on" in text
+    heading = next(line for line in text.splitlines() if line.split()[2:3] == ["epoch"])
+    assert ("unseen MRR@5" in heading) == (split == "val_unseen")
+    row = next(line for line in text.splitlines() if line.split()[2:3] == ["1/6"])
+    assert f" {scores[0]:.4f} " in row
+    assert row.endswith(" *")
 
 
 def test_both_objectives_train_on_the_same_samples(place):
@@ -392,8 +398,10 @@ def test_plan_counts_flops_and_hours_of_both_objectives(place, capsys):
     for objective in ("prefix", "causal"):
         argv = ["--plan", "--dataset", "Small", "--data_dir", str(place / "data"), "--objective", objective]
         assert train_HeLLM.main([*argv, "--n_layers", "2", "--num_epochs", "3", "--batch_size", "16"]) == 0
-        line = capsys.readouterr().out.splitlines()[-1]
-        pattern = r"([\d,]+) samples x 3 epochs x ([\d,.]+) GFLOP = .*: ([\d.]+) hours of training at .* 72 TFLOP.*"
+        printed = capsys.readouterr().out.splitlines()
+        assert max(map(len, printed)) <= SCREEN_WIDTH
+        line = " ".join(printed[-3:])
+        pattern = r"([\d,]+) samples x 3 epochs x ([\d,.]+) GFLOP = .*: +([\d.]+) hours of training at .* 72 TFLOP.*"
         shown[objective] = re.fullmatch(pattern, line).groups()
     block = 4 * 4096**2 + 3 * 4096 * 11008  # matrix parameters; forward and backward to the inputs: 4 operations each
     n_samples, prefix, _ = (float(value.replace(",", "")) for value in shown["prefix"])

@@ -26,6 +26,7 @@ from preprocess.pretraining.sequence_settings import validate_settings as check_
 from preprocess.pretraining.trainer import BEST_MODEL
 from utils.baselines.settings import BaselineSettings, parse_args
 from utils.cli.errors import run_program
+from utils.cli.progress import announce
 from utils.cli.restored import restore_settings
 from utils.data.embeddings import load_embedding
 from utils.data.input_files import require_same_inputs
@@ -210,7 +211,8 @@ def run(settings: BaselineSettings) -> None:
         ValueError: a file does not fit, there is nothing to rank, or another process writes there.
     """
     file = f"{settings.dataset}.txt"
-    data = Interactions(require_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
+    with announce(f"reading {settings.dataset}"):
+        data = Interactions(require_files(settings.data_dir, settings.dataset, [file]) / file, settings.max_len)
     if not len(data.validation()):
         raise ValueError(f"{data.path}: no user has the three items of a validation; take data with longer histories")
 
@@ -224,11 +226,15 @@ def run(settings: BaselineSettings) -> None:
 
     folder = log_folder(settings.logging_dir, settings.dataset, "baselines")
     with run_lock(folder, flag="--logging_dir"):
-        results = {
-            "popularity": evaluate_baseline(partial(rank_by_popularity, data), data),
-            "item-kNN": item_knn(settings, data),
+        evaluations = {
+            "popularity": partial(evaluate_baseline, partial(rank_by_popularity, data), data),
+            "item-kNN": partial(item_knn, settings, data),
         }
-        results |= {name: evaluate_baseline(rank, data) for name, rank in rankers.items()}
+        evaluations |= {name: partial(evaluate_baseline, rank, data) for name, rank in rankers.items()}
+        results = {}
+        for number, (name, evaluate) in enumerate(evaluations.items(), 1):
+            with announce(f"baseline {number} of {len(evaluations)}: {name}"):
+                results[name] = evaluate()
         write_results(results, settings.max_len, folder)
     logged = logged_sasrec(settings) if "SASRec" not in results else None
     if logged:

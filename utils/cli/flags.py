@@ -117,7 +117,7 @@ def format_flag(name: str, value: object) -> str:
     """Return the one word that gives a setting this value on the command line."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name}={_format_value(value)}"
+    return f"--{name}={format_value(value)}"
 
 
 def _read_comments(kind: type) -> dict[str, tuple[str, str]]:
@@ -142,7 +142,7 @@ def _add_flag(group: argparse._ArgumentGroup, field: Field, comment: str) -> Non
     flag = f"--{field.name}"
     text = comment.replace("%", "%%")
     if field.default not in ("", ()):  # of an empty default the comment says what it stands for
-        text += f" (default: {_format_value(field.default)})"
+        text += f" (default: {format_value(field.default)})"
     if field.type is bool:
         group.add_argument(flag, action="store_true", default=None, help=text)
         hidden = argparse.SUPPRESS
@@ -160,7 +160,7 @@ def _parse_name_list(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _format_value(value: object) -> str:
+def format_value(value: object) -> str:
     """Return a value as it is written on the command line; switches as on and off."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -175,7 +175,7 @@ def _format_presets(kind: type, presets: dict[str, dict]) -> str:
     rows = [["", *presets]]
     for field in changed:
         values = [changes.get(field.name, field.default) for changes in presets.values()]
-        rows.append([field.name, *map(_format_value, values)])
+        rows.append([field.name, *map(format_value, values)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n  ".join(["presets:", *lines])

@@ -18,6 +18,7 @@ pass over the validation; of equally good ones the first counts.
 import contextlib
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
 from utils.runtime.memory import explain_out_of_memory, peak_memory
+from utils.training.build import recommend_command
 from utils.training.checkpoints import BEST_ADAPTER, STATE, run_folder
 from utils.training.committee import COMMITTEE_FILE, Committee, load_committee, write_committee
 from utils.training.saved_run import SavedRun, read_run
@@ -183,6 +185,8 @@ def run(settings: EnsembleSettings, folders: list[str]) -> None:
             log.log_test(record)
             write_committee(folder, runs, committee.weights)
             log.write_final([], record, test)
+            settings_of_run = replace(first, target=settings.out, output_dir=settings.output_dir)
+            log.log_results([folder / COMMITTEE_FILE], recommend_command(settings_of_run))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,9 +7,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from llama.parallel import all_reduce_data_parallel, dp_rank, dp_size
+from utils.cli.progress import ProgressBar, track
 from utils.data.batches import Padding, collate, scoring_batches, to_device
 from utils.data.interactions import Interactions, Samples
 from utils.evaluation.metrics import Ranking
@@ -45,8 +45,7 @@ def evaluate_ranking(
     batches = list(scoring_batches(samples.length, batch_size))
     replica, n_replicas = (dp_rank(), dp_size()) if distributed else (0, 1)
     evaluated = []
-    disable_bar = None if is_main() else True  # None: tqdm disables it unless standard error is a terminal
-    with tqdm(total=len(samples), desc="ranking", unit="users", disable=disable_bar, leave=False) as bar:
+    with ProgressBar("ranking", len(samples), "users", is_main()) as bar:
         for first in range(0, len(batches), n_replicas):
             check_signals()
             round_batches = batches[first : first + n_replicas]  # one for each replica; the last round may be short
@@ -86,7 +85,8 @@ def rank_by_product(
         int64 (2, N), 1 the best: with what the user has seen, and without.
     """
     ranks = []
-    for first in range(0, len(user), block):
+    starts = range(0, len(user), block)
+    for first in track(starts, "ranking", "blocks of users", len(starts), is_main()):
         rows = user[first : first + block]
         seen_of_block = seen[rows]
         row = np.repeat(np.arange(len(rows)), np.diff(seen_of_block.indptr))

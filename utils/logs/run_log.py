@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from config_HeLLM import Settings
+from utils.cli.layout import LOG_WIDTH, wrap_command
 from utils.cli.terminal import make_output_safe, silence_stdout
-from utils.evaluation.metrics import Ranking, format_headline_metrics
+from utils.evaluation.metrics import Ranking
 from utils.io.atomic import atomic_write
 from utils.io.disk_full import explain_disk_full
 from utils.logs.curves import plot_curves
-from utils.logs.published import KEPT, published_log, published_tests
+from utils.logs.published import KEPT, published_log
 from utils.logs.records import EpochRecord, FinalRecord, to_jsonl, training_seconds
+from utils.logs.result_table import input_tests, result_lines
+from utils.logs.steps import StepLog
 
 SETTINGS = "settings"  # title of all settings in a log
 NON_DEFAULT_SETTINGS = "non-default settings"  # title of those that differ from the defaults
 EARLIER_TITLE = "settings beside the published ones"  # NON_DEFAULT_SETTINGS in logs of earlier versions
-FILES = ("log.txt", "metrics.jsonl", "ranks.npz", "curves.png")
+FILES = ("log.txt", "metrics.jsonl", "steps.csv", "ranks.npz", "curves.png")
+EVENTS = "tensorboard"  # beside them: the folder of --tensorboard
 FAILED = "failed.txt"  # beside them: the error of a run of a sweep that has failed
 
 
@@ -100,7 +105,7 @@ class _Terminal(logging.StreamHandler):
 
 
 class RunLog:
-    """Write `{target}_log.txt`, `_metrics.jsonl`, `_curves.png` and, after the test, `_ranks.npz` of one run.
+    """Write the files of one run: `{target}_log.txt` and those beside it, which FILES lists.
 
     Args:
         folder: folder of the files; it is made when the first of them is written.
@@ -109,6 +114,7 @@ class RunLog:
         quiet: write and print nothing, as on every rank but 0.
         seed: seed of the run, for the title of its curves; None: it has none.
         is_published_loss: whether its loss is the published one, which is then plotted, too.
+        tensorboard: write the steps for TensorBoard, too.
 
     Raises:
         ValueError: the folder is in log/kept.
@@ -122,6 +128,7 @@ class RunLog:
         quiet: bool = False,
         seed: int | None = None,
         is_published_loss: bool = True,
+        tensorboard: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.seed = seed
@@ -135,7 +142,9 @@ class RunLog:
         # Not from getLogger, which would keep the loggers of all runs of a sweep, and share those of equal names
         self._logger = logging.Logger(target)
         self._logger.addHandler(self._file)
-        self._logger.addHandler(_Terminal(sys.stdout))
+        self._screen = logging.Logger(target)
+        self._screen.addHandler(_Terminal(sys.stdout))
+        self.steps = StepLog(self._path("steps.csv"), self._path(EVENTS) if tensorboard else None)
 
     @property
     def stem(self) -> Path:
@@ -164,6 +173,7 @@ class RunLog:
         self.close()
         for path in self.paths:
             path.unlink(missing_ok=True)
+        shutil.rmtree(self._path(EVENTS), ignore_errors=True)
 
     def remove_failure(self) -> None:
         """Remove the failure note of a run that is resumed."""
@@ -173,9 +183,28 @@ class RunLog:
     def close(self) -> None:
         """Close the log file; `info` opens it again."""
         self._file.close()
+        self.steps.close()
+
+    def leave_screen(self) -> None:
+        """Print no more: of a run of a sweep, the log has the details."""
+        self._screen.disabled = True
 
     def info(self, text: str) -> None:
         """Add a line with the time to the log, and print it without.
+
+        Raises:
+            DiskFullError: the disk of the log is full.
+        """
+        self.record(text)
+        self.show(text)
+
+    def show(self, text: str) -> None:
+        """Print a line, and leave it out of the log."""
+        if not self.quiet:
+            self._screen.info(text)
+
+    def record(self, text: str) -> None:
+        """Add a line with the time to the log alone.
 
         Raises:
             DiskFullError: the disk of the log is full.
@@ -187,29 +216,35 @@ class RunLog:
         with explain_disk_full(path):
             self._logger.info(text)
 
-    def log_test(self, final: FinalRecord) -> None:
-        """Log the test of a fine-tuning or a committee: speed, every metric, best epoch and popularity where known."""
-        chosen = "" if final.best_epoch is None else f"best epoch {final.best_epoch} by {final.chosen_by}, "
-        self.info(f"{chosen}tested on {final.users:,} users, {final.users_per_s:.0f} users/s")
-        for title, values in (
-            ("test (all items ranked)", final.test),
-            ("test (history removed)", final.test_unseen),
-            ("later day (all items ranked)", final.test_later_day),
-            ("later day (history removed)", final.test_later_day_unseen),
-            ("same day (all items ranked)", final.test_same_day),
-            ("same day (history removed)", final.test_same_day_unseen),
-            ("popularity baseline", final.popularity),
-        ):
-            if values:
-                self.info(f"{title:<28} {format_headline_metrics(values)}")
-        self.log_published()
-        for name, value in final.test.items():
-            self.info(f"  test {name} {value:.6f}")
+    def log_test(self, final: FinalRecord, with_inputs: bool = True) -> None:
+        """Log a test: best epoch, speed, and the table of its metrics beside what is known of the same users.
 
-    def log_published(self) -> None:
-        """Log the published test metrics, if there are any, one line per epoch."""
-        for title, values in published_tests(self.published).items():
-            self.info(f"published {title}: {format_headline_metrics(values)}")
+        Args:
+            final: the test.
+            with_inputs: also show SASRec and MMHCL alone, where they are recorded.
+        """
+        chosen = "" if final.best_epoch is None else f"best epoch {final.best_epoch + 1} by {final.chosen_by}, "
+        speed = f", {final.users_per_s:,.0f} users/s" if final.users_per_s else ""
+        self.info(f"{chosen}tested on {final.users:,} users{speed}")
+        inputs = input_tests(self.folder.parent, final.users) if with_inputs else {}
+        for line in result_lines(final, inputs, self.published):
+            self.info(line)
+        for name, value in final.test.items():
+            self.record(f"  test {name} {value:.6f}")
+
+    def log_results(self, others: list[Path], next_command: list[str]) -> None:
+        """Log where the results are, and a command that shows more of them.
+
+        Args:
+            others: files of the run in other folders.
+            next_command: the words of a command line.
+        """
+        if self.quiet:
+            return
+        endings = [f"_{name}" for name in FILES if self._path(name).is_file()]
+        lines = [f"{self.stem}{endings[0]}", *(f"  {ending}" for ending in endings[1:]), *map(str, others)]
+        self.info("Results: " + "\n         ".join(lines))
+        self.info("Next:    " + wrap_command(next_command, LOG_WIDTH - len("Next:    ")))
 
     def write_metrics(self, epochs: list[EpochRecord], final: FinalRecord | None = None) -> None:
         """Write all records so far and plot their curves.

@@ -3,15 +3,16 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from config_HeLLM import Settings, non_default_settings
+from config_HeLLM import Settings
 from llama.HeLLM import HeLLM
 from llama.parallel import dp_size, mp_size
+from utils.cli.progress import announce
 from utils.data.batches import training_batches
 from utils.data.embeddings import load_embedding
 from utils.data.features import find_features, load_informative_features
 from utils.data.interactions import Interactions
 from utils.data.layout import SEQUENCE_TABLE, graph_table
-from utils.logs.run_log import NON_DEFAULT_SETTINGS, settings_line
+from utils.logs.settings_table import settings_table
 from utils.planning.batch_size import describe_choice, fit_batch_sizes
 from utils.planning.simulation import MemorySimulator, memory_profile
 from utils.runtime.byte_sizes import GIB
@@ -82,7 +83,7 @@ def training_flops(model: HeLLM, length: int, batch_size: int) -> float:
 
 def run_header(settings: Settings, model: HeLLM) -> list[str]:
     """Return the lines that a run logs before it trains."""
-    lines = [settings_line(NON_DEFAULT_SETTINGS, non_default_settings(settings))]
+    lines = settings_table(settings)
     if settings.max_memory:
         lines.append(describe_choice(settings))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -100,12 +101,13 @@ def print_plan(settings: Settings) -> None:
     init_processes(settings.model_parallel, settings.model_name)
     # The plan is for a GPU unless the settings say CPU, wherever it is printed.
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")
-    simulator = MemorySimulator(memory_profile(settings, data, table_widths(settings, data), device))
     lines = []
-    if settings.max_memory:
-        settings = fit_batch_sizes(settings, simulator)
-        lines.append(describe_choice(settings))
-    lines += plan_lines(settings, simulator, data)
+    with announce("simulating the memory of training and scoring, and counting operations"):
+        simulator = MemorySimulator(memory_profile(settings, data, table_widths(settings, data), device))
+        if settings.max_memory:
+            settings = fit_batch_sizes(settings, simulator)
+            lines.append(describe_choice(settings))
+        lines += plan_lines(settings, simulator, data)
     if is_main():
         print("\n".join(lines))
 
@@ -150,8 +152,8 @@ def memory_lines(settings: Settings, simulator: MemorySimulator) -> list[str]:
     training = simulator.step_peak(rows * settings.grad_steps, rows)
     scoring = simulator.scoring_peak(settings.eval_batch_size)
     lines.append(
-        f"estimated peak on the device: {max(training, scoring) / GIB:.2f} GiB (longest histories; training "
-        f"{training / GIB:.2f} GiB, scoring {settings.eval_batch_size} users {scoring / GIB:.2f} GiB)"
+        f"estimated peak on the device: {max(training, scoring) / GIB:.2f} GiB (longest histories;\n"
+        f"  training {training / GIB:.2f} GiB, scoring {settings.eval_batch_size} users {scoring / GIB:.2f} GiB)"
     )
 
     sizes = dict.fromkeys(parts, 0)
@@ -172,7 +174,7 @@ def estimated_hours(flops: float, n_samples: int, num_epochs: int) -> str:
     """
     total = flops * n_samples * num_epochs
     return (
-        f"{n_samples:,} samples x {num_epochs} epochs x {flops / 1e9:,.2f} GFLOP = {total / 1e15:,.2f} PFLOP: "
-        f"{total / PUBLISHED_FLOPS_PER_S / 3600:.2f} hours of training at the published run's "
-        f"{PUBLISHED_FLOPS_PER_S / 1e12:.0f} TFLOP/s on a 24 GB card (without validation)"
+        f"{n_samples:,} samples x {num_epochs} epochs x {flops / 1e9:,.2f} GFLOP = {total / 1e15:,.2f} PFLOP:\n"
+        f"  {total / PUBLISHED_FLOPS_PER_S / 3600:.2f} hours of training at the published run's "
+        f"{PUBLISHED_FLOPS_PER_S / 1e12:.0f} TFLOP/s on a 24 GB card\n  (without validation)"
     )

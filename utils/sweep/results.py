@@ -4,9 +4,10 @@ import contextlib
 from dataclasses import replace
 
 from config_HeLLM import Settings, run_fingerprint
+from utils.cli.layout import SCREEN_WIDTH, align
 from utils.cli.restored import diff_settings, restore_settings
 from utils.cli.terminal import print_line
-from utils.evaluation.metrics import HEADLINE_METRICS, format_metric
+from utils.evaluation.metrics import HEADLINE_METRICS, format_headline_metrics, format_metric
 from utils.io.atomic import atomic_write
 from utils.logs.records import FinalRecord, read_metrics
 from utils.logs.run_log import FAILED, log_path
@@ -44,6 +45,14 @@ def finished_record(settings: Settings) -> FinalRecord | None:
         what = f"no {settings.choose_by} of the best epoch, {final.best_epoch}"
         raise ValueError(f"{path}: {what}; remove the file to run it again") from None
     return final
+
+
+def print_test(settings: Settings) -> None:
+    """Print the test of a run that has just ended, if it has one, and where its log is."""
+    _, final = read_metrics(log_path(settings, "metrics.jsonl"))
+    if final:
+        print_line(f"  test {format_headline_metrics(final.test)}")
+        print_line(f"  {log_path(settings, 'log.txt')}")
 
 
 def record_failure(settings: Settings, reason: str) -> None:
@@ -89,7 +98,7 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
             continue
         cells = [format_metric(record.test, name) for name in HEADLINE_METRICS]
         if name != ABLATION:
-            cells = [str(record.best_epoch), f"{record.score(base.choose_by):.4f}", *cells]
+            cells = [str(record.best_epoch + 1), f"{record.score(base.choose_by):.4f}", *cells]
         rows.append([run.title, *cells])
     notes = [f"{target} failed: {reason}" for target, reason in failures.items()]
     notes += [f"{run.title}: {run.remedy}" for run in runs if run.remedy]
@@ -100,7 +109,13 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    print_line(f"{text}written: {path}")
+    print_line("\n".join([*_screen_table(header, rows), *notes, f"Results: {path}"]))
+
+
+def _screen_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of the table that is printed, of the same rows with shorter headings."""
+    short = [name.removeprefix("test ").replace("val_unseen.", "unseen ").removeprefix("val.") for name in header]
+    return align([short, *rows], SCREEN_WIDTH)
 
 
 def _status(run: SweepRun, failures: dict[str, str], running_elsewhere: set[str]) -> str:

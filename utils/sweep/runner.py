@@ -28,7 +28,7 @@ from utils.runtime.signals import SIGNAL_STATUS, SignalFlag, restore_default_sig
 from utils.sweep.ablation import ablation_runs
 from utils.sweep.command import ABLATION, Command
 from utils.sweep.grid import SweepRun, grid_runs
-from utils.sweep.results import finished_record, record_failure, write_table
+from utils.sweep.results import finished_record, print_test, record_failure, write_table
 from utils.training.build import build_meta_model, load_data
 
 RunOne = Callable[[Settings, dict, SignalFlag], int]  # (settings, base_cache, signals) to an exit status
@@ -129,6 +129,7 @@ class Sweep:
                 signal_status = self._run_one(settings)
             except DiskFullError as error:  # the next run would find the disk full, too
                 return report_user_error(error)
+            print_test(settings)
             if signal_status:
                 print_line(f"sweep stopped at {settings.target}; repeat the command to resume")
                 return signal_status

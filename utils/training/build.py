@@ -10,13 +10,15 @@ from llama.checkpoint import assign_parameter, load_base_weights, open_checkpoin
 from llama.HeLLM import HeLLM, HeLLMArgs, ItemTables, base_parameters, materialize
 from llama.model import MODEL_SIZES
 from llama.parallel import shard_dims
-from llama.weight_shapes import DOWNLOAD_HINT
+from llama.weight_files import DOWNLOAD_HINT
+from utils.cli.progress import announce
 from utils.data.embeddings import load_graph_embeddings, load_sequence_embeddings
 from utils.data.features import choose_features, load_informative_features, load_reduced_features
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, days_file, require_files, required_files
 from utils.logs.run_log import RunLog, log_folder
+from utils.logs.steps import require_tensorboard
 from utils.runtime.processes import is_main
 from utils.training.adapter_file import adapter_parameters
 from utils.training.checkpoints import BEST_ADAPTER, CheckpointManager, run_folder
@@ -48,6 +50,11 @@ def load_data(settings: Settings) -> tuple[Interactions, ItemTables]:
         FileNotFoundError, ValueError: a file is missing or invalid, or does not fit the others; names file and line.
     """
     input_files(settings)
+    with announce(f"reading {settings.dataset} and its tables"):
+        return _read_data(settings)
+
+
+def _read_data(settings: Settings) -> tuple[Interactions, ItemTables]:
     data = load_interactions(settings)
     graph = torch.zeros(data.n_items, 0)
     if settings.reads_graph_table:
@@ -110,7 +117,7 @@ def model_args(settings: Settings) -> HeLLMArgs:
     else:
         raise FileNotFoundError(
             f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            "consolidated.*.pth, or config.json and model.safetensors, and tokenizer.model, or a GGUF file; "
+            "consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; "
             f"{DOWNLOAD_HINT}; a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or "
             "--random_base"
         )
@@ -198,21 +205,24 @@ def build_meta_model(settings: Settings, tables: ItemTables, device: torch.devic
     Raises:
         FileNotFoundError, ValueError: sizes, switches or prompt do not fit each other or the files.
     """
-    args = model_args(settings)
-    prompt = prompt_ids(settings.prompt, settings.model_name)
-    return build_empty(args, tables, prompt, matmul_dtype(settings, device))
+    weights = Path(settings.model_name)
+    folder = weights.parent if weights.is_file() else weights
+    prompt = prompt_ids(settings.prompt, folder / "tokenizer.model")
+    return build_empty(model_args(settings), tables, prompt, matmul_dtype(settings, device))
 
 
 def load_base(model: HeLLM, settings: Settings, device: torch.device, base_cache: dict) -> None:
     """Load the base weights into the model; a frozen base comes from the cache, once a run has read it."""
     if settings.train_base:
-        load_base_weights(model.llama, settings.model_name, torch.float32, device)
+        with announce(f"loading {settings.model_name}"):
+            load_base_weights(model.llama, settings.model_name, torch.float32, device)
         return
     dtype = matmul_dtype(settings, device)
     key = (settings.model_name, dtype, device)
     if key not in base_cache:
         base_cache.clear()  # there is memory for one base at a time
-        load_base_weights(model.llama, settings.model_name, dtype, device)
+        with announce(f"loading {settings.model_name}"):
+            load_base_weights(model.llama, settings.model_name, dtype, device)
         base_cache[key] = base_parameters(model)
     for name, parameter in base_cache[key].items():
         assign_parameter(model.llama, name, parameter.data)
@@ -247,9 +257,18 @@ def data_checksums(settings: Settings) -> dict[str, str]:
 def open_log(settings: Settings) -> RunLog:
     """Return the log of a run, to which rank 0 writes; nothing is written yet."""
     folder = log_folder(settings.logging_dir, settings.dataset, settings.GNNModel)
-    # The published loss is the cross-entropy over all items, once per prefix
-    is_published_loss = settings.objective == "prefix" and not (settings.label_smoothing or settings.n_negatives)
-    return RunLog(folder, settings.target, f"HeLLM/{settings.dataset}", not is_main(), settings.seed, is_published_loss)
+    if settings.tensorboard:
+        require_tensorboard()
+    return RunLog(
+        folder,
+        settings.target,
+        f"HeLLM/{settings.dataset}",
+        quiet=not is_main(),
+        seed=settings.seed,
+        # The published loss is the cross-entropy over all items, once per prefix
+        is_published_loss=settings.objective == "prefix" and not (settings.label_smoothing or settings.n_negatives),
+        tensorboard=settings.tensorboard,
+    )
 
 
 def open_checkpoints(
@@ -274,3 +293,10 @@ def open_checkpoints(
         optimizer=optimizer,
         shard_dims=shard_dims(model),
     )
+
+
+def recommend_command(settings: Settings) -> list[str]:
+    """Return the words of the command line that shows what a run recommends to its first user."""
+    folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
+    words = ["python", "-m", "utils.recommend", "--run", str(folder), "--user", "#0"]
+    return words if settings.data_dir == Settings.data_dir else [*words, "--data_dir", settings.data_dir]

@@ -51,8 +51,8 @@ class Progress:
         return self.epoch - last - 1
 
     def describe(self) -> str:
-        """Return epoch and step in words."""
-        return f"epoch {self.epoch}, step {self.step}"
+        """Return epoch, counted from 1 as in the log, and the number of its steps that are done, in words."""
+        return f"epoch {self.epoch + 1}, step {self.step}"
 
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
@@ -246,7 +246,7 @@ class CheckpointManager:
             try:
                 verify_checksum(self.best)
             except (FileNotFoundError, CorruptFileError) as error:
-                what = f"it is the best epoch, {progress.best_epoch}; put back a copy, or start over without --resume"
+                what = f"it is that of epoch {progress.best_epoch + 1}; put back a copy, or start over without --resume"
                 raise CorruptFileError(f"{error}; {what}") from error
         saved = {name: shard(tensor, self.shard_dims.get(name)) for name, tensor in content["tensors"].items()}
         shapes = {name: (saved[name].shape, t.shape) for name, t in self.tensors.items() if name in saved}

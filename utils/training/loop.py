@@ -13,17 +13,21 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from utils.evaluation.metrics import format_headline_metrics
+from utils.cli.progress import LINE_SECONDS, ProgressBar
+from utils.cli.terminal import print_line
 from utils.io.disk_full import DiskFullError
+from utils.logs.epoch_lines import epoch_header, epoch_line
 from utils.logs.records import EpochRecord
 from utils.logs.run_log import RunLog
+from utils.logs.steps import StepRow
+from utils.runtime.memory import peak_memory
 from utils.runtime.processes import all_reduce_max, is_distributed, is_main
 from utils.runtime.signals import SignalFlag, StopTraining, stop_for_signal
 from utils.training.checkpoints import CheckpointManager, Progress
-from utils.training.loss_meter import LossMeter
+from utils.training.loss_meter import LossMeter, StepLoss
 from utils.training.nonfinite import FailedStep
+from utils.training.pace import LineTimer, Pace
 
 
 class Batches(Protocol):
@@ -79,6 +83,7 @@ class LoopSettings:
     validate_every: int = 1  # epochs between validations; the last epoch is validated in any case
     log_every: int = 1  # optimizer steps between reads of the pending losses, each of which synchronises the GPU
     save_before_validation: bool = False  # for validations that take long
+    log_every_seconds: float = LINE_SECONDS  # seconds between lines of progress where there is no terminal
 
 
 class CheckpointTimer:
@@ -122,6 +127,10 @@ class TrainingLoop:
         self.settings = settings
         self.signals = signals or SignalFlag()
         self.timer = CheckpointTimer(settings.save_every_minutes, self.signals)
+        self.line_timer = LineTimer(settings.log_every_seconds)
+        self.validation_seconds = 0.0  # of the last validation in this process
+        self.n_steps = 0  # of the epoch
+        self.row_started = 0.0  # time of the last row in the record of steps, or of the beginning of the epoch
         self.losses = LossMeter()
         self.progress = Progress()
         self.state_is_consistent = False  # weights, optimizer and progress are of the same step of an epoch
@@ -156,6 +165,10 @@ class TrainingLoop:
         """
         self.progress = progress
         settings = self.settings
+        if is_main():
+            self.task.log.steps.resume(progress.epoch + 1, progress.step)
+        if progress.epoch < settings.num_epochs:
+            self.task.log.info(epoch_header(settings.num_epochs, self.task.choose_by))
         while progress.epoch < settings.num_epochs and not self._out_of_patience():
             self.train_epoch()
             done = progress.epoch + 1
@@ -186,15 +199,16 @@ class TrainingLoop:
         task, progress = self.task, self.progress
         batches = task.batches.epoch(progress.epoch)
         sizes = [task.batches.n_samples(batch) for batch in batches]
+        self.n_steps = len(batches)
         earlier_steps = self._earlier_steps()
         progress.samples = sum(sizes[: progress.step])  # recounted: an earlier version may have counted otherwise
         task.model.train()
         self.state_is_consistent = True
-        started = time.perf_counter() - progress.seconds
-        disable_bar = None if is_main() else True  # None: tqdm disables it unless standard error is a terminal
-        bar = tqdm(total=sum(sizes), desc=f"epoch {progress.epoch}", unit="samples", disable=disable_bar, leave=False)
-        bar.update(progress.samples)
-        with bar:
+        self.row_started = time.perf_counter()
+        started = self.row_started - progress.seconds
+        title = f"epoch {progress.epoch + 1}/{self.settings.num_epochs}"
+        with ProgressBar(title, sum(sizes), "samples", is_main(), lines=False) as bar:
+            bar.update(progress.samples)
             for batch in batches[progress.step :]:
                 self.step(batch, task.learning_rate(progress.epoch + progress.step / len(batches)))
                 bar.update(task.batches.n_samples(batch))
@@ -203,7 +217,9 @@ class TrainingLoop:
                 if is_due or len(self.losses) == self.settings.log_every or progress.step == len(batches):
                     self.read_losses()
                     progress.seconds = time.perf_counter() - started
-                    bar.set_postfix(loss=f"{self._mean_loss(earlier_steps):.3f}", refresh=False)
+                    bar.bar.set_postfix(loss=f"{self._mean_loss(earlier_steps):.3f}", refresh=False)
+                    if not bar.is_shown and is_main() and self.line_timer.is_due():
+                        print_line(self._pace(sizes).describe(self._mean_loss(earlier_steps)))
                 if is_due:
                     self.save()
                 if signum:
@@ -229,7 +245,7 @@ class TrainingLoop:
         return loss
 
     def read_losses(self) -> None:
-        """Add the pending losses to the epoch's. Synchronises the GPU.
+        """Add the pending losses to the epoch's, and a row to the record of steps. Synchronises the GPU.
 
         Raises:
             StopTraining: a loss or gradient is not finite; a checkpoint from before that step is saved.
@@ -242,10 +258,53 @@ class TrainingLoop:
                 continue
             # The optimizer has skipped this step and those after it: they do not count
             skipped = steps[done:]
+            self._record(steps[:done])
             progress.step -= len(skipped)
             progress.samples -= sum(self.task.batches.n_samples(each.batch) for each in skipped)
             failed = FailedStep(step.loss, step.grad_norm, step.lr, self.task.batches.users(step.batch))
             raise self.task.checkpoints.save_before_divergence(progress, failed)
+        self._record(steps)
+
+    def _record(self, steps: list[StepLoss]) -> None:
+        """Add these steps, whose losses have been read and which all count, as a row to the record of steps."""
+        now = time.perf_counter()
+        seconds = now - self.row_started
+        self.row_started = now
+        if not steps or not is_main():
+            return
+        progress = self.progress
+        row = StepRow(
+            epoch=progress.epoch + 1,
+            step=progress.step,
+            loss=sum(step.loss for step in steps) / len(steps),
+            lr=steps[-1].lr,
+            samples_per_s=sum(self.task.batches.n_samples(step.batch) for step in steps) / seconds,
+            peak_memory_bytes=peak_memory(next(self.task.model.parameters()).device),
+        )
+        self.task.log.steps.add(row, self._total_steps())
+
+    def _total_steps(self) -> int:
+        """Return the steps of all epochs so far, if all have as many as this one."""
+        return self.progress.epoch * self.n_steps + self.progress.step
+
+    def _pace(self, sizes: list[int]) -> Pace:
+        """Return where the training stands.
+
+        Args:
+            sizes: samples of each step of the epoch.
+        """
+        progress = self.progress
+        samples = progress.epochs_since_validation * sum(sizes) + progress.samples
+        return Pace(
+            epoch=progress.epoch,
+            num_epochs=self.settings.num_epochs,
+            step=progress.step,
+            n_steps=len(sizes),
+            samples=progress.samples,
+            n_samples=sum(sizes),
+            samples_per_s=samples / progress.seconds,
+            validation_seconds=self.validation_seconds / self.settings.validate_every,
+        )
 
     def _earlier_steps(self) -> int:
         """Return the number of steps in the epochs that are done since the last validation."""
@@ -298,7 +357,9 @@ class TrainingLoop:
         task, progress = self.task, self.progress
         self.state_is_consistent = False
         task.model.eval()
+        started = time.perf_counter()
         metrics = task.validate(self.check_signals)
+        self.validation_seconds = time.perf_counter() - started
         epochs = progress.epochs_since_validation + 1
         record = EpochRecord(
             epoch=progress.epoch,
@@ -317,9 +378,8 @@ class TrainingLoop:
             task.save_best()
         progress.loss_sum = 0.0
         progress.seconds = 0.0
-        task.log.info(
-            f"epoch {record.epoch:3d}  loss {record.train_loss:.4f}  {record.seconds:.1f} s per epoch  "
-            f"{record.samples_per_s:.0f} samples/s  validation {format_headline_metrics(record.val)}"
-            + ("" if task.choose_by.startswith("val.") else f"  {task.choose_by} {score:.4f}")
-            + ("  best" if is_best else "")
-        )
+        epochs_left = self.settings.num_epochs - progress.epoch - 1
+        seconds_left = epochs_left * (record.seconds + self.validation_seconds / self.settings.validate_every)
+        task.log.info(epoch_line(record, self.settings.num_epochs, task.choose_by, seconds_left, is_best))
+        if is_main():
+            task.log.steps.add_validation(metrics, self._total_steps())
