@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from llama.gguf_file import GGUFFile
 from llama.model import Transformer
 from llama.parallel import shard, shard_dims
-from llama.weight_files import DOWNLOAD_HINT, HuggingFaceFolder, MetaFolder
+from llama.weight_files import HuggingFaceFolder, MetaFolder
+from llama.weight_listing import find_weights, gguf_files, has_weights, hugging_face_files, meta_files
+from llama.weight_shapes import DOWNLOAD_HINT
 
 N_GROUPS = 32  # parameters are read in this many groups; the memory of the files' pages is returned after each
 UNUSED = {"output.weight", "rope.freqs"}  # LLaMA's own output head, and rotations, which are computed
@@ -16,26 +18,41 @@ MAX_LISTED_NAMES = 5
 
 
 def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFile:
-    """Open base weights: a folder in a layout that its files show, or a GGUF file.
+    """Open base weights: a folder in a layout that its files show, the only such one in a hub's cache, or a GGUF file.
 
     Raises:
         FileNotFoundError: there is no such folder or file, or the folder has none of the layouts.
-        ValueError: a file is damaged or not supported, or there are several GGUF files.
+        ValueError: a file is damaged or not supported, or it is open which of several files count.
     """
-    path = Path(path)
-    if (path / "params.json").exists():
-        return MetaFolder(path)
-    gguf_files = [path] if path.is_file() else sorted(path.glob("*.gguf"))
-    if gguf_files and not any(path.glob("*.safetensors")):  # GGUF files may come with a config.json
-        if len(gguf_files) > 1:
-            names = ", ".join(file.name for file in gguf_files)
-            raise ValueError(f"{path}: several GGUF files, {names}: give the path of one of them")
-        return GGUFFile(gguf_files[0])
-    if (path / "config.json").exists():
+    path = find_weights(Path(path))
+    has_config, has_params = ((path / name).exists() for name in ("config.json", "params.json"))
+    if has_config and hugging_face_files(path):
         return HuggingFaceFolder(path)
-    raise FileNotFoundError(
-        f"{path}: no base weights: expected params.json with consolidated.*.pth, or config.json with "
-        f"*.safetensors, and tokenizer.model; or a GGUF file; {DOWNLOAD_HINT}"
+    if has_params and meta_files(path):
+        return MetaFolder(path)
+    if parts := gguf_files(path):
+        return GGUFFile(parts)
+    raise FileNotFoundError(f"{path}: {_what_is_missing(path)}")
+
+
+def _what_is_missing(path: Path) -> str:
+    """Return what a folder of one of the layouts would need, in the words of an error message."""
+    inside = sorted(folder for folder in path.glob("*") if folder.is_dir() and has_weights(folder))
+    if inside:
+        return f"no base weights, but {inside[0]} has some: give that path"
+    if any(path.glob("adapter_model*")):
+        return (
+            "an adapter, not base weights; merge it into its base (merge_and_unload of the package peft), or take that"
+        )
+    if hugging_face_files(path):
+        return "no base weights without config.json; download it, it comes with the safetensors files"
+    if meta_files(path):
+        return "no base weights without params.json; download it, it comes with the consolidated files"
+    if (path / "params.json").exists():
+        return f"params.json without consolidated.*.pth; {DOWNLOAD_HINT}"
+    return (
+        "no base weights: expected params.json with consolidated.*.pth, or config.json with *.safetensors, and "
+        f"tokenizer.model; or a GGUF file; {DOWNLOAD_HINT}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Base weights in one GGUF file of architecture llama, dequantised tensor by tensor.
+"""Base weights in a GGUF file of architecture llama, whole or split into parts, dequantised tensor by tensor.
 
 llama.cpp's converter has already put the two rows of each rotated pair of a query or key next to each other, which is
 Meta's order: nothing is reordered here. The package gguf, needed for such files only, reads the header and dequantises.
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llama.model import ModelArgs, llama3_divisors, rotation_frequencies
 from llama.torch_file import error_reason
-from llama.weight_files import shape_problems
+from llama.weight_shapes import check_begin_token, shape_problems, window_problems
 
 OTHER_FILE = "take a file of a plain LLaMA, such as LLaMA-2 or SmolLM2"
 LAYER = {  # name in a block -> Meta's name, and the sizes of its dimensions
@@ -40,12 +41,14 @@ METADATA_KEYS = {  # ModelArgs field -> key of the metadata, below "llama."
     "rope_theta": "rope.freq_base",
 }
 MODEL_SECTIONS = ("general", "llama", "split")
+SENTENCEPIECE_BEGIN_TOKEN = 1
 MAX_LISTED = 3  # problems in one message
 
 
 class TensorEntry(NamedTuple):
-    """A tensor in the file: its first byte, its size in bytes, its shape in PyTorch's order, its GGML type."""
+    """A tensor: its file, its first byte, its size in bytes, its shape in PyTorch's order, its GGML type."""
 
+    path: Path
     offset: int
     n_bytes: int
     shape: tuple[int, ...]
@@ -93,7 +96,7 @@ def read_header(path: Path, sections: tuple[str, ...] = MODEL_SECTIONS) -> tuple
             raise ValueError("big-endian")
         metadata = {key: field.contents() for key, field in reader.fields.items() if key.split(".")[0] in sections}
         entries = {
-            t.name: TensorEntry(t.data_offset, t.n_bytes, tuple(reversed(t.shape.tolist())), t.tensor_type)
+            t.name: TensorEntry(path, t.data_offset, t.n_bytes, tuple(reversed(t.shape.tolist())), t.tensor_type)
             for t in reader.tensors
         }
         _check_layout(entries, reader.data_offset)
@@ -118,15 +121,11 @@ def model_shape(path: Path, metadata: dict) -> dict:
     """Return the ModelArgs fields that the metadata state.
 
     Raises:
-        ValueError: the architecture is another one, the file one of several parts, a feature is not supported, or
-            sizes are impossible.
+        ValueError: the architecture is another one, a feature is not supported, or sizes are impossible.
     """
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise ValueError(f"{path}: general.architecture is {architecture!r} (llama is supported); {OTHER_FILE}")
-    n_parts = metadata.get("split.count", 1)
-    if n_parts not in (0, 1):
-        raise ValueError(f"{path}: one of {n_parts!r} parts; make one file of them with llama-gguf-split --merge")
     model = {key.removeprefix("llama."): value for key, value in metadata.items() if key.startswith("llama.")}
     model.setdefault("attention.head_count_kv", model.get("attention.head_count"))
     model.setdefault("rope.freq_base", 10000.0)
@@ -149,38 +148,83 @@ def unsupported_metadata(model: dict, shape: dict) -> list[str]:
         "rope.dimension_count": head_dim,
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
-        "attention.sliding_window": 0,
         "attention.causal": True,
         "expert_count": 0,
     }
-    return [
+    if model.get("rope.scaling.type") == "linear" and model.get("rope.scaling.factor") == 1:
+        del supported["rope.scaling.type"]
+    problems = [
         f"llama.{key} is {model[key]!r:.60} ({value!r} is supported)"
         for key, value in supported.items()
         if model.get(key, value) != value
     ]
+    return problems + window_problems("llama.attention.sliding_window", model.get("attention.sliding_window"))
+
+
+def rope_scaling(factors: Tensor, shape: dict) -> dict | None:
+    """Return the ModelArgs fields whose rotations are divided by some factors, which are Llama-3.1's; None if none are.
+
+    Args:
+        factors: float32 (head_dim / 2,), one divisor per rotation frequency.
+        shape: the other ModelArgs fields.
+    """
+    if factors.eq(1).all():
+        return {}
+    frequencies = rotation_frequencies(shape["dim"] // shape["n_heads"], shape["rope_theta"])
+    fields = {
+        "rope_factor": factors.max().item(),  # the slowest rotation has all of it
+        "rope_low_freq_factor": ModelArgs.rope_low_freq_factor,
+        "rope_high_freq_factor": ModelArgs.rope_high_freq_factor,
+        "rope_original_context": ModelArgs.rope_original_context,
+    }
+    if factors.shape != frequencies.shape or not fields["rope_factor"] >= 1:
+        return None
+    expected = llama3_divisors(frequencies, *fields.values())
+    return fields if torch.allclose(factors, expected, rtol=1e-4, atol=0) else None
 
 
 class GGUFFile:
-    """A GGUF file of architecture llama, with or without its own output head.
+    """A GGUF file of architecture llama, with or without its own output head; or all parts of a split one.
 
     Attributes:
         shape: The ModelArgs fields that the file states.
         names: The parameters that the file holds, by Meta's names.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        metadata, entries = read_header(path)
-        self.shape = model_shape(path, metadata)
+    def __init__(self, paths: list[Path]) -> None:
+        self.path = paths[0]  # the part with the metadata
+        metadata, entries = self._read_parts(paths)
+        self.shape = model_shape(self.path, metadata)
         self.shape["vocab_size"] = entries["token_embd.weight"].shape[0] if "token_embd.weight" in entries else 0
         self.locations = self._locate(entries)
         self.names = set(self.locations)
         if ROPE_FACTORS in entries:
-            factors = self._dequantize(ROPE_FACTORS, entries[ROPE_FACTORS], self._map())
-            if not factors.eq(1).all():
+            entry = entries[ROPE_FACTORS]
+            scaling = rope_scaling(self._dequantize(ROPE_FACTORS, entry, self._map(entry.path)), self.shape)
+            if scaling is None:
                 raise ValueError(
-                    f"{path}: {ROPE_FACTORS} scales the rotations, as LLaMA-3.1 does (1 is supported); {OTHER_FILE}"
+                    f"{entry.path}: {ROPE_FACTORS} scales the rotations otherwise than Llama-3.1 does; {OTHER_FILE}"
                 )
+            self.shape |= scaling
+
+    @staticmethod
+    def _read_parts(paths: list[Path]) -> tuple[dict, dict[str, TensorEntry]]:
+        """Return the first part's metadata and the entries of all parts."""
+        first: dict = {}
+        entries: dict[str, TensorEntry] = {}
+        for number, path in enumerate(paths):
+            metadata, found = read_header(path)
+            first = first or metadata
+            n_parts = metadata.get("split.count", 1)
+            if (n_parts or 1) != len(paths) or metadata.get("split.no", number) != number:
+                raise ValueError(
+                    f"{path}: one of {n_parts!r} parts; download all of them (-00001-of-{n_parts!r:0>5}.gguf and so "
+                    "on), or make one file of them with llama-gguf-split --merge"
+                )
+            if twice := sorted(entries.keys() & found):
+                raise ValueError(f"{path}: {twice[0]} is in {entries[twice[0]].path.name}, too; download both again")
+            entries |= found
+        return first, entries
 
     def _expected_tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return name in the file -> (Meta's name, shape) of every parameter of a model of this shape."""
@@ -222,8 +266,16 @@ class GGUFFile:
             )
         return {meta: entries[name] for name, (meta, _) in expected.items()}
 
-    def _map(self) -> np.memmap:
-        return np.memmap(self.path, np.uint8, "c")  # copy-on-write: torch.from_numpy wants writable memory
+    def begin_token(self) -> int:
+        """Return the begin-of-sequence token of the metadata; a SentencePiece tokenizer may leave it out."""
+        metadata, _ = read_header(self.path, ("tokenizer",))
+        default = SENTENCEPIECE_BEGIN_TOKEN if metadata.get("tokenizer.ggml.model", "llama") == "llama" else None
+        token = metadata.get("tokenizer.ggml.bos_token_id", default)
+        return check_begin_token(self.path, "tokenizer.ggml.bos_token_id", token, self.shape["vocab_size"])
+
+    @staticmethod
+    def _map(path: Path) -> np.memmap:
+        return np.memmap(path, np.uint8, "c")  # copy-on-write: torch.from_numpy wants writable memory
 
     def _dequantize(self, name: str, entry: TensorEntry, data: np.memmap) -> Tensor:
         """Return a tensor as float32, of the entry's shape; a view of the file if that stores float32."""
@@ -232,11 +284,16 @@ class GGUFFile:
             return torch.from_numpy(import_gguf(self.path).quants.dequantize(rows, entry.ggml_type))
         except NotImplementedError as error:
             raise ValueError(
-                f"{self.path}: {name} has number format {entry.ggml_type.name}, which the package gguf does not read; "
+                f"{entry.path}: {name} has number format {entry.ggml_type.name}, which the package gguf does not read; "
                 "convert it with llama-quantize, for instance to F16"
             ) from error
 
     def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
         """Return a function from a parameter's name to its tensor, float32, from a new mapping of the file."""
-        data = self._map()
-        return lambda name: self._dequantize(name, self.locations[name], data)
+        data = {path: self._map(path) for path in {entry.path for entry in self.locations.values()}}
+
+        def read(name: str) -> Tensor:
+            entry = self.locations[name]
+            return self._dequantize(name, entry, data[entry.path])
+
+        return read

@@ -30,7 +30,8 @@ def read_bpe(path: Path) -> tuple[Callable[[str], list[int]], int]:
     if found[0] != MODEL or found[1] not in SPLITS:
         raise ValueError(
             f"{path}: its tokenizer is {found[0]!r:.30} with the splits of {found[1]!r:.30} ({MODEL!r} with "
-            f"{' or '.join(map(repr, SPLITS))} is supported); put the model's tokenizer.model beside it"
+            f"{' or '.join(map(repr, SPLITS))} is supported); put the model's tokenizer.model beside it, or its "
+            "tokenizer.json"
         )
     try:
         vocabulary = {token: number for number, token in enumerate(fields["tokens"])}

@@ -1,9 +1,10 @@
-"""LLaMA-2 with Meta's parameter names: token embeddings, blocks and final norm. Knows nothing of items or graphs.
+"""LLaMA with Meta's parameter names: token embeddings, blocks and final norm. Knows nothing of items or graphs.
 
 Every layer takes optional adapter inputs: extra keys and values in front of the tokens, which every position may
 attend to.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,6 +36,11 @@ class ModelArgs:
     ffn_dim: int | None = None  # feed-forward width where a checkpoint states it; None: Meta's rule
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    # Llama-3.1 and later stretch the slow rotations; the numbers have Hugging Face's names
+    rope_factor: float = 1.0  # 1: no stretching
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 4.0
+    rope_original_context: int = 8192  # original_max_position_embeddings
     max_seq_len: int = 2048
     # Not Meta's, but every block is built or run by them
     dropout: float = 0.0  # on what each block adds to the residual stream
@@ -90,10 +96,35 @@ MODEL_SIZES = {  # shapes known by name
 }
 
 
-def precompute_freqs_cis(head_dim: int, length: int, theta: float) -> Tensor:
-    """Return rotations e^{i·p·theta^(−2j/head_dim)} as complex64 (length, head_dim / 2), always on the CPU."""
-    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32, device="cpu"), inverse)
+def rotation_frequencies(head_dim: int, theta: float) -> Tensor:
+    """Return theta^(−2j/head_dim) radians per position: float32 (head_dim / 2,), always on the CPU."""
+    return theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
+
+
+def llama3_divisors(frequencies: Tensor, factor: float, low: float, high: float, context: int) -> Tensor:
+    """Return by how much Llama-3.1 and later divide each rotation frequency, of the same shape.
+
+    This is Hugging Face's `rope_type` "llama3" and Meta's `use_scaled_rope`.
+
+    Args:
+        frequencies: radians per position.
+        factor: divisor of rotations that turn less than `low` times in the original context.
+        low: turns up to which the whole factor applies.
+        high: turns from which a rotation stays as it is; in between, the frequency is interpolated.
+        context: positions of the original context.
+    """
+    turns = context * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return 1 / (kept + (1 - kept) / factor)
+
+
+def precompute_freqs_cis(args: ModelArgs) -> Tensor:
+    """Return rotations e^{i·p·f} by position p and frequency f, complex64 (max_seq_len, head_dim / 2), on the CPU."""
+    frequencies = rotation_frequencies(args.head_dim, args.rope_theta)
+    if args.rope_factor != 1:
+        scaling = args.rope_factor, args.rope_low_freq_factor, args.rope_high_freq_factor, args.rope_original_context
+        frequencies = frequencies / llama3_divisors(frequencies, *scaling)
+    angles = torch.outer(torch.arange(args.max_seq_len, dtype=torch.float32, device="cpu"), frequencies)
     return torch.polar(torch.ones_like(angles), angles)
 
 
@@ -231,7 +262,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """LLaMA-2 without its output head."""
+    """LLaMA without its output head."""
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
@@ -240,8 +271,7 @@ class Transformer(nn.Module):
         self.tok_embeddings = ParallelEmbedding(args.vocab_size, args.dim)
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = nn.RMSNorm(args.dim, eps=args.norm_eps)
-        freqs_cis = precompute_freqs_cis(args.head_dim, args.max_seq_len, args.rope_theta)
-        self.register_buffer("freqs_cis", freqs_cis, persistent=False)
+        self.register_buffer("freqs_cis", precompute_freqs_cis(args), persistent=False)
 
     def forward(
         self,

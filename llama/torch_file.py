@@ -22,7 +22,7 @@ def load_torch_file(path: Path, mapped: bool = False):
 
     Args:
         path: file that torch.save has written.
-        mapped: map the tensors to the file instead of copying them.
+        mapped: map the tensors to the file instead of copying them, where it has torch's format since 1.6.
 
     Raises:
         OSError: the file is missing, a folder, or may not be read.
@@ -30,7 +30,7 @@ def load_torch_file(path: Path, mapped: bool = False):
     """
     try:
         check_not_packed(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip(path))
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -46,15 +46,21 @@ def error_reason(error: Exception) -> str:
     return "".join(char if char.isprintable() else "?" for char in line) or type(error).__name__
 
 
+def is_zip(path: Path) -> bool:
+    """Return whether a file is a zip archive, as those of torch.save are since 1.6."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
+
+
 def check_not_packed(path: Path) -> None:
     """Check that a PyTorch file, if it is a zip archive, does not unpack to more bytes than it has.
 
     Raises:
         ValueError: an entry is compressed, or the entries overlap.
     """
+    if not is_zip(path):
+        return
     with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":
-            return
         entries = zipfile.ZipFile(file).infolist()
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:

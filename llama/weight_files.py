@@ -4,133 +4,79 @@ Files are memory-mapped, and opened again for every group of parameters: that re
 copied. A tensor that needs no change is not copied at all.
 """
 
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llama.torch_file import error_reason, is_dense_tensor, load_torch_file
+from llama.tensor_file import TensorFile
+from llama.tokenizer import Tokenizer, tokenizer_files
+from llama.weight_listing import hugging_face_files, meta_files
+from llama.weight_shapes import check_begin_token, read_config_json, read_json, read_params_json
 
-DOWNLOAD_HINT = (
-    "LLaMA-2 is licensed by Meta: ask at llama.com/llama-downloads (params.json, consolidated.*.pth, tokenizer.model) "
-    "or take meta-llama/Llama-2-7b-hf from Hugging Face (config.json, *.safetensors, tokenizer.model)"
-)
-
-# Largest sizes that a file may state. A model is built before its tensors are read, so a wrong size would cost memory.
-INT_LIMITS = {"dim": 2**16, "n_layers": 2**10}
-DEFAULT_INT_LIMIT = 2**24
-FLOAT_LIMITS = {"norm_eps": 1.0, "rope_theta": math.inf, "ffn_dim_multiplier": math.inf}  # exclusive
-OPTIONAL_SIZES = ("n_kv_heads", "ffn_dim_multiplier")
-
-
-def shape_problems(shape: dict, file_keys: dict[str, str] | None = None) -> list[str]:
-    """List what is wrong with the model sizes that a file states, one phrase per problem.
-
-    Args:
-        shape: ModelArgs fields with the values from the file, of any type.
-        file_keys: the file's key for each field, where that is another than the field's name.
-    """
-    problems = []
-    for field, value in shape.items():
-        if value is None and field in OPTIONAL_SIZES:
-            continue
-        if field in FLOAT_LIMITS:
-            valid = type(value) in (int, float) and 0 < value < FLOAT_LIMITS[field]
-            expected = f"a number between 0 and {FLOAT_LIMITS[field]}"
-        else:
-            largest = INT_LIMITS.get(field, DEFAULT_INT_LIMIT)
-            valid = type(value) is int and 1 <= value <= largest
-            expected = f"an integer from 1 to {largest}"
-        if not valid:
-            key = (file_keys or {}).get(field, field)
-            problems.append(f"{key} is {value!r:.60} ({expected} is expected)")
-    if not problems and {"dim", "n_heads"} <= shape.keys():
-        dim = shape["dim"]
-        n_heads = shape["n_heads"]
-        n_kv_heads = shape.get("n_kv_heads") or n_heads
-        if dim % (2 * n_heads):  # rotary position embedding rotates pairs of columns
-            problems.append(f"{dim} columns do not divide into {n_heads} heads of an even number of columns")
-        elif n_heads % n_kv_heads:
-            problems.append(f"{n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
-    return problems
-
-
-def read_json(path: Path) -> dict:
-    """Read an object from a small JSON file.
-
-    Raises:
-        OSError: the file is missing, a folder, or may not be read.
-        ValueError: it is not JSON, with the line, or its content is no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is expected, found {type(content).__name__}; download it again")
-    return content
+TOKEN_TABLE = "tok_embeddings.weight"
+BEGIN_TOKEN = 1  # LLaMA-2's begin-of-sequence token, and what a config.json without another means
+LLAMA3_VOCABULARY = 128256
+LLAMA3_BEGIN_TOKEN = 128000
 
 
 class MetaFolder:
-    """Meta's layout: `params.json` and one or several `consolidated.NN.pth`, each a slice of every split parameter.
+    """Meta's layout: `params.json` and one or several files, each with a slice of every split parameter.
+
+    LLaMA-2 splits the token table by columns, Llama-3 by rows. Some releases keep every parameter in one of the files.
 
     Attributes:
         shape: The ModelArgs fields that the files state.
         names: The parameters that the files hold.
     """
 
-    SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps", "rope_theta")
-
     def __init__(self, folder: Path) -> None:
-        self.files = sorted(folder.glob("consolidated.*.pth"))
-        if not self.files:
-            raise FileNotFoundError(f"{folder}: params.json without consolidated.*.pth; {DOWNLOAD_HINT}")
-        params_file = folder / "params.json"
-        params = read_json(params_file)
-        if params.get("use_scaled_rope"):
-            raise ValueError(f"{params_file}: use_scaled_rope is true; take LLaMA-2, where it is false")
-        self.shape = {key: params[key] for key in self.SIZES if key in params}
-        if problems := shape_problems(self.shape):
-            raise ValueError(f"{params_file}: {'; '.join(problems)}; download it again")
-
-        shards = self._load_shards()
-        self.names = set(shards[0])
-        for path, shard in zip(self.files, shards, strict=True):
-            if set(shard) != self.names:
-                name = sorted(set(shard) ^ self.names)[0]
-                raise ValueError(f"{path}: {name} is not in all of the {len(shards)} shards; download them again")
-        if "tok_embeddings.weight" in self.names:
-            self._set_vocab_size(folder, shards)
-
-    def _set_vocab_size(self, folder: Path, shards: list[dict[str, Tensor]]) -> None:
-        """Take the vocabulary size from the embeddings, as params.json may say -1, and check that no shard is missing.
-
-        Each shard holds a slice of the columns of tok_embeddings.weight.
-        """
-        rows, columns = [*shards[0]["tok_embeddings.weight"].shape, 0, 0][:2]
-        self.shape["vocab_size"] = rows
-        if columns * len(shards) != self.shape.get("dim"):
-            raise ValueError(
-                f"{folder}: tok_embeddings.weight has {columns} columns in each of {len(shards)} shards, dim is "
-                f"{self.shape.get('dim')}: download the missing consolidated.*.pth, or all files again"
-            )
-
-    def _load_shards(self) -> list[dict[str, Tensor]]:
-        """Map all files to memory; check that each holds nothing but floating-point tensors by name."""
-        shards = [load_torch_file(path, mapped=True) for path in self.files]
-        for path, shard in zip(self.files, shards, strict=True):
-            if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
+        self.folder = folder
+        self.shape = read_params_json(folder / "params.json")
+        self.files = [TensorFile(path) for path in meta_files(folder)]
+        self.names = set().union(*(file.names for file in self.files))
+        n_names = sum(len(file.names) for file in self.files)
+        self.sliced = len(self.files) > 1 and n_names > len(self.names)
+        for file in self.files if self.sliced else ():
+            if file.names != self.names:
+                name = sorted(self.names - file.names)[0]
                 raise ValueError(
-                    f"{path}: tensors by name are expected, found {type(shard).__name__}; download it again"
+                    f"{file.path}: {name} is not in all of the {len(self.files)} shards; download them again"
                 )
-            for name, tensor in shard.items():
-                if not is_dense_tensor(tensor) or not tensor.is_floating_point():
-                    raise ValueError(f"{path}: {name!r:.60} is not a dense floating-point tensor; download it again")
-        return shards
+        self.table_dim = 1  # along which the token table is split
+        if TOKEN_TABLE in self.names:
+            self._set_vocab_size()
+
+    def _set_vocab_size(self) -> None:
+        """Take the vocabulary size from the token table, as params.json may say -1; check that no slice is missing."""
+        stated = self.shape.get("vocab_size", 0)
+        dim = self.shape.get("dim")
+        file = next(file for file in self.files if TOKEN_TABLE in file.names)
+        rows, columns = [*file.open()(TOKEN_TABLE).shape, 0, 0][:2]
+        n_slices = len(self.files) if self.sliced else 1
+        if n_slices > 1 and columns == dim:
+            self.table_dim = 0
+            rows *= n_slices
+        elif columns * n_slices != dim:
+            raise ValueError(
+                f"{self.folder}: {TOKEN_TABLE} has {columns} columns in each of {n_slices} shards, dim is {dim}: "
+                "download the missing consolidated.*.pth, or all files again"
+            )
+        if rows < stated or (self.table_dim == 0 and stated and rows != stated):
+            raise ValueError(
+                f"{self.folder}: {TOKEN_TABLE} has {rows} rows in {n_slices} shards, vocab_size is {stated}: "
+                "download the missing consolidated.*.pth, or all files again"
+            )
+        self.shape["vocab_size"] = rows
+
+    def begin_token(self) -> int:
+        """Return the begin-of-sequence token: that of the SentencePiece tokenizer, or else the published one."""
+        files = tokenizer_files(self.folder)
+        if files and files[0].name == "tokenizer.model":
+            token = Tokenizer(files[0]).model.bos_id()
+            return check_begin_token(files[0], "bos_id", token, self.shape["vocab_size"])
+        return LLAMA3_BEGIN_TOKEN if self.shape["vocab_size"] == LLAMA3_VOCABULARY else BEGIN_TOKEN
 
     def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
         """Return a function from a parameter's name to its unsharded tensor.
@@ -140,23 +86,24 @@ class MetaFolder:
         Args:
             shard_dims: the dimension along which each parameter is split, None if it is not.
         """
-        shards = self._load_shards()
+        readers = [(file, file.open()) for file in self.files]
 
         def read(name: str) -> Tensor:
-            dim = shard_dims[name]
-            if len(shards) == 1 or dim is None:
-                return shards[0][name]
-            slices = [shard[name] for shard in shards]
-            if len({part.shape for part in slices}) > 1 or slices[0].ndim <= dim:
-                shapes = ", ".join(f"{tuple(t.shape)} in {path}" for t, path in zip(slices, self.files, strict=True))
+            dim = self.table_dim if name == TOKEN_TABLE else shard_dims[name]
+            slices = {file.path: tensor_of(name) for file, tensor_of in readers if name in file.names}
+            first = next(iter(slices.values()))
+            if len(slices) == 1 or dim is None:
+                return first
+            if len({part.shape for part in slices.values()}) > 1 or first.ndim <= dim:
+                shapes = ", ".join(f"{tuple(part.shape)} in {path}" for path, part in slices.items())
                 raise ValueError(f"{name} differs in shape: {shapes}; download the shards again")
-            return torch.cat(slices, dim)
+            return torch.cat([*slices.values()], dim)
 
         return read
 
 
 class HuggingFaceFolder:
-    """Hugging Face's layout: `config.json` and `model.safetensors`, or the shards that an index lists.
+    """Hugging Face's layout: `config.json` and the files that transformers would read.
 
     Attributes:
         shape: The ModelArgs fields that `config.json` states.
@@ -175,75 +122,31 @@ class HuggingFaceFolder:
         "post_attention_layernorm": "ffn_norm",
     }
     TOP = {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"}
-    SIZES = {
-        "dim": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "vocab_size": "vocab_size",
-        "ffn_dim": "intermediate_size",
-        "norm_eps": "rms_norm_eps",
-    }
 
     def __init__(self, folder: Path) -> None:
-        self.shape = self._read_shape(folder / "config.json")
-        self.files = self._list_files(folder)
+        self.folder = folder
+        self.shape = read_config_json(folder / "config.json")
+        self.files = [TensorFile(path) for path in hugging_face_files(folder)]
         self.locations: dict[str, tuple[Path, str]] = {}  # Meta's name -> file, name in the file
-        for path in self.files:
-            for name in open_safetensors(path).offset_keys():
+        for file in self.files:
+            for name in file.names:
                 if not name.endswith("rotary_emb.inv_freq"):  # computed by the model
-                    self.locations[self._meta_name(path, name)] = (path, name)
+                    self._locate(file.path, name)
         self.names = set(self.locations)
 
-    @staticmethod
-    def _list_files(folder: Path) -> list[Path]:
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise ValueError(f"{index}: weight_map, from tensor to file, is missing; download it again")
-            # Names are reduced to their last part, so that no index leads out of the folder.
-            files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
-        else:
-            files = sorted(folder.glob("*.safetensors"))
-        missing = [str(path) for path in files if not path.exists()]
-        if missing or not files:
-            raise FileNotFoundError(f"{', '.join(missing) or folder}: safetensors file missing; {DOWNLOAD_HINT}")
-        return files
-
-    @classmethod
-    def _read_shape(cls, path: Path) -> dict:
-        """Read the sizes from `config.json`; check that it asks for nothing that the model lacks."""
-        config = read_json(path)
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if not isinstance(rope, dict):
-            raise ValueError(f"{path}: rope_parameters is {rope!r:.60} (an object is expected); download it again")
-        found_and_supported = {
-            "model_type": (config.get("model_type"), "llama"),
-            "hidden_act": (config.get("hidden_act", "silu"), "silu"),
-            "attention_bias": (config.get("attention_bias", False), False),
-            "mlp_bias": (config.get("mlp_bias", False), False),
-            "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-        }
-        problems = [
-            f"{key} is {found} ({supported} is supported)"
-            for key, (found, supported) in found_and_supported.items()
-            if found != supported
-        ]
-
-        shape = {field: config.get(key) for field, key in cls.SIZES.items()}
-        shape["n_kv_heads"] = shape["n_kv_heads"] or shape["n_heads"]
-        shape["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-        problems = problems or shape_problems(shape, cls.SIZES)
-        if not problems and config.get("head_dim") not in (None, shape["dim"] // shape["n_heads"]):
-            problems.append(f"head_dim {config['head_dim']} is not hidden_size / num_attention_heads")
-        if problems:
-            raise ValueError(f"{path}: {'; '.join(problems)}; download it again, or take LLaMA-2")
-        return shape
+    def _locate(self, path: Path, name: str) -> None:
+        """Note where a parameter is; refuse one that is there already."""
+        meta_name = self._meta_name(path, name)
+        if meta_name in self.locations:
+            other = self.locations[meta_name][0]
+            raise ValueError(f"{path}: {name!r:.90} is in {other.name}, too; remove the file that does not count")
+        self.locations[meta_name] = path, name
 
     def _meta_name(self, path: Path, name: str) -> str:
-        """Translate a tensor's name in a file to Meta's."""
+        """Translate a tensor's name in a file to Meta's; a model saved without its head lacks the leading `model.`."""
         stem = name.removesuffix(".weight")
+        if not stem.startswith(("model.", "lm_head")):
+            stem = f"model.{stem}"
         if stem in self.TOP:
             return f"{self.TOP[stem]}.weight"
         parts = stem.split(".", 3)  # model.layers.N.rest
@@ -251,17 +154,23 @@ class HuggingFaceFolder:
             return f"layers.{parts[2]}.{self.LAYER[parts[3]]}.weight"
         raise ValueError(f"{path}: parameter {name!r:.90} does not belong to LLaMA; take the weights of a LLaMA")
 
+    def begin_token(self) -> int:
+        """Return the begin-of-sequence token that `config.json` states."""
+        path = self.folder / "config.json"
+        token = read_json(path).get("bos_token_id", BEGIN_TOKEN)
+        return check_begin_token(path, "bos_token_id", token, self.shape["vocab_size"])
+
     def reader(self, shard_dims: dict[str, int | None]) -> Callable[[str], Tensor]:
         """Return a function from a parameter's name to its tensor.
 
         Tensors are mapped to the file, except query and key matrices, whose rows are reordered.
         """
-        files = {path: open_safetensors(path) for path in self.files}
+        readers = {file.path: file.open() for file in self.files}
         n_heads_of = {"wq": self.shape["n_heads"], "wk": self.shape["n_kv_heads"]}
 
         def read(name: str) -> Tensor:
             path, file_name = self.locations[name]
-            tensor = files[path].get_tensor(file_name)
+            tensor = readers[path](file_name)
             n_heads = n_heads_of.get(name.split(".")[-2])
             if n_heads is None:
                 return tensor
@@ -280,22 +189,3 @@ def permute_rotary_halves(rows: Tensor, n_heads: int) -> Tensor:
     second ones; Meta stores the two rows of a pair next to each other.
     """
     return rows.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
-def open_safetensors(path: Path) -> safe_open:
-    """Open a safetensors file; its tensors are mapped to memory.
-
-    Raises:
-        OSError: the file is missing, a folder, or may not be read.
-        ValueError: it is cut short or damaged, or holds something else than floating-point tensors.
-    """
-    path.open("rb").close()  # raises Python's own error, which names the path
-    try:
-        file = safe_open(path, framework="pt")
-        dtypes = {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: cut short or damaged ({error_reason(error)}); download it again") from error
-    for name, dtype in dtypes.items():
-        if dtype not in ("F64", "F32", "F16", "BF16"):
-            raise ValueError(f"{path}: {name!r:.90} has dtype {dtype}; take weights in F64, F32, F16 or BF16")
-    return file

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from llama.weight_files import read_json
+from llama.weight_shapes import read_json
 from utils.data.feature_checks import UninformativeModalityError
 
 HISTOGRAM_BINS = 4  # per colour channel

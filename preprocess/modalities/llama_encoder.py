@@ -1,34 +1,16 @@
 """Encode texts with LLaMA itself: the mean of its last hidden states."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from llama.checkpoint import load_base_weights, open_checkpoint
-from llama.gguf_tokenizer import read_bpe
 from llama.model import ModelArgs, Transformer
-from llama.tokenizer import Tokenizer
+from llama.tokenizer import open_tokenizer
 from preprocess.modalities.encoders import Encoder
 
 MAX_TOKENS = 512  # per text; the rest is cut off
-
-
-def open_tokenizer(weights: Path) -> tuple[Callable[[str], list[int]], int]:
-    """Return a function from a text to its token ids, and how many begin-of-sequence tokens it puts first.
-
-    Args:
-        weights: folder or GGUF file of base weights; a tokenizer.model there precedes the tokenizer in a GGUF file.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no tokenizer, or none that can be read.
-    """
-    path = (weights.parent if weights.is_file() else weights) / "tokenizer.model"
-    gguf_files = [weights] if weights.is_file() else sorted(weights.glob("*.gguf"))
-    if gguf_files and not path.exists():
-        return read_bpe(gguf_files[0])
-    return Tokenizer(path).encode, 1
 
 
 def llama(weights: Path, device: torch.device) -> Encoder:
@@ -37,7 +19,7 @@ def llama(weights: Path, device: torch.device) -> Encoder:
     The begin-of-sequence token is read but not averaged: its state is the same for all texts.
 
     Args:
-        weights: folder in Meta's or Hugging Face's layout with tokenizer.model, or a GGUF file.
+        weights: folder in Meta's or Hugging Face's layout with its tokenizer, or a GGUF file.
         device: on which it runs, in bfloat16 on CUDA.
 
     Raises:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from llama.tokenizer import open_tokenizer
 from preprocess import features
-from preprocess.modalities.llama_encoder import open_tokenizer
 from tests.support.small_data import N_ITEMS, write_interactions, write_texts
 from tests.support.small_gguf import write_gguf
 from tests.support.small_llama import reference

@@ -10,6 +10,20 @@ from llama.model import ModelArgs, Transformer
 from tests.support.small_gguf import write_gguf
 from tests.support.small_model import SHAPE, small_hellm, write_meta
 
+LAYER = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+PARAMS = {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 4, "multiple_of": 16, "norm_eps": 1e-5}
 IDS = torch.randint(0, 90, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9) >= torch.tensor([[0], [4]])  # the second row is padded on the left
 
@@ -29,6 +43,28 @@ def reference(n_kv_heads=8, tied=False, theta=10000.0, vocab_size=90):
             if "norm" in name:
                 p.uniform_(0.5, 1.5)
     return model
+
+
+def meta_state(model):
+    """Return the reference's weights as Meta's files have them: its names, its order of query and key rows."""
+    theirs = model.state_dict()
+    config = model.config
+    state = {
+        "tok_embeddings.weight": theirs["model.embed_tokens.weight"],
+        "norm.weight": theirs["model.norm.weight"],
+        "output.weight": theirs["lm_head.weight"],
+        "rope.freqs": torch.ones(2),
+    }
+    half = config.hidden_size // config.num_attention_heads // 2
+    for layer in range(config.num_hidden_layers):
+        for ours, name in LAYER.items():
+            rows = theirs[f"model.layers.{layer}.{name}.weight"]
+            if ours in ("attention.wq", "attention.wk"):
+                heads = range(len(rows) // (2 * half))
+                order = [2 * half * head + j + second for head in heads for j in range(half) for second in (0, half)]
+                rows = rows[order]
+            state[f"layers.{layer}.{ours}.weight"] = rows
+    return state
 
 
 def write_every_layout(root: Path, n_shards: int) -> None:

@@ -19,7 +19,13 @@ REQUIRED_PARTS = {"settings": (), "tensors": ()}
 FREE_SETTINGS = ("dropout", "lora_dropout", "graph_dropout", "label_smoothing", "n_negatives", "compile", "recompute")
 FREE_SETTINGS += ("max_seq_len", "multiple_of", "ffn_dim_multiplier")
 TABLE_WIDTHS = ("graph_dim", "seq_dim", "feature_dim")
-ADDED_SETTINGS = {"feature_input": False}  # what files of earlier versions lack
+ADDED_SETTINGS = {  # what files of earlier versions lack
+    "feature_input": False,
+    "rope_factor": 1.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_original_context": 8192,
+}
 
 
 def adapter_config(model: HeLLM) -> dict:

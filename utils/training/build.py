@@ -10,7 +10,7 @@ from llama.checkpoint import assign_parameter, load_base_weights, open_checkpoin
 from llama.HeLLM import HeLLM, HeLLMArgs, ItemTables, base_parameters, materialize
 from llama.model import MODEL_SIZES
 from llama.parallel import shard_dims
-from llama.weight_files import DOWNLOAD_HINT
+from llama.weight_shapes import DOWNLOAD_HINT
 from utils.cli.progress import announce
 from utils.data.embeddings import load_graph_embeddings, load_sequence_embeddings
 from utils.data.features import choose_features, load_informative_features, load_reduced_features
@@ -117,7 +117,7 @@ def model_args(settings: Settings) -> HeLLMArgs:
     else:
         raise FileNotFoundError(
             f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            "consolidated.*.pth, or config.json and *.safetensors, and tokenizer.model, or a GGUF file; "
+            "consolidated.*.pth, or config.json and model.safetensors, and tokenizer.model, or a GGUF file; "
             f"{DOWNLOAD_HINT}; a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or "
             "--random_base"
         )
@@ -205,10 +205,9 @@ def build_meta_model(settings: Settings, tables: ItemTables, device: torch.devic
     Raises:
         FileNotFoundError, ValueError: sizes, switches or prompt do not fit each other or the files.
     """
-    weights = Path(settings.model_name)
-    folder = weights.parent if weights.is_file() else weights
-    prompt = prompt_ids(settings.prompt, folder / "tokenizer.model")
-    return build_empty(model_args(settings), tables, prompt, matmul_dtype(settings, device))
+    args = model_args(settings)
+    prompt = prompt_ids(settings.prompt, settings.model_name)
+    return build_empty(args, tables, prompt, matmul_dtype(settings, device))
 
 
 def load_base(model: HeLLM, settings: Settings, device: torch.device, base_cache: dict) -> None:

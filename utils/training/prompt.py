@@ -1,6 +1,10 @@
 """The prompt: constant text around a history (docs/method.md, section 2)."""
 
-from llama.tokenizer import Tokenizer
+from pathlib import Path
+
+from llama.checkpoint import open_checkpoint
+from llama.tokenizer import open_tokenizer
+from llama.weight_files import BEGIN_TOKEN
 
 INSTRUCT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -9,8 +13,7 @@ INSTRUCT = (
     "### Input:\n"
 )
 RESPONSE = "\n### Response:\n"
-BOS = 1  # LLaMA-2's begin-of-sequence token
-# Tokens before and after the items by LLaMA-2's tokenizer
+# Tokens before and after the items by LLaMA-2's tokenizer; others need about as many
 PROMPT_LENGTHS = {"alpaca": (63, 8), "bos": (1, 1), "none": (0, 0)}
 
 
@@ -19,16 +22,25 @@ def prompt_positions_per_row(objective: str, prompt: str) -> int:
     return 0 if objective == "causal" else sum(PROMPT_LENGTHS[prompt])
 
 
-def prompt_ids(prompt: str, tokenizer_path) -> tuple[list[int], list[int]]:
+def prompt_ids(prompt: str, weights: str) -> tuple[list[int], list[int]]:
     """Return the token ids before and after the items.
 
     Args:
         prompt: "alpaca" for the published text, "bos" for the begin-of-sequence token alone, "none" for no prompt.
-        tokenizer_path: `tokenizer.model`, which is read for "alpaca" only.
+        weights: folder or GGUF file of base weights, whose tokenizer "alpaca" and whose begin-of-sequence token "bos"
+            takes; or the name of a built-in size, which has LLaMA-2's.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights have no such tokenizer or token, or none that can be read.
     """
     if prompt == "none":
         return [], []
-    if prompt == "bos":
-        return [BOS], [BOS]
-    tokenizer = Tokenizer(tokenizer_path)
-    return tokenizer.encode(INSTRUCT), tokenizer.encode(RESPONSE)
+    try:
+        if prompt == "bos":
+            token = open_checkpoint(weights).begin_token() if Path(weights).exists() else BEGIN_TOKEN
+            return [token], [token]
+        encode, _ = open_tokenizer(weights)
+        return encode(INSTRUCT), encode(RESPONSE)
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}; or take --prompt none") from error
