@@ -38,12 +38,16 @@ def test_published_datasets_stay_sorted_as_text(tmp_path):
 # ---------------------------------------------------------------- which ids mean the same
 
 
-@pytest.mark.parametrize("text", ["123", "123.0", "00123", " 123 ", '"123"', "%22123%22", "+123", "1.23e2", "1.23E+02"])
+@pytest.mark.parametrize(
+    "text", ["123", "123.0", "00123", " 123 ", '"123"', "%22123%22", "+123", "123,0", "1.23e2", "1.23E+02"]
+)
 def test_one_number_written_in_many_ways_is_one_id(text):
     assert canonical_form(text) == canonical_form("123")
 
 
-@pytest.mark.parametrize("text", ["123.5", "1234", "-123", "123a", "1.234567e+02", "12 3", "", "１２３"])
+@pytest.mark.parametrize(
+    "text", ["123.5", "1234", "-123", "123a", "1.234567e+02", "12 3", "", "123.000", "123,000", "１２３"]
+)
 def test_other_texts_are_other_ids(text):
     assert canonical_form(text) != canonical_form("123")
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-WHOLE_NUMBER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0*)?")  # 7, 007, 7.0
+WHOLE_NUMBER = re.compile(r"([+-]?)0*([0-9]+)(?:[.,](?:0|00|0{4,}))?")  # 7, 007, 7.0; three zeros may be thousands
 SCIENTIFIC = re.compile(r"([1-9])(?:\.([0-9]{1,4}))?[eE]\+?0*([0-9]{1,2})")  # 1e+05; with more digits some may be lost
 SHORT_NUMBER = re.compile(r"[0-9]{1,18}")
 MARKS = " \t\r\n\ufeff\"'`“”‘’"  # blanks and quotation marks around an id
