@@ -5,6 +5,7 @@ import codecs
 import gzip
 import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ BINARY = f"not a table of text, nor of a format that is read (CSV, JSON lines, E
 TAR_MAGIC = (257, b"ustar")
 HEAD_BYTES = 2**16
 CHUNK_BYTES = 2**20
+# Of zipfile: what is encrypted, compressed in a rare way, or contradicts itself
+UNREADABLE_ZIP = (RuntimeError, NotImplementedError, ValueError, LookupError, OverflowError, struct.error)
 MAX_LAYERS = 3  # of compression, one in another
 BYTE_ORDER_MARKS = (  # the longer ones first
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -84,7 +87,9 @@ def explain_damage(path: Path) -> Iterator[None]:
     """Raise what decompression raises on damaged files as a ValueError that names the file."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
+    except (EOFError, OSError, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.filename:  # not of decompression
+            raise
         raise ValueError(f"{path}: cut short or damaged ({error}); download it again") from error
 
 
@@ -100,8 +105,20 @@ def _open_member(member: str, path: Path, file: BinaryIO) -> BinaryIO:
     """
     try:
         return zipfile.ZipFile(file).open(member)
-    except (RuntimeError, NotImplementedError) as error:
+    except UNREADABLE_ZIP as error:
         raise ValueError(f"{path}: {error}; unpack it and give the path of the table in it") from error
+
+
+def _zip_names(path: Path, file: BinaryIO) -> list[str]:
+    """Return the names of the files in a zip archive.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return [entry.filename for entry in zipfile.ZipFile(file).infolist() if not entry.is_dir()]
+    except UNREADABLE_ZIP as error:
+        raise ValueError(f"{path}: a damaged archive ({error}); download it again") from error
 
 
 def recognise_content(path: Path) -> Content:
@@ -117,7 +134,7 @@ def recognise_content(path: Path) -> Content:
             content.head = file.read(HEAD_BYTES)
             head = content.head
             if head.startswith(b"PK\x03\x04"):
-                names = [entry.filename for entry in zipfile.ZipFile(file).infolist() if not entry.is_dir()]
+                names = _zip_names(path, file)
                 if any(name.startswith("xl/") or name == "content.xml" for name in names):
                     content.kind = "Excel"
                     return content

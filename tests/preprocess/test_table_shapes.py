@@ -298,6 +298,22 @@ def test_compressed_tables_are_read_whatever_their_name(tmp_path, note):
     refused(tmp_path, long[: len(long) // 2], "cut short or damaged")
 
 
+@pytest.mark.parametrize("note", COMPRESSED)
+def test_a_damaged_byte_of_a_compressed_table_is_no_other_error(tmp_path, note):
+    content = COMPRESSED[note](joined(";").encode())
+    messages = []
+    for position in range(len(content)):
+        for damage in (0x80, 0xFF):
+            damaged = bytearray(content)
+            damaged[position] ^= damage
+            try:
+                values(table(tmp_path, bytes(damaged)))
+            except ValueError as error:
+                messages.append(str(error))
+    assert messages
+    assert all(str(tmp_path) in message for message in messages)
+
+
 def test_archives_without_the_one_table_are_named(tmp_path):
     refused(tmp_path, zipped(a_csv="x", b_csv="y"), r"an archive of 2 files \(a.csv, b.csv\); unpack it and give")
     refused(tmp_path, zipped(README_md="x"), "an archive without one")
