@@ -13,7 +13,7 @@ from preprocess.raw.summary import Summary
 from preprocess.raw.time_column import TimeColumn, UnreadableTimeError
 from preprocess.raw.time_forms import FORMATS, Times, interpret_times
 
-ROWS_AT_ONCE = 2**15
+ROWS_AT_ONCE = 2**12
 MAX_LISTED = 4  # words for missing values that a row of the summary names
 
 

@@ -13,7 +13,8 @@ LIMIT = 2**63  # of int64
 MAX_DIGITS = 400  # of a number
 NO_READING = -LIMIT  # stands for a date that an order of its numbers does not allow
 _NUMBER = re.compile(r"([+-]?)(\d*)(?:([.,])(\d*))?(?:[eE]([+-]?\d{1,3}))?")
-_PLAIN_DATE_LENGTHS = {10, 16, 19}  # of 2024-01-31, with hour and minute, with seconds
+_PLAIN_DATE_LENGTHS = {10, 16, 19, *range(21, 27)}  # of 2024-01-31, with minutes, seconds, up to six decimals
+_NAMES_OF_UTC = ("Z", " UTC", "+00:00")  # behind every date
 _ZERO_DATE = re.compile(r"0000-00-00(?: 00:00:00)?")  # of MySQL: no date
 
 
@@ -43,21 +44,36 @@ class NumberColumn:
         return len(self.digits)
 
     def extend_quickly(self, texts: Sequence[str]) -> bool:
-        """Append whole numbers, or return False and append nothing."""
+        """Append whole numbers, or numbers with equally many decimals, or return False and append nothing."""
         joined = "".join(texts)
         if not joined.isascii() or "_" in joined:  # both of which int would read
             return False
+        decimals = 0
         has_point = "." in joined
-        if has_point and not all(text.endswith(".0") for text in texts):
-            return False
+        if has_point:
+            lengths = {len(text) - text.rfind(".") - 1 for text in texts if "." in text}
+            if len(lengths) > 1 or joined.count(".") < len(texts) or any(text.count(".") != 1 for text in texts):
+                return False
+            (decimals,) = lengths
+            if all(text.endswith("0" * decimals) for text in texts):
+                texts = [text[: len(text) - decimals - 1] for text in texts]
+                decimals = 0
         try:
-            digits = array("q", map(int, (text[:-2] for text in texts) if has_point else texts))
+            digits = array("q", map(int, (text.replace(".", "") for text in texts) if decimals else texts))
         except (ValueError, OverflowError):
             return False
-        self.digits.extend(digits)
+        if decimals > MAX_DIGITS:
+            return False
+        if decimals:
+            self.first_with.setdefault(".", len(self))
+            self.looks_grouped["."] &= decimals == 3 and max(map(len, texts)) <= len("999.999")
+            self.ends_in_zero |= any(text.endswith("0") for text in texts)
+            if self.decimals is None:
+                self.decimals = array("h", bytes(2 * len(self)))
         self.has_whole |= not has_point
+        self.digits.extend(digits)
         if self.decimals is not None:
-            self.decimals.frombytes(bytes(2 * len(digits)))
+            self.decimals.extend([decimals] * len(digits))
         return True
 
     def append_nothing(self) -> None:
@@ -125,10 +141,14 @@ class DateColumn:
 
     def extend_quickly(self, texts: Sequence[str]) -> bool:
         """Append dates as 2024-01-31 10:00:00, or return False and append nothing."""
-        if self.pattern or not set(map(len, texts)) <= _PLAIN_DATE_LENGTHS:
+        zone = next((name for name in _NAMES_OF_UTC if texts[0].endswith(name)), "")
+        if zone and all(text.endswith(zone) for text in texts):
+            texts = [text[: -len(zone)] for text in texts]
+        lengths = set(map(len, texts))
+        if self.pattern or not lengths <= _PLAIN_DATE_LENGTHS or (zone and 10 in lengths):
             return False
         joined = "".join(texts)
-        if {text[4] for text in texts} != {"-"} or not joined.isascii() or re.search(r"[^-0-9: T]", joined):
+        if {text[4] for text in texts} != {"-"} or not joined.isascii() or re.search(r"[^-0-9: T.]", joined):
             return False
         try:
             moments = np.array(texts, "datetime64[us]").astype(np.int64)
@@ -136,7 +156,10 @@ class DateColumn:
             return False
         for reading in self.readings.values():
             reading.frombytes(moments.tobytes())
-        self.n_without_zone += len(texts)
+        if zone:
+            self.n_with_zone += len(texts)
+        else:
+            self.n_without_zone += len(texts)
         if self.nanoseconds is not None:
             self.nanoseconds.extend([0] * len(texts))
         return True

@@ -8,6 +8,8 @@ import pytest
 from preprocess import own
 from preprocess.raw.interactions import RawInteractions
 from preprocess.raw.summary import WIDTH, Summary, tied_share
+from preprocess.raw.time_column import TimeColumn, UnreadableTimeError
+from preprocess.raw.time_forms import interpret_times
 
 ITEMS = "abcd"
 
@@ -349,6 +351,47 @@ def test_counters_are_no_dates(tmp_path, capsys):
         assert convert(tmp_path, lines[::-1]) == 0
         assert sequences(tmp_path)["u"] == [str(position) for position in range(len(lines))]
         assert days(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["5", "-7", "+3", "007"],
+        ["1.5", "2.5", "-3.0", "-0.5"],
+        ["1.25", "2.00", "3.10"],
+        ["1.000", "2.000"],
+        ["5.", "6."],
+        ["1.5", "2.55"],
+        ["1.125", "12"],
+        ["1.2.3", "45"],
+        ["1_0", "2"],
+        ["-.5", ".5"],
+        ["-", "1"],
+        ["2024-01-31", "2024-02-01 10:00", "2024-02-01T10:00:01", "2024-02-01 10:00:01.5"],
+        ["2024-02-01 10:00:01.123456", "2024-02-01 10:00:01.1234567"],
+        ["2024-01-31T10:00:00Z", "2024-02-01T10:00:00.25Z"],
+        ["2024-01-31 10:00:00 UTC", "2024-02-01 10:00:00 UTC"],
+        ["2024-01-31T10:00:00+00:00", "2024-02-01T10:00:00+00:00"],
+        ["2024-01-31Z", "2024-02-01Z"],
+        ["2024-13-31", "2024-02-01"],
+        ["2024-01-31 99:00:00", "2024-02-01 10:00:00"],
+        ["2024-01--1", "2024-02-01"],
+        ["20240131", "20240201"],
+        ["31/01/2024", "01/02/2024"],
+    ],
+    ids=str,
+)
+def test_reading_many_times_at_once_equals_reading_each(texts):
+    def interpret(texts):
+        column = TimeColumn(frozenset())
+        try:
+            column.extend(texts)
+            times = interpret_times(column)
+        except UnreadableTimeError as error:
+            return error.row, error.problem
+        return (times.values / (times.units_per_day or 1)).tolist(), times.form, times.warnings
+
+    assert interpret([*texts, ""]) == interpret(texts)  # beside a value that is none, each is read by itself
 
 
 # ---------------------------------------------------------------- order
