@@ -8,8 +8,8 @@ import numpy as np
 
 from preprocess.raw.dataset_writer import DatasetSettings
 from preprocess.raw.interactions import RawInteractions
+from utils.cli.layout import SCREEN_WIDTH
 
-WIDTH = 100  # columns of a terminal that every line fits
 FEW_MATCHED = 0.1  # share of the items below which a side input deserves a warning
 MANY_TIES = 0.2  # share of neighbouring interactions with equal times from which their order deserves a warning
 
@@ -44,16 +44,16 @@ class Summary:
         self.warnings.append(message)
 
     def render(self, next_command: str = "") -> str:
-        """Return the table, the warnings and the next command, in lines of at most WIDTH columns."""
+        """Return the table, the warnings and the next command, in lines of at most SCREEN_WIDTH columns."""
         labels = max((len(what) for what, _, _ in self.rows), default=0)
         counts = max((len(count) for _, count, _ in self.rows), default=0)
         lines = [self.title] if self.title else []
         for what, count, remark in self.rows:
             start = f"{what:<{labels}}  {count:>{counts}}"
             indents = {"initial_indent": start + "  ", "subsequent_indent": " " * (len(start) + 2)}
-            lines += textwrap.wrap(remark, WIDTH, **indents) or [start]
+            lines += textwrap.wrap(remark, SCREEN_WIDTH, **indents) or [start]
         for warning in self.warnings:
-            lines += textwrap.wrap(f"warning: {warning}", WIDTH, subsequent_indent=" " * len("warning: "))
+            lines += textwrap.wrap(f"warning: {warning}", SCREEN_WIDTH, subsequent_indent=" " * len("warning: "))
         if next_command:
             lines.append(f"next: {next_command}")
         return "\n".join(lines)

@@ -7,9 +7,10 @@ import pytest
 
 from preprocess import own
 from preprocess.raw.interactions import RawInteractions
-from preprocess.raw.summary import WIDTH, Summary, tied_share
+from preprocess.raw.summary import Summary, tied_share
 from preprocess.raw.time_column import TimeColumn, UnreadableTimeError
 from preprocess.raw.time_forms import interpret_times
+from utils.cli.layout import SCREEN_WIDTH
 
 ITEMS = "abcd"
 
@@ -491,7 +492,7 @@ def test_summary_is_aligned_and_fits_a_terminal():
     assert "no item" not in "".join(lines)
     assert "items with a title       3 of 7" in lines
     assert lines[-1] == "next: python -m x"
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= SCREEN_WIDTH
 
 
 def test_table_counts_every_line_and_names_the_next_command(tmp_path, capsys):

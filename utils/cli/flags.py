@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from utils.cli.errors import report_user_error
+from utils.cli.layout import SCREEN_WIDTH
 from utils.cli.restored import settings_from_dict
 
 S = TypeVar("S")
-HELP_WIDTH = 100  # columns, whatever the terminal
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that reports an error in one line and exits with status 2."""
 
     def __init__(self, **options) -> None:
-        layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=HELP_WIDTH)
+        layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=SCREEN_WIDTH)
         super().__init__(**options, formatter_class=layout, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
@@ -57,7 +57,7 @@ class SettingsParser(Parser, Generic[S]):
         if any(field.type is bool for field in fields(kind)):
             description += "\n\nA switch --NAME is turned off by --no-NAME."
         description = "\n".join(
-            textwrap.fill(line, HELP_WIDTH, break_on_hyphens=False) for line in description.splitlines()
+            textwrap.fill(line, SCREEN_WIDTH, break_on_hyphens=False) for line in description.splitlines()
         )
         super().__init__(prog=program, usage=f"{program} [flags]", description=description)
         self.kind = kind

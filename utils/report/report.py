@@ -11,6 +11,7 @@ from pathlib import Path
 
 from utils.cli.errors import run_program
 from utils.cli.flags import Parser
+from utils.cli.progress import announce
 from utils.io.atomic import atomic_write
 from utils.logs.run_log import refuse_kept
 from utils.report.compare import compare
@@ -35,7 +36,8 @@ def write_report(folder: Path, output: Path | None = None) -> None:
         output = folder
     runs = find_runs(folder)
     datasets = sorted({run.dataset for run in runs})
-    sections = [dataset_section(dataset, [run for run in runs if run.dataset == dataset]) for dataset in datasets]
+    with announce(f"computing the intervals of {len(runs)} runs"):
+        sections = [dataset_section(dataset, [run for run in runs if run.dataset == dataset]) for dataset in datasets]
     title = f"{len(runs)} runs on {', '.join(datasets)}"
     texts = {
         output / "report.md": to_markdown(title, VERDICT_RULE, sections, output),
