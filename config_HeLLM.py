@@ -69,6 +69,8 @@ class Settings:
     wd: float = 0.1  # AdamW weight decay of all trained tensors
     label_smoothing: float = 0.0  # fraction of the target's probability spread evenly over all items
     n_negatives: int = 0  # items sampled per step for a sampled softmax over a large catalogue; 0: full softmax
+    teacher: str = ""  # folder of a finished run or committee whose scores become part of the targets (distillation)
+    teacher_share: float = 0.6  # weight of the teacher's scores in the targets
     batch_size: int = 7  # samples per forward pass; users under the causal objective
     tokens_per_batch: int = 0  # positions per forward pass, padding and prompt included; 0: use batch_size
     grad_steps: int = 1  # gradient accumulation: forward passes per optimizer step
@@ -153,7 +155,7 @@ SWEEP: dict[str, list] = {}
 # Settings that a resumed run may change, because they do not change what is computed
 IGNORED_ON_RESUME = {
     # Folders may have moved
-    *("data_dir", "output_dir", "logging_dir"),
+    *("data_dir", "output_dir", "logging_dir", "teacher"),
     # Another machine, or its kernels, rounds differently but trains the same model
     *("device", "deterministic", "model_parallel"),
     # The split of a step into forward passes; the product of batch_size and grad_steps must stay
@@ -210,7 +212,7 @@ def validate_settings(settings: Settings) -> list[str]:
         at_least_0=("min_lr", "wd", "graph_rank", "warmup_epochs", "max_grad_norm", "patience", "save_every_minutes")
         + ("log_every_seconds",)
         + ("n_negatives", "tokens_per_batch", "model_parallel"),
-        fraction=("dropout", "graph_dropout", "lora_dropout", "label_smoothing"),
+        fraction=("dropout", "graph_dropout", "lora_dropout", "label_smoothing", "teacher_share"),
     )
     problems += check_ranges(settings, seed=SEED_RANGE, n_layers=(-1, MAX_LAYERS))
     problems += check_names(settings, "dataset", "GNNModel", "target")
@@ -220,6 +222,8 @@ def validate_settings(settings: Settings) -> list[str]:
         problems.append("--features needs --feature_input")
     problems += check_max_len(settings)
     problems += check_criterion(settings)
+    if settings.max_memory and settings.teacher:
+        problems.append("--max_memory does not count the memory of a --teacher: leave one of them out")
     if settings.max_memory and settings.tokens_per_batch:
         problems.append("--max_memory changes --batch_size: leave --tokens_per_batch at 0")
     if settings.max_memory:

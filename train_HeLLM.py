@@ -50,6 +50,7 @@ from utils.training.checkpoints import CheckpointManager, Progress
 from utils.training.loop import LoopSettings, TrainingLoop
 from utils.training.sample_batches import ReplicaBatches
 from utils.training.schedule import learning_rate
+from utils.training.teacher import Teacher, load_teacher
 
 # ---------------------------------------------------------------- a run: what the training loop works on
 
@@ -67,6 +68,7 @@ class FineTuning:
     optimizer: torch.optim.AdamW
     log: run_log.RunLog
     checkpoints: CheckpointManager
+    teacher: Teacher | None = None
 
     @property
     def choose_by(self) -> str:
@@ -89,7 +91,8 @@ class FineTuning:
         # Gradient accumulation: the weights of the micro-batches of all replicas add up to 1
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro_batch, n_targets, weight in self.batches.microbatches(batch, epoch, self.model.padding, self.device):
-            part = self.model.loss(micro_batch.items, micro_batch.mask, micro_batch.targets, n_targets) * weight
+            samples = (micro_batch.items, micro_batch.mask, micro_batch.targets, n_targets)
+            part = self.model.loss(*samples, self.teacher) * weight
             part.backward()
             loss += part.detach()
 
@@ -164,6 +167,10 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
     data, embeddings = build.load_data(settings)
     checksums = build.data_checksums(settings)
 
+    # Teacher: finished runs whose scores are part of the targets, if there are any
+    teacher = load_teacher(settings, device)
+    teacher_checksums = {} if teacher is None else teacher.checksums
+
     # --max_memory may shrink the micro-batches, but not the optimizer step
     settings = batch_size.fit_to_max_memory(settings, data, embeddings, device)
 
@@ -177,9 +184,9 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
 
     # Objects that will write the run's files; nothing is written yet
     log = build.open_log(settings)
-    checkpoints = build.open_checkpoints(settings, model, optimizer, log, checksums)
+    checkpoints = build.open_checkpoints(settings, model, optimizer, log, checksums | teacher_checksums)
     batches = ReplicaBatches(settings, data)
-    return FineTuning(settings, device, data, checksums, batches, model, optimizer, log, checkpoints)
+    return FineTuning(settings, device, data, checksums, batches, model, optimizer, log, checkpoints, teacher)
 
 
 def training_loop(run: FineTuning, signals: SignalFlag | None = None) -> TrainingLoop:

@@ -1,5 +1,6 @@
 """HeLLM: item vectors between two pieces of prompt, LLaMA with graph adapters and LoRA, a score for every item."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama.causal import causal_pass, to_right_padding
-from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
+from llama.cross_entropy import SoftTargets, linear_cross_entropy, sampled_cross_entropy
 from llama.graph_adapter import GraphAdapter
 from llama.lora import LowRank, add_lora
 from llama.model import ModelArgs, Transformer
@@ -262,19 +263,21 @@ class HeLLM(nn.Module):
             vectors = self._input_vectors(all_items)
         return F.linear(hidden, self.score.weight.float()), vectors
 
-    def loss(self, items: Tensor, mask: Tensor | None, targets: Tensor, n_targets: int | None = None) -> Tensor:
-        """Return the mean cross-entropy (nats): a float32 scalar.
-
-        The softmax is over all items; in training mode with args.n_negatives, over the target and that many sampled.
+    def target_scores(
+        self, items: Tensor, mask: Tensor | None, targets: Tensor, n_targets: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the factors of the logits at every position to learn from, and its target.
 
         Args:
             items: as in `forward`.
             mask: as in `forward`.
             targets: int64 (B,), or (B, T) under the causal objective: the item that follows each position.
             n_targets: number of real positions where the caller knows it, which avoids a GPU synchronisation.
+
+        Returns:
+            Hidden states (N, D) and one row per item (I, D), both float32, and targets int64 (N,).
         """
-        causal = self.args.objective == "causal"
-        if causal:
+        if self.args.objective == "causal":
             if mask is not None:
                 mask, items, targets = to_right_padding(mask, items, targets)
             hidden = self._causal_hidden(items).flatten(0, 1)
@@ -285,14 +288,37 @@ class HeLLM(nn.Module):
                 targets = targets[real]
         else:
             hidden = self.encode(items, mask)
-        hidden, weight = self._head_inputs(hidden)
+        return *self._head_inputs(hidden), targets
+
+    def loss(
+        self,
+        items: Tensor,
+        mask: Tensor | None,
+        targets: Tensor,
+        n_targets: int | None = None,
+        teacher: Callable[..., SoftTargets] | None = None,
+    ) -> Tensor:
+        """Return the mean cross-entropy (nats): a float32 scalar.
+
+        The softmax is over all items; in training mode with args.n_negatives, over the target and that many sampled.
+
+        Args:
+            items: as in `target_scores`.
+            mask: as in `target_scores`.
+            targets: as in `target_scores`.
+            n_targets: as in `target_scores`.
+            teacher: takes the same and returns scores whose softmax is part of the targets; None: there are none.
+        """
+        hidden, weight, row_targets = self.target_scores(items, mask, targets, n_targets)
         smoothing = self.args.label_smoothing
-        if self.args.n_negatives and self.training:
-            negatives = torch.randperm(self.n_items, device=hidden.device)[: self.args.n_negatives]
-            return sampled_cross_entropy(hidden, weight, targets, negatives, smoothing)
-        if causal:
-            return linear_cross_entropy(hidden, weight, targets, smoothing)
-        return F.cross_entropy(F.linear(hidden, weight), targets, label_smoothing=smoothing)
+        n_sampled = self.args.n_negatives if self.training else 0
+        if n_sampled or teacher is not None:
+            negatives = torch.randperm(self.n_items, device=hidden.device)[: n_sampled or self.n_items]
+            soft_targets = None if teacher is None else teacher(items, mask, targets, n_targets)
+            return sampled_cross_entropy(hidden, weight, row_targets, negatives, smoothing, soft_targets)
+        if self.args.objective == "causal":
+            return linear_cross_entropy(hidden, weight, row_targets, smoothing)
+        return F.cross_entropy(F.linear(hidden, weight), row_targets, label_smoothing=smoothing)
 
 
 def true_indices(flags: Tensor, n: int) -> Tensor:

@@ -1,11 +1,23 @@
 """Cross-entropy over many classes straight from hidden states, without ever holding all logits."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 BLOCK_ELEMENTS = 2**20  # logits per block: 4 MiB, so that they stay in the cache
+
+
+class SoftTargets(NamedTuple):
+    """The scores of a teacher, whose softmax is part of the targets (distillation, arXiv 1503.02531).
+
+    The teacher's logits are hidden · weightᵀ, computed like the student's for the classes that it is compared on.
+    """
+
+    hidden: Tensor  # float32 (N, d'), no gradient
+    weight: Tensor  # float32 (I, d'), no gradient
+    share: float  # of the teacher's probabilities in the targets; the rest is the hard target, smoothed
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -23,7 +35,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smooth
 
 
 def sampled_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, negatives: Tensor, smoothing: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    smoothing: float = 0.0,
+    teacher: SoftTargets | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy in nats against negatives that stand for all other classes.
 
@@ -37,8 +54,9 @@ def sampled_cross_entropy(
         targets: int64 (N,).
         negatives: int64 (K,), distinct.
         smoothing: fraction of the target's probability that is spread evenly over all classes, exactly.
+        teacher: scores of the same rows, of which the softmax over target and negatives is part of the targets.
     """
-    return _SampledCrossEntropy.apply(hidden, weight, targets, negatives, smoothing)
+    return _SampledCrossEntropy.apply(hidden, weight, targets, negatives, smoothing, teacher)
 
 
 class _GradientAlongWithLoss(torch.autograd.Function):
@@ -88,9 +106,18 @@ class _LinearCrossEntropy(_GradientAlongWithLoss):
 
 class _SampledCrossEntropy(_GradientAlongWithLoss):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, negatives: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        negatives: Tensor,
+        smoothing: float,
+        teacher: SoftTargets | None,
+    ) -> Tensor:
         n_rows = len(hidden)
         n_classes = len(weight)
+        hard_share = 1.0 if teacher is None else 1 - teacher.share
         mean_weight = weight.mean(0)
         negative_weight = weight[negatives]
         # Where each row's target is among the negatives; -1: nowhere
@@ -99,6 +126,9 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
         target_column = column_of[targets]
         n_others = len(negatives) - (target_column >= 0).int()
         log_weight = math.log(n_classes - 1) - n_others.log()  # -∞ log 0 where no other class was sampled
+
+        if teacher is not None:
+            teacher_negative_weight = teacher.weight[negatives]
 
         grad_hidden = torch.empty_like(hidden)
         grad_target = torch.empty_like(hidden)  # of each row's target vector
@@ -109,23 +139,34 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
             h = hidden[first : first + block]
             target_weight = weight[targets[first : first + block]]
             column = target_column[first : first + block, None]
-            # Logits of the negatives, -∞ where one is the row's target
-            p = h @ negative_weight.T  # (block, K): logits, then their exponentials
-            p += log_weight[first : first + block, None]
-            at = column.clamp(min=0)
-            p.scatter_(1, at, p.gather(1, at).masked_fill(column >= 0, -torch.inf))
+            log_weights = log_weight[first : first + block, None]
+            p = _negative_logits(h, negative_weight, log_weights, column)  # (block, K), later their exponentials
             # −log softmax of the target, the largest logit subtracted before exp
             target_logit = (h * target_weight).sum(1, keepdim=True)
             max_logit = torch.maximum(p.amax(1, keepdim=True), target_logit)
             target_score = target_logit * (1 - smoothing) + (h @ mean_weight)[:, None] * smoothing
+            if teacher is not None:
+                # The teacher's softmax over the same classes, and the score that its share of the target expects
+                teacher_h = teacher.hidden[first : first + block]
+                q = _negative_logits(teacher_h, teacher_negative_weight, log_weights, column)
+                teacher_logit = (teacher_h * teacher.weight[targets[first : first + block]]).sum(1, keepdim=True)
+                q = torch.cat([q, teacher_logit], 1).softmax(1).mul_(teacher.share)
+                target_q = q[:, -1:]
+                q = q[:, :-1]
+                # 0 · -∞ where a negative is the target counts as 0
+                teacher_score = (q * p).nansum(1, keepdim=True) + target_q * target_logit
+                target_score = target_score * hard_share + teacher_score
             p.sub_(max_logit).exp_()
             target_p = (target_logit - max_logit).exp()
             total = p.sum(1, keepdim=True) + target_p
             loss += (total.log() + max_logit - target_score).double().sum()
             # Gradients of the sum, which `backward` divides by the number of rows
-            target_error = target_p / total - (1 - smoothing)
+            target_error = target_p / total - (1 - smoothing) * hard_share
+            if teacher is not None:
+                target_error -= target_q
+                p.addcmul_(q, total, value=-1)
             grad_hidden[first : first + block] = (
-                p @ negative_weight / total + target_error * target_weight - mean_weight * smoothing
+                p @ negative_weight / total + target_error * target_weight - mean_weight * (smoothing * hard_share)
             )
             grad_target[first : first + block] = target_error * h
             grad_negative.addmm_(p.T, h / total)
@@ -135,6 +176,21 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
             grad_weight[negatives] = grad_negative
             grad_weight.index_add_(0, targets, grad_target)
             if smoothing:
-                grad_weight -= hidden.sum(0) * (smoothing / n_classes)
+                grad_weight -= hidden.sum(0) * (smoothing * hard_share / n_classes)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return (loss / n_rows).to(hidden.dtype)
+
+
+def _negative_logits(hidden: Tensor, weight: Tensor, log_weight: Tensor, target_column: Tensor) -> Tensor:
+    """Return the logits of sampled classes, each for all that it stands for; -∞ where one is the row's target.
+
+    Args:
+        hidden: (N, d).
+        weight: (K, d), one row per sampled class.
+        log_weight: (N, 1).
+        target_column: int64 (N, 1), -1 where the target is not among the classes.
+    """
+    logits = hidden @ weight.T
+    logits += log_weight
+    at = target_column.clamp(min=0)
+    return logits.scatter_(1, at, logits.gather(1, at).masked_fill(target_column >= 0, -torch.inf))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from llama.causal import to_right_padding
-from llama.cross_entropy import linear_cross_entropy, sampled_cross_entropy
+from llama.cross_entropy import SoftTargets, linear_cross_entropy, sampled_cross_entropy
 from llama.graph_adapter import bimap_pool, cumulative_bimap_pool
 from tests.support.small_model import N_ITEMS, histories, small_hellm, wake
 
@@ -215,6 +215,29 @@ def test_sampled_cross_entropy_and_its_gradients_equal_the_formula_by_hand(smoot
         by_hand.append(total.log() - (1 - smoothing) * h @ weight[target] - smoothing * (weight @ h).mean())
     found = sampled_cross_entropy(hidden, weight, targets, drawn, smoothing)
     assert_equal_with_gradients(found, torch.stack(by_hand).mean(), (hidden, weight))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_teacher_softens_the_targets_as_the_formula_by_hand_says(smoothing, monkeypatch):
+    monkeypatch.setattr("llama.cross_entropy.BLOCK_ELEMENTS", 20)  # a few rows at a time
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (6, N_ITEMS))
+    teacher = SoftTargets(*(torch.randn(n, 5, generator=generator) for n in (6, N_ITEMS)), share=0.6)
+    targets = torch.tensor([0, 3, 9, 9, 29, 17])
+    for negatives in (torch.arange(N_ITEMS), torch.tensor([3, 5, 9, 20])):
+        by_hand = []
+        for row, target in enumerate(targets.tolist()):
+            others = [i for i in negatives.tolist() if i != target]
+            classes = torch.tensor([target, *others])
+            log_weight = torch.tensor([1, *[(N_ITEMS - 1) / len(others)] * len(others)]).log()
+            log_p = (weight[classes] @ hidden[row] + log_weight).log_softmax(0)
+            q = (teacher.weight[classes] @ teacher.hidden[row] + log_weight).softmax(0)
+            scores = weight[classes] @ hidden[row] + log_weight
+            soft = (q * scores).sum()
+            hard = (1 - smoothing) * scores[0] + smoothing * (weight @ hidden[row]).mean()
+            by_hand.append(scores[0] - log_p[0] - 0.6 * soft - 0.4 * hard)
+        found = sampled_cross_entropy(hidden, weight, targets, negatives, smoothing, teacher)
+        assert_equal_with_gradients(found, torch.stack(by_hand).mean(), (hidden, weight))
 
 
 def test_a_row_whose_target_is_the_only_negative_has_no_loss():
