@@ -12,6 +12,8 @@ from preprocess.raw.date_texts import FIRST_YEAR_OF_TWO_DIGITS, ORDERS
 MICROSECONDS = 1_000_000
 YEARS = {4: (1900, 2100), 2: (1980, 2040)}  # by digits: the first, and the one behind the last, that make a date
 NEARLY_ALL = 0.9  # share of a column's numbers that are dates from which the others are taken for mistakes
+SAMPLE = 1000  # of the numbers, which shows without reading all that they are no dates
+LIKELY = 0.8  # share of the sample
 CLOCKS = {0: (), 2: (24,), 4: (24, 60), 6: (24, 60, 60), 9: (24, 60, 60, 1000)}  # digits behind the date: their units
 LAST_USUAL_SECOND = 2**31  # since 1970, in the year 2038: ten digits up to there are seconds
 
@@ -37,7 +39,14 @@ def read_number_dates(values: np.ndarray) -> list[NumberDates]:
     """
     if values.min() < 0 or np.median(values) < 10_000:  # a date has at least five digits: 10124, without leading zero
         return []
-    n_digits = len(str(values.max()))
+    sample = values[:: len(values) // SAMPLE + 1]
+    if len(sample) < len(values) and not _read_nearly_all(sample, len(str(values.max())), LIKELY):
+        return []
+    return _read_nearly_all(values, len(str(values.max())), NEARLY_ALL)
+
+
+def _read_nearly_all(values: np.ndarray, n_digits: int, share: float) -> list[NumberDates]:
+    """Return the readings of numbers of up to so many digits, if at least this share of them are dates."""
     for year_digits in (4, 2):
         readings = []
         for clock_digits, clock in CLOCKS.items():
@@ -52,7 +61,7 @@ def read_number_dates(values: np.ndarray) -> list[NumberDates]:
                     readings.append(_read(values, order, year_digits, clock))
         best = max((np.mean(reading.valid) for reading in readings), default=0)
         either = np.any([reading.valid for reading in readings if reading.order != "year_first"] or [[False]], axis=0)
-        if max(best, np.mean(either)) >= NEARLY_ALL:
+        if max(best, np.mean(either)) >= share:
             return [reading for reading in readings if reading.valid.any()]
     return []
 

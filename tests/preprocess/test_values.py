@@ -257,6 +257,16 @@ def test_dates_of_many_forms_are_read(tmp_path, capsys, times, form):
     assert form in capsys.readouterr().out
 
 
+def test_dates_as_numbers_are_recognised_among_thousands(tmp_path, capsys):
+    lines = [f"u{n // 28},i{n % 28},{1 + n % 28:02}{1 + n // 28 % 12:02}{2000 + n // 336}" for n in range(3360)]
+    assert convert(tmp_path, lines[::-1]) == 0
+    assert "the day first" in capsys.readouterr().out
+    assert days(tmp_path) == list(range(28))
+    status = convert(tmp_path, [*lines, "u,i,01312001"])
+    assert status == 2
+    assert "line 3362: '01312001' is no date with the day first" in capsys.readouterr().err
+
+
 def test_dotted_dates_have_the_day_first(tmp_path):
     assert_ascending(tmp_path, ["02.12.2023", "01.01.2024", "11.02.2024", "03.03.2024"])
 
