@@ -1,34 +1,50 @@
 """Read the Amazon releases of 2014, 2018 and 2023, which are recognised by their content."""
 
-import gzip
-import zlib
+import re
 from array import array
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
-from preprocess.raw.interactions import RawInteractions, collect_interactions
-from preprocess.raw.item_metadata import Item, strip_html
-from preprocess.raw.line_parser import LineParser
+import numpy as np
+
+from preprocess.raw.interactions import KNOWN_SECONDS, RawInteractions
+from preprocess.raw.item_files import ASIN, encode_id
+from preprocess.raw.item_metadata import NO_TEXT, Item, describe
+from preprocess.raw.release_file import ReleaseFile
+from preprocess.raw.skipped_lines import OddLineError, SkippedLines
 from utils.cli.progress import track
 
-REVIEW_FILES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl")
-META_FILES = ("meta_{}.json", "meta_{}.jsonl")
-MAX_LINE_BYTES = 2**24
+REVIEW_FILES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl", "{}.csv")
+META_FILES = ("meta_{}.json", "meta_{}.jsonl", "meta_{}.csv")
 MAX_TIME = 2**43  # milliseconds since 1970, in the year 2248
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
+START_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Fields of a review: user, item, time, and the milliseconds per unit of the time
-FIELDS_2014_2018 = ("reviewerID", "asin", "unixReviewTime", 1000)
-FIELDS_2023 = ("user_id", "parent_asin", "timestamp", 1)
+
+class ReviewFields(NamedTuple):
+    """Names of the fields of a review, and the unit of its time."""
+
+    user: str
+    item: str
+    time: str
+    unit: int  # milliseconds
+
+
+FIELDS_2014_2018 = ReviewFields("reviewerID", "asin", "unixReviewTime", 1000)
+FIELDS_2023 = ReviewFields("user_id", "parent_asin", "timestamp", 1)
+BRAND_FIELDS = {"parent_asin": "store", "asin": "brand"}  # of metadata, by the field with the item
 
 
 def find_release_file(given: str, folder: Path, patterns: tuple[str, ...], category: str) -> Path:
-    """Return the path that is given, or else the first of a release's files in the folder, gzipped or not.
+    """Return the path that is given, or else the first of a release's files in the folder, compressed or not.
 
     Raises:
         FileNotFoundError: there is none.
     """
     names = [pattern.format(category) for pattern in patterns]
-    candidates = [folder / (name + ending) for name in names for ending in (".gz", "")]
+    candidates = [folder / (name + ending) for name in names for ending in (".gz", "", ".zip")]
     if given:
         candidates = [Path(given)]
     for path in candidates:
@@ -39,140 +55,171 @@ def find_release_file(given: str, folder: Path, patterns: tuple[str, ...], categ
     )
 
 
-def load_reviews(path: Path) -> RawInteractions:
+# ---------------------------------------------------------------- reviews
+
+
+def load_reviews(path: Path, skipped: SkippedLines | None = None) -> RawInteractions:
     """Read all reviews of a file in their order, times in milliseconds.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: naming path, line and value.
-    """
-    reviews = track(read_reviews(path), path.name, "reviews")
-    interactions = collect_interactions(reviews, array("q"))
-    if not len(interactions):
-        raise ValueError(f"{path}: no review in it; download it again")
-    return interactions
-
-
-def load_items(path: Path, item_ids: list[str]) -> tuple[list[Item | None], list[tuple]]:
-    """Read the metadata of the given items.
-
-    Returns:
-        Per item its metadata, or None, and the entries of `skipped.tsv`: (reason, line, ASIN).
+    Args:
+        path: path of the file.
+        skipped: takes the lines that cannot be used; without it, such a line is an error.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: naming path, line and value.
     """
-    index_of = {asin: index for index, asin in enumerate(item_ids)}
-    items: list[Item | None] = [None] * len(item_ids)
-    skipped = []
-    entries = track(read_items(path, index_of), path.name, "items")
-    for line, asin, item in entries:
-        if items[index_of[asin]] is None:
-            items[index_of[asin]] = item
-        else:
-            skipped.append(("a further line for the same item", line, asin))
-    if not any(items):
-        raise ValueError(f"{path}: none of the {len(items)} items is in it; take the metadata of the same category")
-    skipped += [("no metadata", "", asin) for asin, item in zip(item_ids, items, strict=True) if item is None]
-    return items, skipped
-
-
-def read_reviews(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """Yield position (path and line), user, item and time in milliseconds of each review."""
-    parser = LineParser(path)
-    name = str(path)
+    skipped = SkippedLines(path) if skipped is None else skipped
+    file = ReleaseFile(path, skipped)
+    user_index = _Numbering(_is_user)
+    item_index = _Numbering(_is_item)
+    users = array("i")
+    items = array("i")
+    times = array("q")
     fields = None
-    for number, line in _read_lines(path):
-        entry = parser.parse_quickly(number, line)
+    for position, entry, line in track(file, path.name, "reviews"):
         if fields is None:
-            fields = FIELDS_2023 if "parent_asin" in entry else FIELDS_2014_2018
-            user_field, item_field, time_field, unit = fields
-        where = f"{name}: line {number}"
-        user = entry.get(user_field)
-        item = entry.get(item_field)
-        time = entry.get(time_field)
-        if not (type(user) is type(item) is str and type(time) is int and 0 <= unit * time < MAX_TIME):
-            user, item, time = _check_review(parser.parse(number, line), fields, where)
-        yield where, user, item, unit * time
+            fields = _recognise_fields(entry)
+            user_field, item_field, time_field, unit = fields or FIELDS_2014_2018
+        try:
+            user = user_index[entry.get(user_field)]
+            item = item_index[entry.get(item_field)]
+            time = entry.get(time_field)
+            if type(time) is not int or not 0 <= time * unit < MAX_TIME:
+                raise _UnusualError
+            time *= unit
+        except (_UnusualError, TypeError):  # of a list as an id
+            try:
+                user_id, item_id, time = _read_carefully(file, position, entry, line)
+            except OddLineError as error:
+                skipped.add(error)
+                continue
+            user = user_index[user_id]
+            item = item_index[item_id]
+        users.append(user)
+        items.append(item)
+        times.append(time)
+    skipped.check()
+    if not users:
+        raise ValueError(f"{path}: no review in it; download it again")
+    time = np.asarray(times)
+    if unit == 1 and KNOWN_SECONDS[0] <= time.min() and time.max() < KNOWN_SECONDS[1]:
+        time *= 1000  # seconds where milliseconds belong
+    ids = [encode_id(user) for user in user_index], list(item_index)
+    return RawInteractions(np.asarray(users), np.asarray(items), time, *ids)
 
 
-def _check_review(entry: dict, fields: tuple[str, str, str, int], where: str) -> tuple[str, str, int]:
-    """Return user, item and time of a review in which something is unusual, or raise ValueError."""
-    user_field, item_field, time_field, unit = fields
-    time = _required_field(entry, time_field, int, where)
-    if not 0 <= unit * time < MAX_TIME:
-        value = _excerpt(entry[time_field])
-        raise ValueError(f"{where}: {time_field} {value} is no time since 1970; remove the line or correct it")
-    return _required_field(entry, user_field, str, where), _required_field(entry, item_field, str, where), time
+class _UnusualError(Exception):
+    """A review of which one field is not as usual."""
 
 
-def read_items(path: Path, wanted: Container[str]) -> Iterator[tuple[int, str, Item]]:
-    """Yield line number, ASIN and metadata of each line whose item is wanted."""
-    parser = LineParser(path)
-    id_field = None
-    for number, line in _read_lines(path):
-        entry = parser.parse_quickly(number, line)
-        if id_field is None:
-            id_field = "parent_asin" if "parent_asin" in entry else "asin"
-        asin = entry.get(id_field)
-        if not isinstance(asin, str):
-            asin = _required_field(parser.parse(number, line), id_field, str, f"{path}: line {number}")
-        if asin in wanted:
-            brand_field = "store" if id_field == "parent_asin" else "brand"
-            categories = _plain_texts(entry.get("categories") or entry.get("category"))
-            item = Item(
-                title=" ".join(_plain_texts(entry.get("title"))),
-                brand=" ".join(_plain_texts(entry.get(brand_field))),
-                categories=", ".join(dict.fromkeys(categories)),  # each once, in order
-                description=" ".join(_plain_texts(entry.get("description"))),
-                image=image_url(entry),
-            )
-            yield number, asin, item
+class _Numbering(dict):
+    """Number of each id in the order of first use.
+
+    Args:
+        is_id: whether a value is an id.
+    """
+
+    def __init__(self, is_id: Callable[[object], bool]) -> None:
+        super().__init__()
+        self._is_id = is_id
+
+    def __missing__(self, value: object) -> int:
+        if not self._is_id(value):
+            raise _UnusualError
+        return self.setdefault(value, len(self))
 
 
-def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield line number and object of each line of a release file.
+def _recognise_fields(entry: dict) -> ReviewFields | None:
+    """Return the fields of the release that an entry is from; None if it has none of them."""
+    if "parent_asin" in entry or "user_id" in entry or "timestamp" in entry:
+        return FIELDS_2023
+    return FIELDS_2014_2018 if "reviewerID" in entry or "unixReviewTime" in entry else None
+
+
+def _read_carefully(file: ReleaseFile, position: int, entry: dict, line: bytes | None) -> tuple[str, str, int]:
+    """Return user, item and time in milliseconds of a review in which something is unusual.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: naming path and line of what cannot be parsed, or is cut short.
+        OddLineError: it cannot be used.
     """
-    parser = LineParser(path)
-    for number, line in _read_lines(path):
-        yield number, parser.parse(number, line)
+    fields = _recognise_fields(entry)
+    if fields is None:
+        raise file.odd(position, "none of the fields of a review")
+    if any(isinstance(entry.get(name), float) for name in fields[:3]):
+        entry = file.exactly(position, entry, line)
+    value = _required(file, position, entry, fields.time)
+    time = _milliseconds(value, fields.unit)
+    if time is None:
+        problem = f"{fields.time} {_excerpt(value)} is not of type int"
+        raise file.odd(position, f"{fields.time} is not of type int", problem)
+    if not 0 <= time < MAX_TIME:
+        problem = f"{fields.time} {_excerpt(value)} is no time since 1970"
+        raise file.odd(position, f"{fields.time} before 1970 or after 2248", problem)
+    ids = [_required_text(file, position, entry, name) for name in (fields.user, fields.item)]
+    for value, is_id in zip(ids, (_is_user, _is_item), strict=True):
+        if not is_id(value):
+            raise file.odd(position, "not an id", f"{_excerpt(value)} is not an id")
+    return *ids, time
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of each line that is not blank, gzipped or not."""
-    with path.open("rb") as raw:
-        is_gzipped = raw.read(2) == b"\x1f\x8b"
-    number = 0
-    try:
-        with gzip.open(path, "rb") if is_gzipped else path.open("rb") as file:
-            while line := file.readline(MAX_LINE_BYTES):
-                number += 1
-                if len(line) == MAX_LINE_BYTES:
-                    raise ValueError(
-                        f"{path}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; take a release file"
-                    )
-                if line.strip():
-                    yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged after line {number} ({error}); download it again") from error
-
-
-def _required_field(entry: dict, name: str, kind: type, where: str):
-    """Return the value of a field, which must be there and of the given type."""
+def _required(file: ReleaseFile, position: int, entry: dict, name: str) -> object:
+    """Return the value of a field, which must be there and say something."""
     value = entry.get(name)
-    if value is None:
-        raise ValueError(f"{where}: no {name}; remove the line or complete it")
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        problem = f"{name} {_excerpt(value)} is not of type {kind.__name__}"
-        raise ValueError(f"{where}: {problem}; remove the line or correct it")
+    if value is None or (isinstance(value, str) and (not value.strip() or value in NO_TEXT)):
+        raise file.odd(position, f"no {name}", advice="remove the line or complete it")
     return value
+
+
+def _required_text(file: ReleaseFile, position: int, entry: dict, name: str) -> str:
+    """Return the value of a field, which must be a text that says something."""
+    value = _required(file, position, entry, name)
+    if not isinstance(value, str):
+        reason = "is not of type str"
+        raise file.odd(position, f"{name} {reason}", f"{name} {_excerpt(value)} {reason}")
+    return value
+
+
+def _is_user(value: object) -> bool:
+    """Return whether a value is any text, which files contain in percent-encoding."""
+    if type(value) is not str or not value.strip() or value in NO_TEXT:
+        return False
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_item(value: object) -> bool:
+    """Return whether a value can be an ASIN, the name of a picture's file."""
+    return type(value) is str and ASIN.fullmatch(value) is not None and value not in NO_TEXT
+
+
+def _milliseconds(value: object, unit: int) -> int | None:
+    """Return the milliseconds since 1970 of a time: a whole number, also as text, or a date as text; else None.
+
+    Args:
+        value: value of a field.
+        unit: milliseconds per unit of a number.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if WHOLE_NUMBER.fullmatch(text):
+            return int(text) * unit
+        try:
+            value = float(text)
+        except ValueError:
+            return _milliseconds_of_date(text)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1:  # which is NaN of infinity
+        return None
+    return int(value) * unit
+
+
+def _milliseconds_of_date(text: str) -> int | None:
+    """Return the milliseconds since 1970 of a date in ISO 8601, in UTC if it says nothing else; else None."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    date = date.replace(tzinfo=date.tzinfo or UTC)
+    return (date - START_OF_TIME) // timedelta(milliseconds=1)
 
 
 def _excerpt(value: object) -> str:
@@ -183,30 +230,80 @@ def _excerpt(value: object) -> str:
         return "of thousands of digits"
 
 
-def _plain_texts(value: object) -> list[str]:
-    return [strip_html(text) for text in flatten_strings(value)]
+# ---------------------------------------------------------------- metadata
 
 
-def flatten_strings(value: object) -> list[str]:
-    """Return all strings of a field in order: of one string, a list of them, or lists nested to any depth."""
-    found = []
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, str):
-            found.append(part)
-        elif isinstance(part, list | tuple):
-            pending += reversed(part)
-    return found
+def load_items(
+    path: Path, item_ids: list[str], skipped: SkippedLines | None = None
+) -> tuple[list[Item | None], list[tuple]]:
+    """Read the metadata of the given items; of several lines for one item, the first that says most is used.
+
+    Args:
+        path: path of the file.
+        item_ids: ASIN of each item.
+        skipped: takes the lines that cannot be used; without it, such a line is an error.
+
+    Returns:
+        Per item its metadata, or None, and further entries of `skipped.tsv`: (reason, line, ASIN).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path, line and value.
+    """
+    skipped = SkippedLines(path) if skipped is None else skipped
+    index_of = {asin: index for index, asin in enumerate(item_ids)}
+    items: list[Item | None] = [None] * len(item_ids)
+    positions = [0] * len(item_ids)
+    not_used = []
+    entries = track(read_items(path, index_of, skipped), path.name, "items")
+    for position, asin, item in entries:
+        index = index_of[asin]
+        known = items[index]
+        if known is not None:
+            unused = position if item.wealth() <= known.wealth() else positions[index]
+            not_used.append(("a further line for the same item", unused, asin))
+        if known is None or unused != position:
+            items[index] = item
+            positions[index] = position
+    skipped.check()
+    if not any(items):
+        raise ValueError(f"{path}: none of the {len(items)} items is in it; take the metadata of the same category")
+    not_used += [("no metadata", "", asin) for asin, item in zip(item_ids, items, strict=True) if item is None]
+    return items, not_used
 
 
-def image_url(entry: dict) -> str:
-    """Return the URL of the item's first picture in the largest size offered; empty without one."""
-    images = entry.get("images")
-    if isinstance(images, list):  # 2023: one mapping of sizes per picture
-        images = [image.get("hi_res") or image.get("large") or "" for image in images if isinstance(image, dict)]
-    for offer in (entry.get("imUrl"), entry.get("imageURLHighRes"), entry.get("imageURL"), images):
-        for url in flatten_strings(offer):
-            if len(url.split()) == 1:  # neither empty nor with spaces inside
-                return url.strip()
-    return ""
+def read_items(
+    path: Path, wanted: Container[str], skipped: SkippedLines | None = None
+) -> Iterator[tuple[int, str, Item]]:
+    """Yield position, ASIN and metadata of each entry whose item is wanted.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path and line of what cannot be used, if no more may be passed over.
+    """
+    skipped = SkippedLines(path) if skipped is None else skipped
+    file = ReleaseFile(path, skipped)
+    id_field = None
+    for position, entry, line in file:
+        if id_field is None:
+            id_field = next((name for name in BRAND_FIELDS if name in entry), None)
+        asin = entry.get(id_field)
+        if type(asin) is str and asin in wanted:
+            yield position, asin, describe(entry, BRAND_FIELDS[id_field])
+        elif type(asin) is not str or not asin.strip() or asin in NO_TEXT:
+            try:
+                _required_text(file, position, file.exactly(position, entry, line), id_field or "asin")
+            except OddLineError as error:
+                skipped.add(error)
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yield position and fields of each entry of a release file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming path and line of what cannot be parsed, or is cut short.
+    """
+    file = ReleaseFile(path)
+    for position, entry, line in file:
+        yield position, file.exactly(position, entry, line)

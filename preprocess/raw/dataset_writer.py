@@ -71,7 +71,7 @@ def render_dataset_files(
         interactions: what is left after filtering, users and items numbered by sorted id.
         items: metadata per item, None where it is unknown.
         skipped: entries of `skipped.tsv`: (reason, line, ASIN).
-        counts: what filtering removed (`deduplicate_and_k_core`).
+        counts: what filtering removed (`deduplicate_and_k_core`), and the skipped reviews, if there are any.
         day: int64 (N,), the day of each interaction (`utc_days`); None, which leaves the file of days out: unknown.
 
     Returns:
@@ -88,7 +88,8 @@ def render_dataset_files(
     texts = [(index, asin, i.title, i.brand, i.categories, i.description) for index, asin, i in known_items]
     image_urls = [(index, asin, item.image) for index, asin, item in known_items if item.image]
     n_unknown = len(items) - len(known_items)
-    metadata_counts = {"skipped_metadata_lines": len(skipped) - n_unknown, "items_without_metadata": n_unknown}
+    n_metadata_lines = len(skipped) - n_unknown - counts.get("skipped_review_lines", 0)
+    metadata_counts = {"skipped_metadata_lines": n_metadata_lines, "items_without_metadata": n_unknown}
     statistics = {
         "dataset": settings.dataset,
         "k_core": settings.k_core,

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from preprocess.raw.skipped_lines import OddLineError
+
+NO_MAPPING = "no mapping of field names"
 # Fast parsers allow deeper nesting than exact ones; lines with more opening brackets are left to the latter
 MAX_BRACKETS = 100
 # Everything that a plain literal consists of. Words such as None, prefixes and comments are not among it
@@ -22,42 +25,39 @@ LITERAL_TOKEN = re.compile(
 
 
 class LineParser:
-    """Parser of a file's lines: all JSON or all Python literals, as the first is. Literals are never evaluated."""
+    """Parser of a file's lines: all JSON or all Python literals, as the first object is; they are never evaluated."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._parse: Callable[[bytes], object] | None = None
-        self._expected = "JSON or a Python literal"
         self._loads = _fastest_json_loads()
 
     def parse(self, number: int, line: bytes) -> dict:
         """Return the object of a line.
 
         Raises:
-            ValueError: naming path and line of what is in another format, or no object.
+            OddLineError: the line is in another format, or no object.
         """
+        where = f"line {number}"
         try:
-            if self._parse is None:
-                self._parse, self._expected = _recognise(line)
-            entry = self._parse(line)
+            parse = self._parse or _recognise(line)
+            entry = parse(line)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             shown = line[:60].decode(errors="replace").strip()
-            raise ValueError(
-                f"{self._path}: line {number}: not {self._expected}: {shown!r}; "
-                "remove the line or download the file again"
-            ) from error
+            reason = f"not {FORMATS[self._parse]}"
+            advice = "remove the line or download the file again"
+            raise OddLineError(self._path, where, reason, f"{reason}: {shown!r}", advice) from error
         if not isinstance(entry, dict):
-            found = type(entry).__name__
-            raise ValueError(
-                f"{self._path}: line {number}: a mapping of field names is expected, not {found}; remove it"
-            )
+            problem = f"a mapping of field names is expected, not {type(entry).__name__}"
+            raise OddLineError(self._path, where, NO_MAPPING, problem, "remove it")
+        self._parse = parse
         return entry
 
     def parse_quickly(self, number: int, line: bytes) -> dict:
         """Return what `parse` returns, except that integers beyond 64 bits may have become floats.
 
         Raises:
-            ValueError: as `parse` does.
+            OddLineError: as `parse` does.
         """
         if self._parse is not None and line.count(b"[") + line.count(b"{") <= MAX_BRACKETS:
             try:
@@ -78,22 +78,20 @@ def _fastest_json_loads() -> Callable[[bytes | str], object]:
     return orjson.loads
 
 
-def _recognise(line: bytes) -> tuple[Callable[[bytes], object], str]:
-    """Return the parser of a file by its first line, and the name of its format.
-
-    Raises:
-        ValueError, TypeError, SyntaxError, RecursionError, MemoryError: neither format.
-    """
+def _recognise(line: bytes) -> Callable[[bytes], object]:
+    """Return the parser of a file by its first object."""
     try:
         json.loads(line)
-    except ValueError:
-        _parse_literal(line)
-        return _parse_literal, "a Python literal"
-    return json.loads, "JSON"
+    except (ValueError, RecursionError):
+        return _parse_literal
+    return json.loads
 
 
 def _parse_literal(line: bytes) -> object:
     return ast.literal_eval(_decode_literal(line))
+
+
+FORMATS = {None: "JSON or a Python literal", json.loads: "JSON", _parse_literal: "a Python literal"}  # by their parser
 
 
 def _decode_literal(line: bytes) -> str:

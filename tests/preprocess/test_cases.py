@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -233,7 +234,71 @@ ITEM_SIDE: dict[str, Callable[[Outcome], None]] = {
     "D43b_chinese_titles_one_shared_word": lambda outcome: refused(outcome, "not written: all rows are equal"),
 }
 
-AMAZON: dict[str, Callable[[Outcome], None]] = {}
+
+def raw_files(
+    n_interactions: int = 30, title: str = "", text: str = "", picture: str = "", skipped: tuple[str, ...] = ()
+) -> Callable[[Outcome], None]:
+    """Return the check of 6 users and 7 items whose first one has this title, text behind it, and picture.
+
+    Args:
+        n_interactions: of all users.
+        title: title of the first item.
+        text: what follows it in `item_text.tsv`.
+        picture: URL of its picture.
+        skipped: beginning of each line of `skipped.tsv`.
+    """
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == 0, outcome.err
+        sequences = outcome.sequences()
+        assert len(sequences) == 6
+        assert sum(map(len, sequences.values())) == n_interactions
+        first_item = outcome.text("item_text.tsv").splitlines()[1].split("\t", 2)[2]
+        assert first_item == f"{title}\t{text}"
+        pictures = outcome.text("item_image.tsv").splitlines()[1:]
+        assert len(pictures) == 7
+        assert pictures[0].endswith(f"\t{picture}")
+        rows = outcome.text("skipped.tsv").splitlines()[1:]
+        assert len(rows) == len(skipped)
+        for row, beginning in zip(rows, skipped, strict=True):
+            assert row.startswith(beginning)
+            if row.startswith(("review", "metadata")):
+                assert f"passed over: {row.split(chr(9))[0]}" in outcome.out
+
+    return check
+
+
+def readable_ids(outcome: Outcome) -> None:
+    raw_files(30, "T 0", "\tBeauty, Make Up\tit's é 0", "http://ecx.images-amazon.com/images/I/0.jpg")(outcome)
+    assert sorted(map(unquote, outcome.sequences())) == [f"#oc-RA{user}USER" for user in range(6)]
+
+
+LEATHER = {
+    "title": "Leather Conditioner 0",
+    "text": "Howard\t\t",
+    "picture": "https://m.media-amazon.com/images/I/0.jpg",
+}
+CLEAR = {"text": "Idea Village\t\tLoud 'N Clear 0™ x", "picture": "https://x/0.jpg"}
+AMAZON: dict[str, Callable[[Outcome], None]] = {
+    "A01_negative_timestamps": raw_files(
+        **LEATHER, skipped=tuple(f"review: timestamp before 1970 or after 2248\t{line}\t" for line in (4, 32))
+    ),
+    "A02_images_dict_of_lists": raw_files(**LEATHER),
+    "A03_meta_csv": raw_files(**LEATHER),
+    "A04_first_without_parent": raw_files(29, **LEATHER, skipped=("review: no parent_asin\t1\t",)),
+    "A04b_later_parent_null": raw_files(**LEATHER, skipped=("review: no parent_asin\t5\t",)),
+    "A05b_2018_first_line_junk_title": raw_files(
+        title="Clear 0", **CLEAR, skipped=("a further line for the same item\t1\tB010",)
+    ),
+    "A06_2018_meta_without_asin": raw_files(title="Clear 0", **CLEAR, skipped=("metadata: no asin\t3\t",)),
+    "A08_oc_user_ids": readable_ids,
+    "A12_zip": raw_files(**LEATHER),
+    "A13_json_array": raw_files(**LEATHER),
+    "A15_time_string": raw_files(title="Clear 0", **CLEAR),
+    "A16_nan_title": raw_files(**CLEAR | {"text": "\t\tLoud 'N Clear 0™ x"}),
+    "A21_text_in_features_only": raw_files(**LEATHER | {"title": "", "text": "\t\tFeature text 0 Waterproof"}),
+    "A23_duplicate_meta_second_has_more": raw_files(**LEATHER, skipped=("a further line for the same item\t1\tB000",)),
+}
 
 EXPECTED = SHAPE | VALUES | ITEM_SIDE | AMAZON
 

@@ -294,9 +294,9 @@ RELEASE_FILES = [
         more(LINE | {"reviewerID": 7}),
         "line 15: reviewerID 7 is not of type str; remove the line or correct it",
     ),
-    (REVIEWS, more(LINE | {"reviewerID": "u 1"}), "line 15: 'u 1' is not an id; remove the line or correct it"),
+    (REVIEWS, more(LINE | {"asin": "u 1"}), "line 15: 'u 1' is not an id; remove the line or correct it"),
     (REVIEWS, more(LINE | {"asin": "../../A"}), "line 15: '../../A' is not an id"),
-    (REVIEWS, more(LINE | {"unixReviewTime": "3"}), "line 15: unixReviewTime '3' is not of type int"),
+    (REVIEWS, more(LINE | {"unixReviewTime": "soon"}), "line 15: unixReviewTime 'soon' is not of type int"),
     (REVIEWS, more(LINE | {"unixReviewTime": 10**20}), "line 15: unixReviewTime 1000"),
     (REVIEWS, more(LINE | {"unixReviewTime": -1}), "line 15: unixReviewTime -1 is no time since 1970"),
     (

@@ -147,7 +147,7 @@ def fetch(root):
 
 def _amazon(root: Path, reviews: str, meta: str):
     files = ("--reviews", str(root / RAW / reviews), "--meta", str(root / RAW / meta))
-    return amazon.main, _argv(root, "--k_core", "2", "--overwrite", *files)
+    return amazon.main, _argv(root, "--k_core", "2", "--overwrite", "--max_skipped", "0", *files)
 
 
 def raw_2014(root):
