@@ -2,12 +2,14 @@
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from preprocess.raw.skipped_lines import OddLineError
 
+CONSTANTS = {"nan": math.nan, "NaN": math.nan, "inf": math.inf, "null": None, "true": True, "false": False}
 NO_MAPPING = "no mapping of field names"
 # Fast parsers allow deeper nesting than exact ones; lines with more opening brackets are left to the latter
 MAX_BRACKETS = 100
@@ -44,9 +46,10 @@ class LineParser:
             entry = parse(line)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             shown = line[:60].decode(errors="replace").strip()
-            reason = f"not {FORMATS[self._parse]}"
+            problem = f"not {FORMATS[self._parse]}"
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else problem
             advice = "remove the line or download the file again"
-            raise OddLineError(self._path, where, reason, f"{reason}: {shown!r}", advice) from error
+            raise OddLineError(self._path, where, reason, f"{problem}: {shown!r}", advice) from error
         if not isinstance(entry, dict):
             problem = f"a mapping of field names is expected, not {type(entry).__name__}"
             raise OddLineError(self._path, where, NO_MAPPING, problem, "remove it")
@@ -88,7 +91,16 @@ def _recognise(line: bytes) -> Callable[[bytes], object]:
 
 
 def _parse_literal(line: bytes) -> object:
-    return ast.literal_eval(_decode_literal(line))
+    tree = ast.parse(_decode_literal(line), mode="eval")
+    return ast.literal_eval(_ConstantNames().visit(tree))
+
+
+class _ConstantNames(ast.NodeTransformer):
+    """Put values in place of names that no literal has, but that `print` and JSON write."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+        """Return the value of a known name."""
+        return ast.Constant(CONSTANTS[node.id]) if node.id in CONSTANTS else node
 
 
 FORMATS = {None: "JSON or a Python literal", json.loads: "JSON", _parse_literal: "a Python literal"}  # by their parser

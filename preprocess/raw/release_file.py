@@ -39,9 +39,10 @@ FOREIGN = {  # beginning of a file -> what it is, and the way out
     b"\xff\xfe": "UTF-16; save it as UTF-8",
     b"\xfe\xff": "UTF-16; save it as UTF-8",
 }
+TAR_MARK = range(257, 262)  # bytes of an archive's beginning
 UTF8_BOM = b"\xef\xbb\xbf"
 ARRAY = re.compile(rb"\s*\[\s*[{\]]")
-OBJECTS_OVER_LINES = re.compile(rb"\s*\{\s*\n")
+OBJECTS_OVER_LINES = re.compile(rb'\s*\{\s*\n\s*"')
 BETWEEN_OBJECTS = re.compile(r"[\s,]*")
 SEPARATORS = ",\t;|"
 ID_COLUMNS = {"asin", "parent_asin"}  # a table has one of them
@@ -80,6 +81,8 @@ class ReleaseFile:
         for beginning, found in FOREIGN.items():
             if head.startswith(beginning):
                 raise ValueError(f"{path}: {found}")
+        if head[TAR_MARK.start : TAR_MARK.stop] == b"ustar":
+            raise ValueError(f"{path}: a tar archive; unpack it and give the file in it")
         self._separator = _table_separator(head)
         self._over_lines = bool(ARRAY.match(head) or OBJECTS_OVER_LINES.match(head))
         self.unit = "entry" if self._over_lines else "line"

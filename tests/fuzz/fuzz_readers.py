@@ -8,7 +8,9 @@ without one, fuzzing starts from one good file. A finding is written to the curr
 again, give its path in place of the corpus.
 """
 
+import csv
 import gzip
+import json
 import shutil
 import sys
 import tempfile
@@ -24,6 +26,7 @@ with atheris.instrument_imports(include=["llama", "preprocess", "utils", "gguf",
     from preprocess.modalities.shards import UnusableInputError
     from preprocess.raw.amazon_releases import load_items, load_reviews
     from preprocess.raw.item_files import read_image_urls, read_item_ids, read_texts
+    from preprocess.raw.skipped_lines import SkippedLines
     from preprocess.raw.table import ITEMS, Table
     from tests.support.bad_files import DATA, GRAPH, META, RAW, REVIEWS, TABLE, TXT, write_everything
     from tests.support.bad_files import ITEMS as ITEM_TABLE
@@ -43,6 +46,13 @@ def write_good_files(root: Path) -> None:
     """Write a valid file of every kind below a folder."""
     write_everything(root)
     shutil.copy(root / RAW / REVIEWS, root / RAW / "zipped.json.gz")
+    lines = gzip.decompress((root / RAW / "meta_Small.jsonl.gz").read_bytes()).splitlines()
+    entries = [json.loads(line) for line in lines]
+    (root / RAW / "meta_array.json").write_text(json.dumps(entries))
+    with (root / RAW / "meta_table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, entries[0])
+        writer.writeheader()
+        writer.writerows(entries)
     write_every_layout(root, n_shards=1)
     tokenizer(root / "tokenizer.model")
     save_adapter(small_hellm(), root / ADAPTER)
@@ -52,6 +62,22 @@ def read_table(table: Table) -> int:
     """Read all columns of a table; return the number of records."""
     table.describe()
     return sum(1 for _ in table.rows(list(range(len(table.names)))))
+
+
+def load_most_reviews(path: Path) -> None:
+    """Read reviews, and pass over up to half of them."""
+    read = load_reviews(path, SkippedLines(path, "review", 0.5))
+    "".join(read.user_ids + read.item_ids).encode("ascii")
+
+
+def load_most_items(path: Path) -> None:
+    """Read metadata, pass over up to half of it, and check that what is left can be written, an item on a line."""
+    items, _ = load_items(path, ["A", "B"], SkippedLines(path, "metadata", 0.5))
+    for item in filter(None, items):
+        texts = "\t".join((item.title, item.brand, item.categories, item.description, item.image))
+        texts.encode()
+        if texts.count("\t") != 4 or len(texts.splitlines()) > 1:
+            raise AssertionError(f"not on one line: {texts!r}")
 
 
 def targets(root: Path) -> dict:
@@ -72,6 +98,14 @@ def targets(root: Path) -> dict:
         "reviews_json": (raw / "Small.jsonl.gz", load_reviews),
         "metadata": (raw / META, lambda path: load_items(path, ["A", "B"])),
         "metadata_json": (raw / "meta_Small.jsonl.gz", lambda path: load_items(path, ["A", "B"])),
+
+
+        "reviews": (raw / REVIEWS, load_most_reviews),
+        "reviews_json": (raw / "Small.jsonl.gz", load_most_reviews),
+        "metadata": (raw / META, load_most_items),
+        "metadata_json": (raw / "meta_Small.jsonl.gz", load_most_items),
+        "metadata_array": (raw / "meta_array.json", load_most_items),
+        "metadata_table": (raw / "meta_table.csv", load_most_items),
         "gzip": (raw / "zipped.json.gz", load_reviews),
         "picture": (data / "pictures" / "A0.png", lambda path: open_image(path, 100_000)),
         "params": (root / "meta" / "params.json", lambda path: load(path.parent)),

@@ -83,3 +83,12 @@ def test_plain_literals_are_read_as_json():
 def test_lists_are_written_as_json_writes_them():
     lists = [[3], [], [1, 20, 300]]
     assert _lists_to_json(iter(lists)) == _to_json(dict(enumerate(lists)))
+
+
+@pytest.mark.parametrize("code", ["x", "nan()", "__import__('os')", "nan.real", "[n for n in '1']", "true + nan"])
+def test_names_are_values_only_where_they_are_known(code):
+    parser = LineParser(Path("x.json"))
+    entry = parser.parse(1, b"{'a': nan, 'b': [null, true, False], 'c': 'nan', 'd': -inf}")
+    assert repr(entry) == "{'a': nan, 'b': [None, True, False], 'c': 'nan', 'd': -inf}"
+    with pytest.raises(ValueError, match="not a Python literal"):
+        parser.parse(2, f"{{'a': {code}}}".encode())
