@@ -1,10 +1,8 @@
 """Read the entries of a release file, whatever holds them: lines, a JSON array or a table, compressed or not."""
 
 import ast
-import bz2
 import contextlib
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -15,31 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from preprocess.raw.file_content import BYTE_ORDER_MARKS, recognise_content
 from preprocess.raw.line_parser import NO_MAPPING, LineParser
 from preprocess.raw.skipped_lines import OddLineError, SkippedLines
 
 MAX_LINE_BYTES = 2**24
 CHUNK = 2**20  # characters of an array that are read at once
-HEAD_BYTES = 2**12  # by which the form of a file is recognised
-DECOMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by a file's beginning
-ZIP_BEGINNING = b"PK\x03\x04"
-MAX_LISTED = 3  # files of an archive that an error message names
-ENCRYPTED = 1  # bit of a zip entry's flags
 DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # OSError: those without a number
-PAGE = "a page of the web, no data; download the file that the page links to"
-FOREIGN = {  # beginning of a file -> what it is, and the way out
-    b"PAR1": "a Parquet file; polars.read_parquet(FILE).write_ndjson(NEW_FILE) makes the JSON lines that are read",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; unzstd makes the file that is expected here",
-    b"7z\xbc\xaf": "a 7z archive; unpack it and give the file in it",
-    b"Rar!": "a RAR archive; unpack it and give the file in it",
-    b"version https://git-lfs": "git's pointer to a file; git lfs pull makes the file that is expected here",
-    b"<!DOCTYPE": PAGE,
-    b"<!doctype": PAGE,
-    b"<html": PAGE,
-    b"\xff\xfe": "UTF-16; save it as UTF-8",
-    b"\xfe\xff": "UTF-16; save it as UTF-8",
-}
-TAR_MARK = range(257, 262)  # bytes of an archive's beginning
 UTF8_BOM = b"\xef\xbb\xbf"
 ARRAY = re.compile(rb"\s*\[\s*[{\]]")
 OBJECTS_OVER_LINES = re.compile(rb'\s*\{\s*\n\s*"')
@@ -72,17 +52,15 @@ class ReleaseFile:
         self._skipped = SkippedLines(path) if skipped is None else skipped
         self._parser = LineParser(path)
         self._position = 0
-        try:
-            with _open(path) as file:
-                head = file.read(HEAD_BYTES).removeprefix(UTF8_BOM)
-        except DAMAGES as error:
-            _raise_of_the_system(error)
-            head = b""  # reading will report the damage with its position
-        for beginning, found in FOREIGN.items():
-            if head.startswith(beginning):
-                raise ValueError(f"{path}: {found}")
-        if head[TAR_MARK.start : TAR_MARK.stop] == b"ustar":
-            raise ValueError(f"{path}: a tar archive; unpack it and give the file in it")
+        self._content = recognise_content(path)
+        if self._content.kind != "text":
+            advice = "write it as JSON lines, for example with polars (write_ndjson), and give that file"
+            raise ValueError(f"{path}: a table of {self._content.kind}; {advice}")
+        head = self._content.head
+        for mark, encoding in BYTE_ORDER_MARKS[1:]:
+            if head.startswith(mark):
+                raise ValueError(f"{path}: {encoding.upper()}; save it as UTF-8")
+        head = head.removeprefix(UTF8_BOM)
         self._separator = _table_separator(head)
         self._over_lines = bool(ARRAY.match(head) or OBJECTS_OVER_LINES.match(head))
         self.unit = "entry" if self._over_lines else "line"
@@ -97,17 +75,9 @@ class ReleaseFile:
         Raises:
             ValueError: the file is damaged, or too much of it cannot be parsed; names the position.
         """
-        try:
-            if self._separator:
-                yield from self._read_table()
-            elif self._over_lines:
-                yield from self._read_objects()
-            else:
-                yield from self._read_lines()
-        except DAMAGES as error:
-            _raise_of_the_system(error)
-            where = f"damaged after {self.unit} {self._position}"
-            raise ValueError(f"{self.path}: {where} ({error}); download it again") from error
+        if self._separator:
+            return self._read_table()
+        return self._read_objects() if self._over_lines else self._read_lines()
 
     def exactly(self, position: int, entry: dict, line: bytes | None) -> dict:
         """Return an entry with all its integers, of which those beyond 64 bits may have become floats."""
@@ -116,6 +86,18 @@ class ReleaseFile:
     def odd(self, position: int, reason: str, problem: str = "", advice: str = "") -> OddLineError:
         """Return the error of an entry that cannot be used (`OddLineError`)."""
         return OddLineError(self.path, f"{self.unit} {position}", reason, problem, advice)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        """Open the content below all compression; tell after which entry it is damaged."""
+        with self._content.open() as file:
+            try:
+                yield io.BufferedReader(file) if isinstance(file, zipfile.ZipExtFile) else file
+            except DAMAGES as error:
+                if getattr(error, "errno", None) is not None:  # of the operating system
+                    raise
+                where = f"damaged after {self.unit} {self._position}"
+                raise ValueError(f"{self.path}: {where} ({error}); download it again") from error
 
     # ---------------------------------------------------------------- one entry per line
 
@@ -135,7 +117,7 @@ class ReleaseFile:
         """Yield number and content of each line that is neither blank nor too long."""
         number = 0
         n_blank = 0
-        with _open(self.path) as file:
+        with self._open() as file:
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
                 self._position = number
@@ -155,7 +137,7 @@ class ReleaseFile:
     def _read_objects(self) -> Iterator[tuple[int, dict, None]]:
         """Decode one object after the other; nothing is known behind one that cannot be decoded."""
         decode = json.JSONDecoder().raw_decode
-        with _open(self.path) as file:
+        with self._open() as file:
             text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
             content = text.read(CHUNK)
             place = BETWEEN_OBJECTS.match(content).end()
@@ -196,7 +178,7 @@ class ReleaseFile:
 
     def _read_table(self) -> Iterator[tuple[int, dict, None]]:
         csv.field_size_limit(MAX_LINE_BYTES)
-        with _open(self.path) as file:
+        with self._open() as file:
             text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
             reader = csv.reader(text, delimiter=self._separator, strict=True)
             names = [name.strip() for name in next(reader)]
@@ -221,12 +203,6 @@ class ReleaseFile:
                     continue
                 yield self._position, dict(zip(names, map(_cell_value, fields), strict=True)), None
         self._skipped.n_lines = n_rows
-
-
-def _raise_of_the_system(error: Exception) -> None:
-    """Raise an error of the operating system, which says nothing about the content of the file."""
-    if getattr(error, "errno", None) is not None:
-        raise error
 
 
 def _table_separator(head: bytes) -> str | None:
@@ -255,46 +231,3 @@ def _cell_value(text: str) -> object:
             with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 return parse(text)
     return text or None
-
-
-# ---------------------------------------------------------------- compressed files
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Open the content of a file, compressed or not, which its beginning shows.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: an archive of several files, or one that cannot be unpacked here.
-    """
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
-        if file.peek(len(ZIP_BEGINNING)).startswith(ZIP_BEGINNING):
-            file = stack.enter_context(_open_archived(path, stack.enter_context(zipfile.ZipFile(file))))
-        beginning = file.peek(8)
-        for magic, decompress in DECOMPRESSED.items():
-            if beginning.startswith(magic):
-                file = stack.enter_context(decompress(file, "rb"))
-                break
-        yield file
-
-
-def _open_archived(path: Path, archive: zipfile.ZipFile) -> IO[bytes]:
-    """Open the only file of a zip archive."""
-    entries = [
-        entry
-        for entry in archive.infolist()
-        if not entry.is_dir() and not entry.filename.startswith("__MACOSX/") and Path(entry.filename).name[0] != "."
-    ]
-    if len(entries) != 1:
-        listed = ", ".join(entry.filename for entry in entries[:MAX_LISTED])
-        raise ValueError(
-            f"{path}: a zip archive of {len(entries)} files ({listed}); unpack it, and give the one that is meant"
-        )
-    if entries[0].flag_bits & ENCRYPTED:
-        raise ValueError(f"{path}: an encrypted zip archive; unpack it, and give the file in it")
-    try:
-        return io.BufferedReader(archive.open(entries[0]))
-    except NotImplementedError as error:
-        raise ValueError(f"{path}: {error}; unpack the zip archive, and give the file in it") from error

@@ -94,12 +94,6 @@ def targets(root: Path) -> dict:
         "asins": (data / "i_id_mapping.csv", lambda path: read_item_ids(path.parent, N_ITEMS)),
         "own_table": (raw / TABLE, lambda path: read_table(Table(path))),
         "own_items": (raw / ITEM_TABLE, lambda path: read_table(Table(path, ITEMS))),
-        "reviews": (raw / REVIEWS, load_reviews),
-        "reviews_json": (raw / "Small.jsonl.gz", load_reviews),
-        "metadata": (raw / META, lambda path: load_items(path, ["A", "B"])),
-        "metadata_json": (raw / "meta_Small.jsonl.gz", lambda path: load_items(path, ["A", "B"])),
-
-
         "reviews": (raw / REVIEWS, load_most_reviews),
         "reviews_json": (raw / "Small.jsonl.gz", load_most_reviews),
         "metadata": (raw / META, load_most_items),
