@@ -113,7 +113,7 @@ class HeLLM(nn.Module):
     ) -> None:
         super().__init__()
         init_model_parallel()
-        device = torch.get_default_device()
+        device = torch.empty(0).device  # unlike get_default_device, also in torch 2.6 that of `with torch.device(…)`
         self.args = args
         self.dtype = dtype
         self.n_items, graph_dim = graph_item_embedding.shape

@@ -2,7 +2,9 @@
 
 import csv
 import importlib.util
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +163,7 @@ def test_recommendations_from_python(place):
     assert [(found.rank, found.item) for found in best] == [(p.rank, f"A{p.item}") for p in one.best]
     assert best[0].title == f"group{one.best[0].item // 4} thing{one.best[0].item % 4} nice"
     np.testing.assert_allclose([found.score for found in best], [p.score for p in one.best], rtol=1e-5)
-    assert model.recommend(sequences()[7], k=5) == best
+    assert model.recommend(sequences()[7], k=5) == model.recommend(np.array(sequences()[7]), k=5) == best
     with_seen = model.recommend(history, k=N_ITEMS, seen=True)
     assert {found.item for found in with_seen} > set(history)
     assert len(with_seen) == N_ITEMS
@@ -192,3 +194,22 @@ def test_of_equal_scores_the_lower_item_comes_first(k):
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     assert items.equal(order)
     assert best.equal(scores.gather(1, order))
+
+
+def test_the_notebook_runs_and_is_kept_with_its_outputs(place, tmp_path, monkeypatch, capsys):
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    shutil.copytree(folder_of(place, "prefix"), tmp_path / "output" / "Demo" / "MMHCL" / "demo")
+    shutil.copytree(place / "data", tmp_path / "datasets")
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "docs")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    namespace = {}
+    for cell in cells:
+        exec("".join(cell["source"]), namespace)
+        assert {output["output_type"] for output in cell["outputs"]} <= {"stream", "execute_result"}
+    assert sum(bool(cell["outputs"]) for cell in cells) == len(cells) - 1  # the first prints nothing
+    namespace["folder"].cleanup()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{N_USERS} users, {N_ITEMS} items\n")
+    assert f"({N_USERS} users, {2 * N_USERS} recommendations)\nuser,rank,item,title,score\na user0,1,A" in printed

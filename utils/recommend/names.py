@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral  # Python's and NumPy's integers
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -69,7 +70,7 @@ class Ids:
         Raises:
             ValueError: some are unknown; names all of them.
         """
-        found = [self._number(f"#{one}" if isinstance(one, int) else one) for one in given]
+        found = [self._number(f"#{one}" if isinstance(one, Integral) else one) for one in given]
         unknown = [str(one) for one, number in zip(given, found, strict=True) if number is None]
         if unknown:
             last = len(self.names) - 1
