@@ -38,19 +38,18 @@ from llama.HeLLM import HeLLM
 from preprocess.demo_data import ensure_demo_data
 from utils.cli.errors import report_user_error
 from utils.data.interactions import Interactions, Samples
-from utils.evaluation.metrics import Ranking, ranking_metrics
+from utils.evaluation import metrics
 from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
 from utils.logs import records, run_log
 from utils.planning import batch_size, plan
 from utils.runtime import distributed, memory, seed
 from utils.runtime.signals import SignalFlag
 from utils.sweep.runner import run_sweep
-from utils.training import adapter_file, build
+from utils.training import adapter_file, build, distillation
 from utils.training.checkpoints import CheckpointManager, Progress
 from utils.training.loop import LoopSettings, TrainingLoop
 from utils.training.sample_batches import ReplicaBatches
 from utils.training.schedule import learning_rate
-from utils.training.teacher import Teacher, load_teacher
 
 # ---------------------------------------------------------------- a run: what the training loop works on
 
@@ -68,7 +67,7 @@ class FineTuning:
     optimizer: torch.optim.AdamW
     log: run_log.RunLog
     checkpoints: CheckpointManager
-    teacher: Teacher | None = None
+    teacher: distillation.Teacher | None = None
 
     @property
     def choose_by(self) -> str:
@@ -102,7 +101,7 @@ class FineTuning:
         grad_norm = parallel.clip_grad_norm(self.model, self.settings.max_grad_norm)
         return loss, grad_norm.double()
 
-    def evaluate(self, samples: Samples, check_signals: Callable[[], None]) -> Ranking:
+    def evaluate(self, samples: Samples, check_signals: Callable[[], None]) -> metrics.Ranking:
         """Rank all items for every user of a split; every replica ranks its share of the users."""
         self.model.eval()
         size, padding = self.settings.eval_batch_size, self.model.padding
@@ -129,7 +128,7 @@ class FineTuning:
             best_epoch=progress.best_epoch,
             chosen_by=self.choose_by,
             **ranking.test_metrics(),
-            popularity=ranking_metrics(popularity.seen_kept),
+            popularity=metrics.ranking_metrics(popularity.seen_kept),
             users=len(samples),
             users_per_s=ranking.users_per_s,
             settings=non_default_settings(self.settings),
@@ -168,7 +167,7 @@ def setup_run(settings: Settings, base_cache: dict | None = None) -> FineTuning:
     checksums = build.data_checksums(settings)
 
     # Teacher: finished runs whose scores are part of the targets, if there are any
-    teacher = load_teacher(settings, device)
+    teacher = distillation.load_teacher(settings, device)
     teacher_checksums = {} if teacher is None else teacher.checksums
 
     # --max_memory may shrink the micro-batches, but not the optimizer step

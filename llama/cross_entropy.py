@@ -120,15 +120,7 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
         hard_share = 1.0 if teacher is None else 1 - teacher.share
         mean_weight = weight.mean(0)
         negative_weight = weight[negatives]
-        # Where each row's target is among the negatives; -1: nowhere
-        column_of = negatives.new_full((n_classes,), -1)
-        column_of[negatives] = torch.arange(len(negatives), device=negatives.device)
-        target_column = column_of[targets]
-        n_others = len(negatives) - (target_column >= 0).int()
-        log_weight = math.log(n_classes - 1) - n_others.log()  # -∞ log 0 where no other class was sampled
-
-        if teacher is not None:
-            teacher_negative_weight = teacher.weight[negatives]
+        target_column, log_weight = _reweighting(negatives, targets, n_classes)
 
         grad_hidden = torch.empty_like(hidden)
         grad_target = torch.empty_like(hidden)  # of each row's target vector
@@ -146,13 +138,9 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
             max_logit = torch.maximum(p.amax(1, keepdim=True), target_logit)
             target_score = target_logit * (1 - smoothing) + (h @ mean_weight)[:, None] * smoothing
             if teacher is not None:
-                # The teacher's softmax over the same classes, and the score that its share of the target expects
-                teacher_h = teacher.hidden[first : first + block]
-                q = _negative_logits(teacher_h, teacher_negative_weight, log_weights, column)
-                teacher_logit = (teacher_h * teacher.weight[targets[first : first + block]]).sum(1, keepdim=True)
-                q = torch.cat([q, teacher_logit], 1).softmax(1).mul_(teacher.share)
-                target_q = q[:, -1:]
-                q = q[:, :-1]
+                block_teacher = SoftTargets(teacher.hidden[first : first + block], teacher.weight, teacher.share)
+                block_targets = targets[first : first + block]
+                q, target_q = _soft_targets(block_teacher, block_targets, negatives, log_weights, column)
                 # 0 · -∞ where a negative is the target counts as 0
                 teacher_score = (q * p).nansum(1, keepdim=True) + target_q * target_logit
                 target_score = target_score * hard_share + teacher_score
@@ -179,6 +167,40 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
                 grad_weight -= hidden.sum(0) * (smoothing * hard_share / n_classes)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return (loss / n_rows).to(hidden.dtype)
+
+
+def _reweighting(negatives: Tensor, targets: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Return where each row's target is among the negatives, and the log of the classes that a negative stands for.
+
+    Returns:
+        int64 (N,), -1 where the target is not among them; float32 (N,).
+    """
+    column_of = negatives.new_full((n_classes,), -1)
+    column_of[negatives] = torch.arange(len(negatives), device=negatives.device)
+    target_column = column_of[targets]
+    n_others = len(negatives) - (target_column >= 0).int()
+    return target_column, math.log(n_classes - 1) - n_others.log()  # +∞ where no other class was sampled
+
+
+def _soft_targets(
+    teacher: SoftTargets, targets: Tensor, negatives: Tensor, log_weight: Tensor, target_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the teacher's share of a block's targets: its probabilities of the negatives and of each row's target.
+
+    Args:
+        teacher: scores of the block's rows.
+        targets: int64 (N,).
+        negatives: int64 (K,).
+        log_weight: (N, 1), of the negatives.
+        target_column: int64 (N, 1), -1 where the target is not among the negatives.
+
+    Returns:
+        (N, K) and (N, 1), of sum `teacher.share` per row.
+    """
+    logits = _negative_logits(teacher.hidden, teacher.weight[negatives], log_weight, target_column)
+    target_logit = (teacher.hidden * teacher.weight[targets]).sum(1, keepdim=True)
+    p = torch.cat([logits, target_logit], 1).softmax(1).mul_(teacher.share)
+    return p[:, :-1], p[:, -1:]
 
 
 def _negative_logits(hidden: Tensor, weight: Tensor, log_weight: Tensor, target_column: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from config_HeLLM import parse_args
 from tests.support.bad_files import error_line
 from tests.support.small_data import N_ITEMS, command, short_command, write_dataset
 from utils.ensemble import ensemble
+from utils.training.distillation import load_teacher
 from utils.training.saved_run import load_model, read_run
-from utils.training.teacher import load_teacher
 
 CAUSAL = ("--objective", "causal", "--prompt", "none", "--n_layers", "1")
 
