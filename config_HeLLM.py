@@ -97,12 +97,19 @@ class Settings:
     tensorboard: bool = False  # write the steps for TensorBoard, too, into the folder TARGET_tensorboard beside the log
     save_every_minutes: float = 30.0  # minutes between checkpoints within an epoch
     resume: bool = False  # resume from the last checkpoint of this run
+    overwrite: bool = False  # replace an earlier run of this target
     plan: bool = False  # print the run's size and cost and stop; needs no base weights
 
     @property
     def reads_graph_table(self) -> bool:
         """Return whether item vectors or adapter read the graph embeddings."""
         return self.graph_input or (self.w_adapter and self.graph_adapter)
+
+    @property
+    def may_overwrite(self) -> bool:
+        """Return whether the run may replace an earlier one: if it is asked to, or if both are the demo."""
+        demo = PRESETS["demo"]
+        return self.overwrite or (self.dataset, self.target) == (demo["dataset"], demo["target"])
 
 
 PRESETS = {
@@ -161,7 +168,7 @@ IGNORED_ON_RESUME = {
     # The split of a step into forward passes; the product of batch_size and grad_steps must stay
     *("batch_size", "grad_steps", "eval_batch_size", "max_memory"),
     # When the program logs, saves and starts or stops
-    *("log_every", "log_every_seconds", "tensorboard", "save_every_minutes", "resume", "plan"),
+    *("log_every", "log_every_seconds", "tensorboard", "save_every_minutes", "resume", "overwrite", "plan"),
 }
 
 
@@ -194,7 +201,9 @@ def settings_parser() -> SettingsParser[Settings]:
         "  python train_HeLLM.py --preset demo"
     )
     program = "python train_HeLLM.py"
-    return SettingsParser(Settings, program, description, validate_settings, PRESETS, _default_preset)
+    return SettingsParser(
+        Settings, program, description, validate_settings, PRESETS, _default_preset, takes_config=True
+    )
 
 
 def _default_preset(_given: dict) -> str:

@@ -37,7 +37,7 @@ from llama import parallel
 from llama.HeLLM import HeLLM
 from preprocess.demo_data import ensure_demo_data
 from utils.cli.errors import report_user_error
-from utils.data.interactions import Interactions, Samples
+from utils.data import interactions
 from utils.evaluation import metrics
 from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
 from utils.logs import records, run_log
@@ -45,7 +45,7 @@ from utils.planning import batch_size, plan
 from utils.runtime import distributed, memory, seed
 from utils.runtime.signals import SignalFlag
 from utils.sweep.runner import run_sweep
-from utils.training import adapter_file, build, distillation
+from utils.training import adapter_file, build, distillation, provenance
 from utils.training.checkpoints import CheckpointManager, Progress
 from utils.training.loop import LoopSettings, TrainingLoop
 from utils.training.sample_batches import ReplicaBatches
@@ -60,7 +60,7 @@ class FineTuning:
 
     settings: Settings
     device: torch.device
-    data: Interactions
+    data: interactions.Interactions
     checksums: dict[str, str]  # of the data files
     batches: ReplicaBatches
     model: HeLLM
@@ -101,7 +101,7 @@ class FineTuning:
         grad_norm = parallel.clip_grad_norm(self.model, self.settings.max_grad_norm)
         return loss, grad_norm.double()
 
-    def evaluate(self, samples: Samples, check_signals: Callable[[], None]) -> metrics.Ranking:
+    def evaluate(self, samples: interactions.Samples, check_signals: Callable[[], None]) -> metrics.Ranking:
         """Rank all items for every user of a split; every replica ranks its share of the users."""
         self.model.eval()
         size, padding = self.settings.eval_batch_size, self.model.padding
@@ -117,6 +117,22 @@ class FineTuning:
         """Write the adapter of the best epoch so far; one replica of the model does."""
         if parallel.dp_rank() == 0:
             adapter_file.save_adapter(self.model, self.checkpoints.best)
+
+    def show_finished(self, progress: Progress) -> bool:
+        """Log the test of a run that is resumed after its end; return whether it was tested before."""
+        if not self.checkpoints.is_tested(progress):
+            return False
+        record = self.log.finished_record(progress.records)
+        if record:  # on rank 0
+            self.log_result(record)
+            self.log.log_results([self.checkpoints.best], build.recommend_command(self.settings))
+        return True
+
+    def log_result(self, record: records.FinalRecord) -> None:
+        """Log the metrics of a test, and which data files are behind them."""
+        self.log.log_test(record)
+        for entry in provenance.provenance(self.settings, self.checksums):
+            self.log.info(entry)
 
     def test(self, progress: Progress, check_signals: Callable[[], None]) -> None:
         """Test the adapter of the best epoch, once; log and write its metrics and every user's rank."""
@@ -135,7 +151,7 @@ class FineTuning:
             files=self.checksums,
             peak_memory_bytes=memory.peak_memory(self.device),
         )
-        self.log.log_test(record)
+        self.log_result(record)
         self.log.write_final(progress.records, record, ranking)
         self.log.log_results([self.checkpoints.best], build.recommend_command(self.settings))
 
@@ -216,6 +232,7 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
     Raises:
         ValueError, OSError: the run cannot start, and its files are unchanged; or, DiskFullError, the disk is full.
     """
+    build.refuse_replacing(settings)
     with memory.explain_out_of_memory():
         run = setup_run(settings, base_cache)
     if base_cache is not None:
@@ -224,7 +241,7 @@ def run_one(settings: Settings, base_cache: dict | None = None, signals: SignalF
 
     # The lock refuses a second run at the same files; it ends with the process, however that ends
     with run.checkpoints.lock():
-        progress = run.checkpoints.restore() if settings.resume else run.checkpoints.reset()
+        progress = run.checkpoints.begin(settings.resume, settings.may_overwrite)
         return loop.run_to_end(lambda: train_and_test(run, loop, progress))
 
 
@@ -236,6 +253,7 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
     """
     # From here on a signal stops the run where a checkpoint can be saved
     loop.signals.install()
+    run.log.write_settings(run.settings)
     run.log.record(run_log.settings_line(run_log.NON_DEFAULT_SETTINGS, non_default_settings(run.settings)))
     for line in plan.run_header(run.settings, run.model):
         run.log.info(line)
@@ -243,7 +261,8 @@ def train_and_test(run: FineTuning, loop: TrainingLoop, progress: Progress) -> N
         run.log.info(line)
     try:
         loop.run(progress)
-        run.test(progress, loop.check_signals)
+        if not run.show_finished(progress):
+            run.test(progress, loop.check_signals)
         return
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
@@ -259,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for a failed run, 2 for a user's error, 128 + a signal's number."""
     try:
         command = parse_command(argv)
-        if command.sweep:
+        if command.is_sweep:
             return run_sweep(command, run_one)
         if command.settings.plan:
             plan.print_plan(command.settings)

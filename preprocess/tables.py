@@ -40,7 +40,8 @@ from utils.evaluation.metrics import format_headline_metrics
 from utils.logs.records import read_metrics
 from utils.logs.run_log import RunLog
 from utils.runtime.lock import run_lock
-from utils.training.checkpoints import STATE, read_checkpoint, run_folder
+from utils.training.checkpoints import read_checkpoint
+from utils.training.run_files import STATE, run_folder
 
 # Chosen by validation on Beauty, for a CPU (docs/figures.md); the published settings need a GPU
 GRAPH_FLAGS = (
@@ -199,7 +200,9 @@ def make_tables(settings: TableSettings, graph_flags: str = GRAPH_FLAGS, sequenc
     check_origin(folder / interaction_file, outputs_of)
 
     data_flags = ["--dataset", s.dataset, "--data_dir", s.data_dir]
-    run_flags = [*data_flags, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir, "--resume"]
+    run_flags = [*data_flags, "--output_dir", s.output_dir, "--logging_dir", s.logging_dir]
+    # What a run leaves without its checkpoints and tables, both removed, is of no use
+    run_flags += ["--resume", "--overwrite"]
     pipeline = Pipeline(folder, Path(s.logging_dir) / s.dataset)
     with pipeline.lock():
         if (folder / ITEM_TEXT_FILE).is_file():

@@ -37,7 +37,7 @@ ALLOWED = {
     "preprocess": PREPROCESS,
     "utils.report": PREPROCESS,
     "utils.recommend": PREPROCESS | {"utils.report"},
-    "utils.sweep": PROGRAMS | {"utils.report"},
+    "utils.sweep": PROGRAMS | {"utils.report", "utils.ensemble"},
     "utils.benchmark": PROGRAMS,
     "utils.baselines": PROGRAMS,
     "train_HeLLM": PROGRAMS | {"utils.sweep"},

@@ -62,7 +62,8 @@ def parse_args(argv: list[str] | None = None) -> GraphSettings:
         "Pre-train MMHCL or LightGCN.\n\n"
         "Without --preset: the settings published for the dataset, those of Beauty for other datasets."
     )
-    return SettingsParser(GraphSettings, program, what, validate_settings, PRESETS, published).parse(argv)[0]
+    parser = SettingsParser(GraphSettings, program, what, validate_settings, PRESETS, published, takes_config=True)
+    return parser.parse(argv)[0]
 
 
 def validate_settings(settings: GraphSettings) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from preprocess.pretraining.settings import PretrainSettings, validate_pretrain_settings
-from utils.cli.flags import parse_settings
+from utils.cli.flags import SettingsParser
 from utils.cli.validation import MAX_COUNT, MAX_LAYERS, check_criterion, check_numbers, check_ranges
 
 
@@ -33,9 +33,9 @@ class SequenceSettings(PretrainSettings):
 
 def parse_args(argv: list[str] | None = None) -> SequenceSettings:
     """Parse a command line; an invalid one ends the program with one line and exit status 2."""
-    return parse_settings(
-        SequenceSettings, argv, "python -m preprocess.pretrain_sasrec", "Pre-train SASRec.", validate_settings
-    )
+    program = "python -m preprocess.pretrain_sasrec"
+    parser = SettingsParser(SequenceSettings, program, "Pre-train SASRec.", validate_settings, takes_config=True)
+    return parser.parse(argv)[0]
 
 
 def validate_settings(settings: SequenceSettings) -> list[str]:

@@ -30,7 +30,7 @@ class PretrainSettings:
     logging_dir: str = "log"  # folder for the log, metrics and curves
     save_every_minutes: float = 10.0  # minutes between checkpoints
     resume: bool = False  # resume from the last checkpoint of this run
-    overwrite: bool = False  # replace existing embedding tables
+    overwrite: bool = False  # replace existing embedding tables, and an earlier run of this target
 
 
 def validate_pretrain_settings(settings: PretrainSettings) -> list[str]:

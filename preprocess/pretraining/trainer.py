@@ -23,8 +23,9 @@ from utils.logs.run_log import SETTINGS, RunLog, log_folder, settings_line
 from utils.runtime.distributed import resolve_device
 from utils.runtime.memory import explain_out_of_memory, peak_memory
 from utils.runtime.seed import seed_everything
-from utils.training.checkpoints import CheckpointManager, Progress, run_folder
+from utils.training.checkpoints import CheckpointManager, Progress
 from utils.training.loop import Batches, LoopSettings, Task, TrainingLoop
+from utils.training.run_files import run_folder
 
 BEST_MODEL = "best_model.pt"  # in the run's folder
 
@@ -79,7 +80,8 @@ class Pretraining(Task):
         self.model = model
         self.optimizer = optimizer
         self.choose_by = choose_by
-        self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | input_checksums(files)
+        self.checksums = input_checksums(files)
+        self.fingerprint = fingerprint(settings, PRETRAIN_IGNORED_ON_RESUME) | self.checksums
         self.parameters = dict(model.named_parameters())
         logs = log_folder(settings.logging_dir, settings.dataset, name)
         self.log = RunLog(logs, settings.target, f"{name}/{settings.dataset}", seed=settings.seed)
@@ -139,6 +141,7 @@ class Pretraining(Task):
         """
         loop.signals.install()
         n_parameters = sum(p.numel() for p in self.parameters.values())
+        self.log.write_settings(self.settings)
         self.log.record(settings_line(SETTINGS, self.fingerprint))
         for note in self.notes:
             self.log.info(note)
@@ -160,6 +163,8 @@ class Pretraining(Task):
             **metrics,
             users=n_users,
             settings=fingerprint(self.settings, PRETRAIN_IGNORED_ON_RESUME),
+            files=self.checksums,
+            tables=input_checksums(folder / name for name in tables),
             peak_memory_bytes=peak_memory(next(self.model.parameters()).device),
         )
         self.log.log_test(record, with_inputs=False)
@@ -184,7 +189,7 @@ def run_pretraining(settings: PretrainSettings, make: Callable[[PretrainSettings
             run = make(settings, device)
         loop = run.loop()
         with run.checkpoints.lock():
-            progress = run.checkpoints.restore() if settings.resume else run.checkpoints.reset()
+            progress = run.checkpoints.begin(settings.resume, settings.overwrite)
             return loop.run_to_end(lambda: run.train(loop, progress))
     except (ValueError, OSError) as error:
         return report_user_error(error)

@@ -18,7 +18,7 @@ from utils.data.interactions import Interactions
 from utils.evaluation.metrics import ranking_metrics
 from utils.evaluation.target_ranks import target_ranks
 from utils.io.torch_files import save_with_checksum
-from utils.training.checkpoints import STATE
+from utils.training.run_files import STATE
 
 MAX_LEN = 8  # shorter than some sequences
 

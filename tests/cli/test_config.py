@@ -22,7 +22,8 @@ def shown_help(capsys, program, argv=()) -> str:
 def test_help_lists_every_setting_and_the_sweep(capsys):
     shown = shown_help(capsys, parse_command)
     flags = [line.split()[0] for line in shown.splitlines() if line.startswith("  --")]
-    assert set(flags) == {f"--{field.name}" for field in fields(Settings)} | {"--preset", "--sweep", "--sweep_shard"}
+    others = {"--preset", "--config", "--sweep", "--sweep_shard", "--seeds", "--committee"}
+    assert set(flags) == {f"--{field.name}" for field in fields(Settings)} | others
     assert len(flags) == len(set(flags))
 
 

@@ -52,7 +52,7 @@ def test_a_run_killed_before_its_first_state_ignores_the_files_of_an_earlier_run
 
 def test_divergence_before_the_first_state_leaves_nothing_to_resume(place, capsys):
     assert train_HeLLM.main(short_command(place, *SMALL)) == 0
-    diverging = short_command(place, *SMALL, "--lr", "1e38", "--warmup_epochs", "0", "--log_every", "1")
+    diverging = short_command(place, *SMALL, "--overwrite", "--lr", "1e38", "--warmup_epochs", "0", "--log_every", "1")
     assert train_HeLLM.main(diverging) == 1
     message = capsys.readouterr().out.splitlines()[-1]
     assert "not finite before, and there is no older checkpoint; try a lower --lr" in message

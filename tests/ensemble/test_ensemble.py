@@ -21,8 +21,7 @@ from utils.recommend import load, recommend
 from utils.report import report
 from utils.report.runs import read_run as read_logged
 from utils.report.tables import describe_settings
-from utils.training.checkpoints import BEST_ADAPTER, STATE
-from utils.training.committee import COMMITTEE_FILE
+from utils.training.run_files import BEST_ADAPTER, COMMITTEE_FILE, STATE
 from utils.training.saved_run import load_model, read_run
 
 CAUSAL = ["--objective", "causal", "--prompt", "none", "--standardize", "--graph_mean", "--warm_head"]
@@ -297,7 +296,7 @@ def test_a_committee_whose_members_have_changed_is_refused(place, capsys):
         assert f"{path}: not a HeLLM committee of version 1, or damaged" in refused()
     path.write_text(json.dumps(written))
     argv = command(place, "--target", "short", "--n_layers", "1", *CAUSAL, "--max_len", "6", "--seed", "3")
-    assert train_HeLLM.main(argv) == 0
+    assert train_HeLLM.main([*argv, "--overwrite"]) == 0
     error = refused()
     assert "MMHCL/short: trained again since" in error
     assert "seed was 2024, is now 3" in error

@@ -39,7 +39,7 @@ from utils.recommend.explain import ablate_graph_vector, explain
 from utils.recommend.names import read_catalogue
 from utils.recommend.recommend import RecommendSettings
 from utils.recommend.requests import read_requests
-from utils.training.checkpoints import BEST_ADAPTER, STATE
+from utils.training.run_files import BEST_ADAPTER, STATE
 
 RUNS = {
     "prefix": [],

@@ -24,7 +24,7 @@ from tests.support.forks import FORKS, PREPARING, TRAINING
 from tests.support.small_data import N_ITEMS, RUN_SPECIFIC_KEYS, command, sequences, write_dataset, write_interactions
 from tests.training.test_states import holding, refused_as_held
 from utils.runtime.lock import LOCK_FILE
-from utils.training.checkpoints import PREVIOUS_STATE, STATE
+from utils.training.run_files import PREVIOUS_STATE, STATE
 
 IMAGE_SHAPE = (9, 8, 3)
 SMALL_LIMIT = 20_000  # bytes, fewer than a training state has

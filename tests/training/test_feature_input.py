@@ -13,7 +13,7 @@ from utils.recommend import load
 from utils.recommend.recommend import RecommendSettings
 from utils.training.adapter_file import load_adapter, save_adapter
 from utils.training.build import load_data
-from utils.training.checkpoints import BEST_ADAPTER, run_folder
+from utils.training.run_files import BEST_ADAPTER, run_folder
 
 NARROW = ("--feature_input", "--feature_width", "4", "--n_layers", "1")
 ALONE = (*NARROW, "--no-graph_input", "--no-seq_input", "--no-graph_adapter")

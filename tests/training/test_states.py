@@ -20,7 +20,8 @@ from tests.training.test_training import records
 from utils.io.checksums import TRAILER_SIZE, CorruptFileError, verify_checksum
 from utils.io.torch_files import load_versioned, save_with_checksum
 from utils.runtime.signals import StopTraining
-from utils.training.checkpoints import PREVIOUS_STATE, STATE, Progress
+from utils.training.checkpoints import Progress
+from utils.training.run_files import PREVIOUS_STATE, STATE
 
 SIZES = ("--batch_size", "60", "--n_layers", "1")
 PRETRAINING = {"MMHCL": pretrain_graph, "SASRec": pretrain_sasrec}
@@ -170,7 +171,7 @@ def test_checkpoint_without_a_part_is_refused_by_name(place, lost, capsys):
 
 
 def test_new_run_removes_the_checkpoints_of_an_earlier_one(place):
-    assert train_HeLLM.main(command(place, *SIZES, "--seed", "7")) == 0
+    assert train_HeLLM.main(command(place, *SIZES, "--seed", "7", "--overwrite")) == 0
     for name in (STATE, PREVIOUS_STATE):
         assert load_versioned(folder_of(place) / name, "HeLLM training state", 2)["settings"]["seed"] == 7
     run = train_HeLLM.setup_run(parse_args(command(place, *SIZES)))
@@ -237,7 +238,7 @@ def test_second_run_in_a_folder_is_refused_with_the_owner(place, which, capsys):
     name = "pretrain" if which in PRETRAINING else "tiny"
     folder = place / "output" / "Small" / (which if which in PRETRAINING else "MMHCL") / name
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
-    argv = pretrain_argv(place) if which in PRETRAINING else command(place, *SIZES)
+    argv = pretrain_argv(place) if which in PRETRAINING else command(place, *SIZES, "--overwrite")
     with holding(folder) as holder:
         for more in ((), ("--resume",)):
             refused_as_held(main, [*argv, *more], folder, holder, place, capsys)
@@ -249,9 +250,10 @@ def test_second_run_in_a_folder_is_refused_with_the_owner(place, which, capsys):
 @pytest.mark.parametrize("which", ["fine-tuning", *PRETRAINING])
 def test_second_run_of_a_log_is_refused_with_the_owner(place, which, capsys):
     """The log has a lock of its own, wherever the checkpoints are."""
-    name, argv = ("MMHCL/tiny", command(place, *SIZES)) if which == "fine-tuning" else (f"{which}/pretrain", None)
+    name = f"{which}/pretrain" if which in PRETRAINING else "MMHCL/tiny"
     main = PRETRAINING[which].main if which in PRETRAINING else train_HeLLM.main
-    argv = [*(argv or pretrain_argv(place)), "--output_dir", str(place / "elsewhere")]
+    argv = pretrain_argv(place) if which in PRETRAINING else command(place, *SIZES, "--overwrite")
+    argv += ["--output_dir", str(place / "elsewhere")]
     log = place / "log" / "Small" / name
     with holding(log, is_prefix=True) as holder:
         refused_as_held(main, argv, log, holder, place, capsys)

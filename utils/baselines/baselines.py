@@ -38,7 +38,8 @@ from utils.io.torch_files import load_with_checksum
 from utils.logs.records import FinalRecord, read_metrics
 from utils.logs.run_log import RunLog, log_folder
 from utils.runtime.lock import run_lock
-from utils.training.checkpoints import STATE, read_checkpoint, run_folder
+from utils.training.checkpoints import read_checkpoint
+from utils.training.run_files import STATE, run_folder
 
 K_CANDIDATES = (10, 20, 50, 100, 200, 500, 1000)  # numbers of neighbours among which validation chooses
 BATCH = 512  # users scored at a time

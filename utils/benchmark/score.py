@@ -11,7 +11,7 @@ from utils.runtime.distributed import resolve_device
 from utils.runtime.seed import seed_everything
 from utils.training.adapter_file import load_adapter
 from utils.training.build import build_model, load_data
-from utils.training.checkpoints import BEST_ADAPTER, run_folder
+from utils.training.run_files import BEST_ADAPTER, run_folder
 
 N_SINGLE_USERS = 500  # users who are also scored one by one
 

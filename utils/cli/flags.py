@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
+from utils.cli.config_file import read_config
 from utils.cli.errors import report_user_error
 from utils.cli.layout import SCREEN_WIDTH
 from utils.cli.restored import settings_from_dict
 
 S = TypeVar("S")
+CONFIG_HELP = "start from the settings of a TOML file, such as the TARGET_settings.toml of a run; flags change them"
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,13 +27,13 @@ class Parser(argparse.ArgumentParser):
         layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=SCREEN_WIDTH)
         super().__init__(**options, formatter_class=layout, allow_abbrev=False)
 
-    def error(self, message: str) -> NoReturn:
-        """Report the message as a user error and exit."""
+    def error(self, message: object) -> NoReturn:
+        """Report a message or an exception as a user error and exit."""
         sys.exit(report_user_error(message))
 
 
 class SettingsParser(Parser, Generic[S]):
-    """Parse a dataclass of settings: the defaults, then a preset's values, then the flags.
+    """Parse a dataclass of settings: the defaults, then a preset's values, then those of a file, then the flags.
 
     A field `name` is the flag --name; a boolean one also has --no-name; a `Literal` type lists the choices. Further
     flags and positional arguments can be added as to any argparse parser.
@@ -43,6 +45,7 @@ class SettingsParser(Parser, Generic[S]):
         validate: returns all problems of the settings, one phrase each.
         presets: the fields that each preset changes; without presets there is no --preset.
         choose_preset: returns the preset to use without --preset, given the flags' values by name.
+        takes_config: whether there is --config, a file of settings between preset and flags.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class SettingsParser(Parser, Generic[S]):
         validate: Callable[[S], list[str]],
         presets: dict[str, dict] | None = None,
         choose_preset: Callable[[dict], str] | None = None,
+        takes_config: bool = False,
     ) -> None:
         if any(field.type is bool for field in fields(kind)):
             description += "\n\nA switch --NAME is turned off by --no-NAME."
@@ -67,6 +71,9 @@ class SettingsParser(Parser, Generic[S]):
         if presets:
             self.add_argument("--preset", choices=list(presets), help="start from these settings; flags change them")
             self.epilog = _format_presets(kind, presets)
+        self.set_defaults(config=None)
+        if takes_config:
+            self.add_argument("--config", type=Path, metavar="FILE", help=CONFIG_HELP)
         documented = _read_comments(kind)
         groups = {}
         for field in fields(kind):
@@ -94,15 +101,18 @@ class SettingsParser(Parser, Generic[S]):
             self.error(f"unknown argument {' '.join(unknown)}: {hint}")
         values = {field.name: vars(options).pop(field.name) for field in fields(self.kind)}
         given = {name: value for name, value in values.items() if value is not None}
-        if self.presets:
-            given = self.presets[options.preset or self.choose_preset(given)] | given
-        try:  # flags have the right types already, but presets are edited by hand
+        try:  # flags have the right types already, but presets and files are edited by hand
+            if options.config:
+                given = read_config(self.kind, options.config) | given
+            if self.presets:
+                given = self.presets[options.preset or self.choose_preset(given)] | given
             settings = settings_from_dict(self.kind, given, Path(inspect.getfile(self.kind)).name)
-        except ValueError as error:
-            self.error(str(error))
+        except (ValueError, OSError) as error:
+            self.error(error)
         problems = self.validate(settings)
         if problems:
-            self.error("; ".join(problems))
+            source = f"{options.config}: " if options.config else ""
+            self.error(source + "; ".join(problems))
         return settings, options
 
 

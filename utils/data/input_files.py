@@ -5,10 +5,12 @@ from pathlib import Path
 
 from utils.io.checksums import file_crc32
 
+CHECKSUM = "CRC-32 of "  # precedes the name of a file in checkpoints and logs
+
 
 def input_checksums(paths: Iterable[Path]) -> dict[str, str]:
     """Return "CRC-32 of NAME" and the checksum of every data file, as checkpoints and logs record them."""
-    return {f"CRC-32 of {path.name}": file_crc32(path) for path in paths}
+    return {CHECKSUM + path.name: file_crc32(path) for path in paths}
 
 
 def changed_inputs(recorded: dict, paths: list[Path]) -> list[Path]:
@@ -34,6 +36,6 @@ def require_same_inputs(folder: Path, recorded: dict, paths: list[Path]) -> None
     """
     changed = changed_inputs(recorded, paths)
     if changed:
-        names = ", ".join(f"CRC-32 of {path.name}" for path in changed)
+        names = ", ".join(CHECKSUM + path.name for path in changed)
         what = f"{paths[0].parent}: other files than {folder} was trained on: {names} differs"
         raise ValueError(f"{what}; put those back, or train it again")

@@ -37,8 +37,8 @@ from utils.runtime.distributed import resolve_device
 from utils.runtime.lock import run_lock
 from utils.runtime.memory import explain_out_of_memory, peak_memory
 from utils.training.build import recommend_command
-from utils.training.checkpoints import BEST_ADAPTER, STATE, run_folder
-from utils.training.committee import COMMITTEE_FILE, Committee, load_committee, write_committee
+from utils.training.committee import Committee, load_committee, write_committee
+from utils.training.run_files import BEST_ADAPTER, COMMITTEE_FILE, STATE, run_folder
 from utils.training.saved_run import SavedRun, read_run
 
 MAX_PARTS = 10  # the finest weights that validation tries are tenths

@@ -66,6 +66,12 @@ def format_metric(values: dict[str, float], name: str) -> str:
     return f"{values[name]:.4f}" if name in values else ""
 
 
+def format_mean(values: list[float]) -> str:
+    """Return the mean with four decimals and, of two values or more, ± their sample standard deviation."""
+    deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{deviation}" if values else ""
+
+
 def format_headline_metrics(values: dict[str, float]) -> str:
     """Return the headline metrics that `values` has as one line."""
     return "  ".join(f"{name} {values[name]:.4f}" for name in HEADLINE_METRICS if name in values)

@@ -11,10 +11,13 @@ from typing import BinaryIO
 import numpy as np
 
 from utils.io.disk_full import explain_disk_full
+from utils.io.kept import refuse_kept
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, n_bytes: int = 0, previous: Path | None = None) -> Iterator[Path]:
+def atomic_write(
+    path: Path, n_bytes: int = 0, previous: Path | None = None, may_be_kept: bool = False
+) -> Iterator[Path]:
     """Yield a temporary path to write to, which replaces `path` when the block ends without an exception.
 
     The temporary file of a path always has the same name: what a killed process leaves is overwritten by the next
@@ -24,10 +27,14 @@ def atomic_write(path: Path, n_bytes: int = 0, previous: Path | None = None) -> 
         path: the file to write.
         n_bytes: expected size, for the message about a full disk; 0 if unknown.
         previous: where to keep the file that is replaced, if any.
+        may_be_kept: whether it may lie in log/kept.
 
     Raises:
         DiskFullError: the disk is full; what was at `path` is still there.
+        ValueError: the path lies in log/kept.
     """
+    if not may_be_kept:
+        refuse_kept(path)
     temporary = path.with_name(path.name + ".tmp")
     with explain_disk_full(path, n_bytes), _locked(temporary):
         try:

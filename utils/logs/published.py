@@ -1,14 +1,13 @@
 """The metrics that the authors' released logs report, kept in log/kept/published.json."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 
 from utils.evaluation.metrics import HEADLINE_METRICS
+from utils.io.kept import KEPT
 from utils.logs.records import Metrics
 
-KEPT = Path(__file__).parents[2] / "log" / "kept"  # the project's own runs, read-only for all programs
 PUBLISHED = KEPT / "published.json"
 
 

@@ -99,6 +99,7 @@ class FinalRecord(Record):
     users_per_s: float | None = None  # speed of the test
     settings: dict | None = None  # fine-tuning: those that differ from the published ones; others: all
     files: dict | None = None  # what each input file is called, to its checksum
+    tables: dict | None = None  # pre-training: the same of each table that it has written
     peak_memory_bytes: int | None = None  # allocated on the GPU, or resident on the CPU, of rank 0
     val: Metrics | None = None
     val_unseen: Metrics | None = None

@@ -12,22 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from config_HeLLM import Settings
+from utils.cli.config_file import settings_to_toml
 from utils.cli.layout import LOG_WIDTH, wrap_command
 from utils.cli.terminal import make_output_safe, silence_stdout
 from utils.evaluation.metrics import Ranking
 from utils.io.atomic import atomic_write
 from utils.io.disk_full import explain_disk_full
+from utils.io.kept import refuse_kept
 from utils.logs.curves import plot_curves
-from utils.logs.published import KEPT, published_log
-from utils.logs.records import EpochRecord, FinalRecord, to_jsonl, training_seconds
+from utils.logs.published import published_log
+from utils.logs.records import EpochRecord, FinalRecord, read_metrics, to_jsonl, training_seconds
 from utils.logs.result_table import input_tests, result_lines
 from utils.logs.steps import StepLog
 
 SETTINGS = "settings"  # title of all settings in a log
 NON_DEFAULT_SETTINGS = "non-default settings"  # title of those that differ from the defaults
 EARLIER_TITLE = "settings beside the published ones"  # NON_DEFAULT_SETTINGS in logs of earlier versions
-FILES = ("log.txt", "metrics.jsonl", "steps.csv", "ranks.npz", "curves.png")
+FILES = ("log.txt", "metrics.jsonl", "steps.csv", "ranks.npz", "curves.png", "settings.toml")
 EVENTS = "tensorboard"  # beside them: the folder of --tensorboard
+OTHER_FOLDER = "use another --logging_dir"
 FAILED = "failed.txt"  # beside them: the error of a run of a sweep that has failed
 
 
@@ -38,22 +41,8 @@ def log_folder(logging_dir: str | Path, dataset: str, name: str) -> Path:
         ValueError: it is in log/kept.
     """
     folder = Path(logging_dir) / dataset / name
-    refuse_kept(folder)
+    refuse_kept(folder, OTHER_FOLDER)
     return folder
-
-
-def refuse_kept(folder: Path, remedy: str = "use another --logging_dir") -> None:
-    """Keep every program from writing into log/kept, the runs behind the tables of the documentation.
-
-    Args:
-        folder: where a program is about to write.
-        remedy: what the user can do instead.
-
-    Raises:
-        ValueError: the folder is log/kept or lies in it.
-    """
-    if folder.resolve().is_relative_to(KEPT):
-        raise ValueError(f"{folder}: log/kept is read-only, it holds the project's own runs; {remedy}")
 
 
 def log_path(settings: Settings, ending: str) -> Path:
@@ -136,7 +125,7 @@ class RunLog:
         self.target = target
         self.quiet = quiet
         self.published = published_log(published)
-        refuse_kept(self.folder)
+        refuse_kept(self.folder, OTHER_FOLDER)
         make_output_safe()
         self._file = _LogFile(self._path("log.txt"))
         # Not from getLogger, which would keep the loggers of all runs of a sweep, and share those of equal names
@@ -157,6 +146,11 @@ class RunLog:
         run = f"{self.folder.name}/{self.target}"
         parts = [self.folder.parent.name, run] + ([] if self.seed is None else [f"seed {self.seed}"])
         return ", ".join(filter(None, parts))
+
+    @property
+    def metrics_path(self) -> Path:
+        """The path of this run's records."""
+        return self._path("metrics.jsonl")
 
     @property
     def paths(self) -> list[Path]:
@@ -216,6 +210,15 @@ class RunLog:
         with explain_disk_full(path):
             self._logger.info(text)
 
+    def write_settings(self, settings: object) -> None:
+        """Write all settings of the run, as --config reads them."""
+        if self.quiet:
+            return
+        header = "Settings of a run; --config FILE repeats it, with another --target beside it"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._path("settings.toml")) as temporary:
+            temporary.write_text(settings_to_toml(settings, header), encoding="utf-8", errors="surrogateescape")
+
     def log_test(self, final: FinalRecord, with_inputs: bool = True) -> None:
         """Log a test: best epoch, speed, and the table of its metrics beside what is known of the same users.
 
@@ -246,6 +249,16 @@ class RunLog:
         self.info("Results: " + "\n         ".join(lines))
         self.info("Next:    " + wrap_command(next_command, LOG_WIDTH - len("Next:    ")))
 
+    def finished_record(self, epochs: list[EpochRecord]) -> FinalRecord | None:
+        """Return the test of a run that has ended with these epochs; None if a file of it is missing or damaged."""
+        if self.quiet or not self._path("ranks.npz").is_file():
+            return None
+        try:
+            logged, final = read_metrics(self.metrics_path)
+        except ValueError:
+            return None
+        return final if logged == epochs else None
+
     def write_metrics(self, epochs: list[EpochRecord], final: FinalRecord | None = None) -> None:
         """Write all records so far and plot their curves.
 
@@ -253,7 +266,7 @@ class RunLog:
         """
         if self.quiet:
             return
-        with atomic_write(self._path("metrics.jsonl")) as temporary:
+        with atomic_write(self.metrics_path) as temporary:
             temporary.write_text(to_jsonl([*epochs, final] if final else epochs), encoding="utf-8")
         if not epochs:
             return

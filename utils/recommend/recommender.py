@@ -15,8 +15,8 @@ from utils.data.batches import scoring_batches, to_device
 from utils.data.interactions import Interactions
 from utils.recommend.names import Catalogue, read_catalogue
 from utils.runtime.distributed import resolve_device
-from utils.training.checkpoints import STATE
-from utils.training.committee import COMMITTEE_FILE, Committee, load_committee, read_committee
+from utils.training.committee import Committee, load_committee, read_committee
+from utils.training.run_files import COMMITTEE_FILE, STATE
 from utils.training.saved_run import load_model, read_run
 
 MAX_BLOCK_USERS = 4096  # users whose recommendations are in memory at once, at most

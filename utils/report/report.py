@@ -13,7 +13,7 @@ from utils.cli.errors import run_program
 from utils.cli.flags import Parser
 from utils.cli.progress import announce
 from utils.io.atomic import atomic_write
-from utils.logs.run_log import refuse_kept
+from utils.io.kept import refuse_kept
 from utils.report.compare import compare
 from utils.report.page import to_html, to_markdown
 from utils.report.runs import find_runs
@@ -45,7 +45,7 @@ def write_report(folder: Path, output: Path | None = None) -> None:
     }
     output.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        with atomic_write(path) as temporary:
+        with atomic_write(path, may_be_kept=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print("written: " + ", ".join(map(str, texts)))
 

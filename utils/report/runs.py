@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,17 @@ class Run:
     tests: dict[str, dict[str, MetricValue]]  # name of TESTS to metrics
     ranks: dict[str, np.ndarray]  # from `read_ranks`
     seeds: tuple[int, ...] = ()  # of a mean over runs, see utils/report/seeds.py
+    other_files: list[str] = field(default_factory=list)  # data files that most runs of the dataset have not read
 
     @property
     def model(self) -> str:
         """The name of the run's folder: a GNNModel, SASRec or baselines."""
         return self.path.parent.name
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The checksums of the data files that it has read, by name; empty before the test, and in earlier versions."""
+        return (self.final.files if self.final else None) or {}
 
     @property
     def is_graph_pretraining(self) -> bool:

@@ -10,6 +10,7 @@ from preprocess.pretraining.sequence_settings import SequenceSettings
 from utils.evaluation.metrics import HEADLINE_METRICS
 from utils.logs.published import published_log, published_tests
 from utils.logs.records import SELECTION_METRIC, Metrics, training_seconds
+from utils.report.other_files import mark_other_files
 from utils.report.page import MetricValue, Section, Table
 from utils.report.runs import BASELINES, Run, run_file
 from utils.report.seeds import with_seed_means
@@ -27,7 +28,7 @@ VERDICT_RULE = (
 
 
 def describe_settings(run: Run) -> str:
-    """Name the preset nearest to a run's settings, and the settings that differ from it."""
+    """Name the preset nearest to a run's settings, the settings that differ from it, and unusual data files."""
     recorded = run.settings
     presets = {"": {}}
     if run.fine_tuning:
@@ -47,7 +48,8 @@ def describe_settings(run: Run) -> str:
         presets = {"published": asdict(graph_settings.GraphSettings(**published))}
     differences = {name: _differences(recorded, preset) for name, preset in presets.items()}
     nearest = min(differences, key=lambda name: len(differences[name]))
-    return ", ".join(filter(None, [nearest, *differences[nearest]]))
+    described = ", ".join(filter(None, [nearest, *differences[nearest]]))
+    return "; ".join(filter(None, [described, f"other {', '.join(run.other_files)}" if run.other_files else ""]))
 
 
 def _differences(settings: dict, preset: dict) -> list[str]:
@@ -134,6 +136,7 @@ def dataset_section(dataset: str, runs: list[Run]) -> Section:
         runs: its runs, the best by validation first.
     """
     published = published_tests(published_log(f"HeLLM/{dataset}"))
+    mark_other_files(runs)
     best = next((run for run in runs if run.fine_tuning and run.final), None)
     curves = run_file(best.path, "curves.png") if best else None
     return Section(

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.io.disk_full import explain_disk_full
+from utils.io.kept import refuse_kept
 from utils.runtime.processes import all_reduce_max, is_main
 
 LOCK_FILE = "held_by.txt"  # in the folder, or after the prefix: names the process that runs; empty when it has ended
@@ -37,7 +38,9 @@ def run_lock(target: Path, is_prefix: bool = False, flag: str = "--target") -> I
     Raises:
         RunInUseError: another process holds the lock; names it, its host and the time since when.
         DiskFullError: the disk is full.
+        ValueError: the target lies in log/kept.
     """
+    refuse_kept(target)
     path = target.with_name(f"{target.name}_{LOCK_FILE}") if is_prefix else target / LOCK_FILE
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
     is_locked_by_other = False

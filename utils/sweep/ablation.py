@@ -11,12 +11,11 @@ from preprocess.pretraining.settings import PRETRAIN_IGNORED_ON_RESUME
 from utils.cli.flags import format_flag
 from utils.cli.restored import diff_settings, fingerprint, restore_settings
 from utils.data.features import find_features
+from utils.data.input_files import CHECKSUM
 from utils.data.layout import dataset_folder
 from utils.logs.run_log import log_folder, read_settings
 from utils.sweep.grid import SweepRun
 from utils.training.build import feature_files, model_args
-
-CHECKSUM = "CRC-32 of "  # precedes the name of an input file in a log
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass, fields
 
 from config_HeLLM import SWEEP, Settings, settings_parser
+from utils.cli.validation import SEED_RANGE
 
 ABLATION = "ablation"  # the word of --sweep that asks for the paper's ablations instead of a grid
 FIELD_TYPES = {field.name: field.type for field in fields(Settings)}
 # Settings that all runs share: paths, what makes results comparable, and how the program runs
 FIXED_FIELDS = {"target", "dataset", "data_dir", "output_dir", "logging_dir", "model_parallel"}
-FIXED_FIELDS |= {"choose_by", "deterministic", "resume", "plan"}
+FIXED_FIELDS |= {"choose_by", "deterministic", "resume", "overwrite", "plan"}
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,15 @@ class Command:
 
     argv: list[str]
     settings: Settings  # of the one run, or shared by all runs of a sweep
-    sweep: dict[str, list] | str | None  # values by setting, as text or as in SWEEP; ABLATION; None for one run
+    sweep: dict[str, list] | str | None  # values by setting, as text or as in SWEEP; ABLATION; None without --sweep
+    seeds: tuple[int, ...]  # one run per seed; empty: the one seed of the settings
+    committee: bool  # sum the runs of all seeds at the end
     shard: tuple[int, int]  # number (from 1) of this machine and count of those that divide a sweep
+
+    @property
+    def is_sweep(self) -> bool:
+        """Return whether there are several runs."""
+        return bool(self.sweep or self.seeds)
 
 
 def parse_command(argv: list[str] | None = None) -> Command:
@@ -42,14 +50,52 @@ def parse_command(argv: list[str] | None = None) -> Command:
         metavar="I/N",
         help="divide a sweep between N machines: this one trains every N-th run, beginning with the I-th",
     )
+    group.add_argument(
+        "--seeds",
+        type=_parse_seeds,
+        metavar="A,B,...",
+        help="train one run per seed, TARGET-SEED, in place of --seed; the table has mean ± standard deviation; with "
+        "--sweep of every combination",
+    )
+    group.add_argument(
+        "--committee",
+        action="store_true",
+        help="sum the scores of the runs of all --seeds and test the sum, as TARGET-committee",
+    )
     settings, options = parser.parse(argv)
     try:
         sweep = _parse_sweep(options.sweep)
     except ValueError as error:
         parser.error(str(error))
-    if options.sweep_shard and not sweep:
-        parser.error("--sweep_shard without --sweep: there is nothing to divide")
-    return Command(argv, settings, sweep, options.sweep_shard or (1, 1))
+    command = Command(
+        argv, settings, sweep, options.seeds or (), options.committee, shard=options.sweep_shard or (1, 1)
+    )
+    if problem := _combination_problem(command, options.sweep_shard):
+        parser.error(problem)
+    return command
+
+
+def _combination_problem(command: Command, shard: tuple[int, int] | None) -> str:
+    """Return why the flags of several runs do not go together, "" if they do."""
+    if shard and not command.is_sweep:
+        return "--sweep_shard without --sweep or --seeds: there is nothing to divide"
+    if command.seeds and isinstance(command.sweep, dict) and "seed" in command.sweep:
+        return "--sweep seed: --seeds gives the seeds; leave one of them out"
+    if command.settings.overwrite and command.is_sweep:
+        return "--overwrite with --sweep or --seeds: they skip finished runs and resume others; use another --target"
+    if command.committee and not command.seeds:
+        return "--committee without --seeds: there is nothing to sum"
+    if command.committee and (command.sweep or shard):
+        return "--committee with --sweep or --sweep_shard: python -m utils.ensemble sums the runs that are chosen"
+    return ""
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    seeds = tuple(int(word) for word in words if word.isdecimal() and int(word) <= SEED_RANGE[1])
+    if len(words) < 2 or len(set(seeds)) < len(words):
+        raise ArgumentTypeError(f"{text}: two or more different seeds, such as 2024,2025,2026")
+    return seeds
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ class SweepRun:
     settings: Settings | None
     left_out: str = ""  # why there are no settings
     remedy: str = ""  # how the run could be made possible
+    group: str = ""  # title of the runs that differ in their seed alone; empty: there are none
 
 
 def grid_runs(command: Command) -> list[SweepRun]:
@@ -27,7 +28,7 @@ def grid_runs(command: Command) -> list[SweepRun]:
     Raises:
         ValueError: the same run twice, or a value that is not one.
     """
-    grid = command.sweep
+    grid = command.sweep or {}
     runs = []
     for values in itertools.product(*grid.values()):
         settings = parse_command([*command.argv, *map(_value_flag, grid, values)]).settings
@@ -38,6 +39,22 @@ def grid_runs(command: Command) -> list[SweepRun]:
     if repeated:
         raise ValueError(f"--sweep: the same run twice: {', '.join(repeated)}")
     return runs
+
+
+def seed_runs(runs: list[SweepRun], seeds: tuple[int, ...]) -> list[SweepRun]:
+    """Return every run once per seed, under its target and the seed; the same runs without seeds."""
+    if not seeds:
+        return runs
+    found = []
+    for run in runs:
+        if run.settings is None:
+            found.append(run)
+            continue
+        for seed in seeds:
+            target = f"{run.settings.target}-{seed}"
+            title = target if run.title == run.settings.target else f"{run.title}, seed {seed}"
+            found.append(SweepRun(title, replace(run.settings, seed=seed, target=target), group=run.title))
+    return found
 
 
 def _value_flag(name: str, value: object) -> str:

@@ -1,20 +1,20 @@
 """Results of the runs of a sweep: finished records, failures and the table of both."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from config_HeLLM import Settings, run_fingerprint
 from utils.cli.layout import SCREEN_WIDTH, align
 from utils.cli.restored import diff_settings, restore_settings
 from utils.cli.terminal import print_line
-from utils.evaluation.metrics import HEADLINE_METRICS, format_headline_metrics, format_metric
+from utils.evaluation.metrics import HEADLINE_METRICS, format_headline_metrics, format_mean, format_metric
 from utils.io.atomic import atomic_write
 from utils.logs.records import FinalRecord, read_metrics
 from utils.logs.run_log import FAILED, log_path
 from utils.report.page import Table, table_to_markdown
 from utils.sweep.command import ABLATION, FIELD_TYPES
 from utils.sweep.grid import SweepRun
-from utils.training.build import data_checksums
+from utils.training.build import data_checksums, open_log
 
 
 def finished_record(settings: Settings) -> FinalRecord | None:
@@ -74,6 +74,65 @@ def recorded_failures(runs: list[SweepRun]) -> dict[str, str]:
     return failures
 
 
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that differ in their seed alone, or a single run."""
+
+    title: str  # of several runs; empty for one
+    runs: list[SweepRun]
+    records: list[FinalRecord | None]  # of each run; None before its test
+
+    def score(self, criterion: str) -> float:
+        """Return the mean of the validation metric `criterion` over the finished runs, -1 without one."""
+        scores = [record.score(criterion) for record in self.records if record]
+        return sum(scores) / len(scores) if scores else -1.0
+
+    def describe(self) -> str:
+        """Return the title of the row of means."""
+        n_finished = sum(record is not None for record in self.records)
+        if n_finished == 1:
+            return f"{self.title}, 1 of {len(self.records)} seeds"
+        count = len(self.records) if n_finished == len(self.records) else f"{n_finished} of {len(self.records)}"
+        return f"{self.title}, mean ± standard deviation of {count} seeds"
+
+
+def group_runs(runs: list[SweepRun]) -> list[RunGroup]:
+    """Return the runs with their results, those together that differ in their seed alone.
+
+    Raises:
+        ValueError, FileNotFoundError: as `finished_record`.
+    """
+    groups = []
+    for run in runs:
+        record = finished_record(run.settings) if run.settings else None
+        if run.group and groups and groups[-1].title == run.group:
+            groups[-1].runs.append(run)
+            groups[-1].records.append(record)
+        else:
+            groups.append(RunGroup(run.group, [run], [record]))
+    return groups
+
+
+def log_means(runs: list[SweepRun], trained: set[str]) -> None:
+    """Log mean and sample standard deviation over seeds, in the log of the last of them.
+
+    Args:
+        runs: the runs of all shards.
+        trained: targets that were trained now; without one of a group, its mean is in the log already.
+    """
+    for group in group_runs(runs):
+        targets = {run.settings.target for run in group.runs if run.settings}
+        if not group.title or None in group.records or not targets & trained:
+            continue
+        tests = [record.test for record in group.records]
+        seeds = ", ".join(str(run.settings.seed) for run in group.runs)
+        means = [f"{name} {format_mean([test[name] for test in tests])}" for name in HEADLINE_METRICS]
+        with contextlib.closing(open_log(group.runs[-1].settings)) as log:
+            log.info(f"Seeds:   {seeds}: test, mean ± sample standard deviation")
+            for first in range(0, len(means), 2):  # two fit into a line
+                log.info(f"{'':<9}{'  '.join(means[first : first + 2])}")
+
+
 def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhere: set[str]) -> None:
     """Print the results of all runs as Markdown, and write them to `{target}_{name}.md` beside the logs.
 
@@ -84,22 +143,31 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
         running_elsewhere: targets that other processes run now.
     """
     failures = recorded_failures(runs)
-    results = [(run, finished_record(run.settings) if run.settings else None) for run in runs]
-    if name == ABLATION:
+    is_ablation = name.startswith(ABLATION)
+    if is_ablation:
         header = [f"{base.dataset}, test", *HEADLINE_METRICS]
     else:
         header = ["run", "best epoch", base.choose_by, *(f"test {name}" for name in HEADLINE_METRICS)]
-        results.sort(key=lambda result: -result[1].score(base.choose_by) if result[1] else 1.0)
+    groups = group_runs(runs)
+    if not is_ablation:
+        groups.sort(key=lambda group: -group.score(base.choose_by))
     rows = []
-    for run, record in results:
-        if record is None:
-            empty = [""] * (len(header) - 1)
-            rows.append([f"{run.title} ({_status(run, failures, running_elsewhere)})", *empty])
-            continue
-        cells = [format_metric(record.test, name) for name in HEADLINE_METRICS]
-        if name != ABLATION:
-            cells = [str(record.best_epoch + 1), f"{record.score(base.choose_by):.4f}", *cells]
-        rows.append([run.title, *cells])
+    for group in groups:
+        found = [record for record in group.records if record]
+        if group.title and found:
+            cells = [format_mean([record.test[name] for record in found]) for name in HEADLINE_METRICS]
+            if not is_ablation:
+                cells = ["", format_mean([record.score(base.choose_by) for record in found]), *cells]
+            rows.append([group.describe(), *cells])
+        for run, record in zip(group.runs, group.records, strict=True):
+            if record is None:
+                empty = [""] * (len(header) - 1)
+                rows.append([f"{run.title} ({_status(run, failures, running_elsewhere)})", *empty])
+                continue
+            cells = [format_metric(record.test, name) for name in HEADLINE_METRICS]
+            if not is_ablation:
+                cells = [str(record.best_epoch + 1), f"{record.score(base.choose_by):.4f}", *cells]
+            rows.append([run.title, *cells])
     notes = [f"{target} failed: {reason}" for target, reason in failures.items()]
     notes += [f"{run.title}: {run.remedy}" for run in runs if run.remedy]
     text = table_to_markdown(Table("", header, rows))

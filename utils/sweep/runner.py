@@ -2,6 +2,7 @@
 
     python train_HeLLM.py --preset best --sweep lr=1e-3,3e-3 dropout=0.2,0.3 [--sweep_shard 1/4]
     python train_HeLLM.py --preset tiny --sweep ablation
+    python train_HeLLM.py --preset best --seeds 2024,2025,2026 [--committee]
 
 Each run equals the same run alone, under a `target` that names what differs. Repeating the command resumes the sweep:
 finished runs are skipped, others resume from their checkpoints. A failed run is recorded, and the next one starts.
@@ -27,8 +28,9 @@ from utils.runtime.memory import reset_peak_memory
 from utils.runtime.signals import SIGNAL_STATUS, SignalFlag, restore_default_signals
 from utils.sweep.ablation import ablation_runs
 from utils.sweep.command import ABLATION, Command
-from utils.sweep.grid import SweepRun, grid_runs
-from utils.sweep.results import finished_record, print_test, record_failure, write_table
+from utils.sweep.committee import make_committee
+from utils.sweep.grid import SweepRun, grid_runs, seed_runs
+from utils.sweep.results import finished_record, log_means, print_test, record_failure, write_table
 from utils.training.build import build_meta_model, load_data
 
 RunOne = Callable[[Settings, dict, SignalFlag], int]  # (settings, base_cache, signals) to an exit status
@@ -52,9 +54,11 @@ def run_sweep(command: Command, run_one: RunOne) -> int:
         ensure_demo_data(base)  # before the runs are listed: which ones are possible depends on the dataset's files
         runs = ablation_runs(base)
     else:
-        name = "-".join(["sweep", *command.sweep])
+        name = "-".join(["sweep", *command.sweep]) if command.sweep else ""
         runs = grid_runs(command)
         ensure_demo_data(base)  # after the grid, which refuses invalid values before any file is written
+    runs = seed_runs(runs, command.seeds)
+    name = "-".join(filter(None, [name, "seeds" if command.seeds else ""]))
     selected = shard_runs(runs, command.shard)
     if base.plan:
         for settings in selected:
@@ -67,7 +71,12 @@ def run_sweep(command: Command, run_one: RunOne) -> int:
     if status is not None:
         return status
     write_table(base, name, runs, sweep.running_elsewhere)
-    return 1 if sweep.failed else 0
+    log_means(runs, sweep.trained)
+    if sweep.failed:
+        return 1
+    if command.committee:
+        make_committee(base, [run.settings for run in runs])
+    return 0
 
 
 def shard_runs(runs: list[SweepRun], shard: tuple[int, int]) -> list[Settings]:
@@ -115,6 +124,7 @@ class Sweep:
         self.run_one = run_one
         self.base_cache: dict = {}
         self.failed = False  # whether any run failed
+        self.trained: set[str] = set()  # targets that were trained or resumed
         self.running_elsewhere: set[str] = set()  # targets that other processes run
 
     def run(self, selected: list[Settings]) -> int | None:
@@ -125,6 +135,7 @@ class Sweep:
                 print_line(f"{settings.target}: finished before, {progress}")
                 continue
             print_line(f"{settings.target}: {progress}")
+            self.trained.add(settings.target)
             try:
                 signal_status = self._run_one(settings)
             except DiskFullError as error:  # the next run would find the disk full, too

@@ -17,12 +17,13 @@ from utils.data.features import choose_features, load_informative_features, load
 from utils.data.input_files import input_checksums
 from utils.data.interactions import Interactions, require_trainable
 from utils.data.layout import dataset_folder, days_file, require_files, required_files
-from utils.logs.run_log import RunLog, log_folder
+from utils.logs.run_log import RunLog, log_folder, log_path
 from utils.logs.steps import require_tensorboard
 from utils.runtime.processes import is_main
 from utils.training.adapter_file import adapter_parameters
-from utils.training.checkpoints import BEST_ADAPTER, CheckpointManager, run_folder
+from utils.training.checkpoints import CheckpointManager
 from utils.training.prompt import prompt_ids
+from utils.training.run_files import BEST_ADAPTER, RunFiles, run_folder
 
 HEAD_STD = 0.1  # of the weights of a head that is initialised from the tables
 
@@ -268,6 +269,19 @@ def open_log(settings: Settings) -> RunLog:
         is_published_loss=settings.objective == "prefix" and not (settings.label_smoothing or settings.n_negatives),
         tensorboard=settings.tensorboard,
     )
+
+
+def refuse_replacing(settings: Settings) -> None:
+    """Keep a run from replacing an earlier one of its name, before anything is read or built.
+
+    Raises:
+        ValueError: there is one, and the settings do not ask for it to be resumed or replaced.
+    """
+    folder = run_folder(settings.output_dir, settings.dataset, settings.GNNModel, settings.target)
+    files = RunFiles(folder, folder / BEST_ADAPTER, log_path(settings, "metrics.jsonl"))
+    files.refuse_committee()
+    if not (settings.resume or settings.may_overwrite):
+        files.refuse_replacing()
 
 
 def open_checkpoints(

@@ -20,12 +20,9 @@ from utils.runtime.processes import all_reduce_max, barrier, is_main
 from utils.runtime.seed import rng_state, set_rng_state
 from utils.runtime.signals import StopTraining
 from utils.training.nonfinite import FailedStep, find_nonfinite
+from utils.training.run_files import PREVIOUS_STATE, STATE, RunFiles
 
 FORMAT, VERSION = "HeLLM training state", 2  # written into each checkpoint
-# Files in a run's folder
-STATE = "training_state.pt"
-PREVIOUS_STATE = "training_state_before.pt"
-BEST_ADAPTER = "best_adapter.pt"
 
 
 @dataclass
@@ -59,11 +56,6 @@ class Progress:
         self.epoch += 1
         self.step = 0
         self.samples = 0
-
-
-def run_folder(output_dir: str | Path, dataset: str, GNNModel: str, target: str) -> Path:
-    """Return the folder of a run's best adapter and checkpoints."""
-    return Path(output_dir) / dataset / GNNModel / target
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -116,6 +108,7 @@ class CheckpointManager:
         self.shard_dims = shard_dims or {}
         # One replica of the model writes
         self.is_writer = shard_dims is None or dp_rank() == 0
+        self.files = RunFiles(folder, best, log.metrics_path)
         self._unreleased_lock = ""  # line for the log, if an earlier process ended without releasing the lock
 
     @contextlib.contextmanager
@@ -137,6 +130,29 @@ class CheckpointManager:
                     raise ValueError(f"{path}: a folder where a file belongs; remove it")
             self._unreleased_lock = from_folder or from_log
             yield
+
+    def begin(self, resume: bool, overwrite: bool) -> Progress:
+        """Return where the run starts: at its newest checkpoint if it is to be resumed, else at the beginning.
+
+        Args:
+            resume: resume from a checkpoint, if there is one.
+            overwrite: replace an earlier run of this name.
+
+        Raises:
+            ValueError: an earlier run would be replaced unasked; or as `restore`. Nothing is changed.
+        """
+        self.files.refuse_committee()
+        if resume and self.files.has_checkpoint:
+            return self.restore()
+        if not overwrite:
+            self.files.refuse_replacing()
+        earlier = ""
+        with contextlib.suppress(ValueError):  # records that can't be read are replaced, too
+            earlier = self.files.describe()
+        progress = self.restore() if resume else self.reset()
+        if earlier:
+            self.log.info(f"replaces the {earlier}")
+        return progress
 
     def reset(self) -> Progress:
         """Remove what an earlier run has left in the folder and the log; return the beginning of a run."""
@@ -172,9 +188,13 @@ class CheckpointManager:
         if self._unreleased_lock:
             self.log.info(self._unreleased_lock)
 
+    def is_tested(self, progress: Progress) -> bool:
+        """Return whether the run has ended with these epochs and was tested; the same on all ranks, which must call."""
+        return any(all_reduce_max(self.log.finished_record(progress.records) is not None))
+
     def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint on disk."""
-        return (self.folder / STATE).is_file()
+        return self.files.has_checkpoint
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint; all ranks must call, and wait until it is on disk.

@@ -18,10 +18,9 @@ from utils.cli.restored import diff_settings
 from utils.data.interactions import Interactions
 from utils.io.atomic import atomic_write
 from utils.io.checksums import file_crc32
-from utils.training.checkpoints import BEST_ADAPTER
+from utils.training.run_files import BEST_ADAPTER, COMMITTEE_FILE
 from utils.training.saved_run import SavedRun, load_model, read_run
 
-COMMITTEE_FILE = "committee.json"
 FORMAT = "HeLLM committee"
 VERSION = 1
 ADAPTER_CHECKSUM = f"CRC-32 of {BEST_ADAPTER}"

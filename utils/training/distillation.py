@@ -10,7 +10,8 @@ from config_HeLLM import Settings
 from llama.cross_entropy import SoftTargets
 from llama.HeLLM import HeLLM
 from utils.io.checksums import file_crc32
-from utils.training.committee import COMMITTEE_FILE, load_committee, read_committee
+from utils.training.committee import load_committee, read_committee
+from utils.training.run_files import COMMITTEE_FILE
 from utils.training.saved_run import SavedRun, read_run
 
 

@@ -174,8 +174,8 @@ class TrainingLoop:
             done = progress.epoch + 1
             is_validated = done % settings.validate_every == 0 or done == settings.num_epochs
             if is_validated:
-                if settings.save_before_validation:
-                    self.save()
+                if settings.save_before_validation or not self.task.checkpoints.has_checkpoint():
+                    self.save()  # so a best model never stands without a checkpoint
                 self.validate()
             progress.next_epoch()
             if is_validated:

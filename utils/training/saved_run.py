@@ -13,7 +13,8 @@ from utils.data.interactions import Interactions
 from utils.runtime.seed import seed_everything
 from utils.training.adapter_file import load_adapter
 from utils.training.build import build_meta_model, build_model, input_files, load_data
-from utils.training.checkpoints import BEST_ADAPTER, STATE, read_checkpoint
+from utils.training.checkpoints import read_checkpoint
+from utils.training.run_files import BEST_ADAPTER, STATE
 
 
 @dataclass(frozen=True)
