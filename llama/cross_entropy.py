@@ -115,7 +115,6 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
         smoothing: float,
         teacher: SoftTargets | None,
     ) -> Tensor:
-        n_rows = len(hidden)
         n_classes = len(weight)
         hard_share = 1.0 if teacher is None else 1 - teacher.share
         mean_weight = weight.mean(0)
@@ -127,20 +126,20 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
         grad_negative = torch.zeros_like(negative_weight)
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         block = max(BLOCK_ELEMENTS // len(negatives), 1)
-        for first in range(0, n_rows, block):
-            h = hidden[first : first + block]
-            target_weight = weight[targets[first : first + block]]
-            column = target_column[first : first + block, None]
-            log_weights = log_weight[first : first + block, None]
+        for first in range(0, len(hidden), block):
+            rows = slice(first, first + block)
+            h = hidden[rows]
+            target_weight = weight[targets[rows]]
+            column = target_column[rows, None]
+            log_weights = log_weight[rows, None]
             p = _negative_logits(h, negative_weight, log_weights, column)  # (block, K), later their exponentials
             # −log softmax of the target, the largest logit subtracted before exp
             target_logit = (h * target_weight).sum(1, keepdim=True)
             max_logit = torch.maximum(p.amax(1, keepdim=True), target_logit)
             target_score = target_logit * (1 - smoothing) + (h @ mean_weight)[:, None] * smoothing
             if teacher is not None:
-                block_teacher = SoftTargets(teacher.hidden[first : first + block], teacher.weight, teacher.share)
-                block_targets = targets[first : first + block]
-                q, target_q = _soft_targets(block_teacher, block_targets, negatives, log_weights, column)
+                block_teacher = teacher._replace(hidden=teacher.hidden[rows])
+                q, target_q = _soft_targets(block_teacher, targets[rows], negatives, log_weights, column)
                 # 0 · -∞ where a negative is the target counts as 0
                 teacher_score = (q * p).nansum(1, keepdim=True) + target_q * target_logit
                 target_score = target_score * hard_share + teacher_score
@@ -153,10 +152,10 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
             if teacher is not None:
                 target_error -= target_q
                 p.addcmul_(q, total, value=-1)
-            grad_hidden[first : first + block] = (
+            grad_hidden[rows] = (
                 p @ negative_weight / total + target_error * target_weight - mean_weight * (smoothing * hard_share)
             )
-            grad_target[first : first + block] = target_error * h
+            grad_target[rows] = target_error * h
             grad_negative.addmm_(p.T, h / total)
         grad_weight = None
         if ctx.needs_input_grad[1]:
@@ -166,7 +165,7 @@ class _SampledCrossEntropy(_GradientAlongWithLoss):
             if smoothing:
                 grad_weight -= hidden.sum(0) * (smoothing * hard_share / n_classes)
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return (loss / n_rows).to(hidden.dtype)
+        return (loss / len(hidden)).to(hidden.dtype)
 
 
 def _reweighting(negatives: Tensor, targets: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
