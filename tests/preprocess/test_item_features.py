@@ -170,7 +170,7 @@ def test_pictures_are_counted_and_their_names_matched_by_number(tmp_path, capsys
     capsys.readouterr()
     assert encode(tmp_path, "image", "--encoder", "histogram") == 0
     out = last_lines(capsys)
-    assert row(out, "pictures").startswith("pictures 3 of 7 2 of them written otherwise there, as '1' for '1.0'")
+    assert row(out, "pictures").startswith("pictures 3 of 7 2 of them written otherwise there, as '02' for '2'")
     assert row(out, "features").startswith("features 3 of 7 64 columns; the others, and why, are in image_missing.tsv")
 
 
