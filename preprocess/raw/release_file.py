@@ -181,7 +181,10 @@ class ReleaseFile:
         with self._open() as file:
             text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
             reader = csv.reader(text, delimiter=self._separator, strict=True)
-            names = [name.strip() for name in next(reader)]
+            try:
+                names = [name.strip() for name in next(reader)]
+            except csv.Error as error:
+                raise ValueError(f"{self.path}: line 1: {error}; correct the quotation marks") from error
             n_rows = 0
             while True:
                 self._position = reader.line_num + 1

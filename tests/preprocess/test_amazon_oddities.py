@@ -529,6 +529,11 @@ def test_rows_of_another_length_are_passed_over(tmp_path):
         (b"", "no review in it"),
         (b"[]", "no review in it"),
         (b"asin,reviewerID,unixReviewTime\n", "no review in it"),
+        (
+            b'asin,"reviewerID"x,unixReviewTime\nA,u1,1\n',
+            "line 1: ',' expected",
+        ),
+        (b'asin,"reviewerID,unixReviewTime\nA,u1,1\n', "line 1: unexpected end of data; correct"),
     ],
 )
 def test_what_is_not_read_is_named_with_the_way_out(tmp_path, capsys, content, message):
