@@ -38,8 +38,7 @@ from llama.HeLLM import HeLLM
 from preprocess.demo_data import ensure_demo_data
 from utils.cli.errors import report_user_error
 from utils.data import interactions
-from utils.evaluation import metrics
-from utils.evaluation.ranking import evaluate_ranking, rank_by_popularity
+from utils.evaluation import metrics, ranking
 from utils.logs import records, run_log
 from utils.planning import batch_size, plan
 from utils.runtime import distributed, memory, seed
@@ -105,7 +104,7 @@ class FineTuning:
         """Rank all items for every user of a split; every replica ranks its share of the users."""
         self.model.eval()
         size, padding = self.settings.eval_batch_size, self.model.padding
-        return evaluate_ranking(
+        return ranking.evaluate_ranking(
             self.model, self.data, samples, size, self.device, padding, check_signals, distributed=True
         )
 
@@ -138,21 +137,21 @@ class FineTuning:
         """Test the adapter of the best epoch, once; log and write its metrics and every user's rank."""
         adapter_file.load_adapter(self.model, self.checkpoints.best)
         samples = self.data.test()
-        ranking = self.evaluate(samples, check_signals)
-        popularity = rank_by_popularity(self.data, samples)
+        found = self.evaluate(samples, check_signals)
+        popularity = ranking.rank_by_popularity(self.data, samples)
         record = records.FinalRecord(
             best_epoch=progress.best_epoch,
             chosen_by=self.choose_by,
-            **ranking.test_metrics(),
+            **found.test_metrics(),
             popularity=metrics.ranking_metrics(popularity.seen_kept),
             users=len(samples),
-            users_per_s=ranking.users_per_s,
+            users_per_s=found.users_per_s,
             settings=non_default_settings(self.settings),
             files=self.checksums,
             peak_memory_bytes=memory.peak_memory(self.device),
         )
         self.log_result(record)
-        self.log.write_final(progress.records, record, ranking)
+        self.log.write_final(progress.records, record, found)
         self.log.log_results([self.checkpoints.best], build.recommend_command(self.settings))
 
 
