@@ -62,7 +62,8 @@ def test_runs_of_seeds_equal_runs_alone_and_their_mean_is_in_table_and_log(place
     ]
     assert lines[2][3:5] == [recall, ndcg]
     assert lines[4][4] == f"{tests[1]['NDCG@10']:.4f}"
-    assert "Seeds:   7, 8, 9: test, mean ± sample standard deviation\n" in printed
+    assert "Seeds:   tiny, 7, 8, 9: test, mean ± sample standard deviation\n" in printed
+    assert "\ntiny, mean " in printed  # in the table: no name is cut
     line = f"         Recall@10 {recall}  NDCG@10 {ndcg}\n"
     assert line in printed
     log = log_folder(place) / "tiny-9_log.txt"

@@ -128,7 +128,7 @@ def log_means(runs: list[SweepRun], trained: set[str]) -> None:
         seeds = ", ".join(str(run.settings.seed) for run in group.runs)
         means = [f"{name} {format_mean([test[name] for test in tests])}" for name in HEADLINE_METRICS]
         with contextlib.closing(open_log(group.runs[-1].settings)) as log:
-            log.info(f"Seeds:   {seeds}: test, mean ± sample standard deviation")
+            log.info(f"Seeds:   {group.title}, {seeds}: test, mean ± sample standard deviation")
             for first in range(0, len(means), 2):  # two fit into a line
                 log.info(f"{'':<9}{'  '.join(means[first : first + 2])}")
 
@@ -181,9 +181,10 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
 
 
 def _screen_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of the table that is printed, of the same rows with shorter headings."""
+    """Return the lines of the table that is printed: shorter headings, and no deviations, which `log_means` prints."""
     short = [name.removeprefix("test ").replace("val_unseen.", "unseen ").removeprefix("val.") for name in header]
-    return align([short, *rows], SCREEN_WIDTH)
+    without_deviations = [[cell.partition(" ± ")[0] for cell in row] for row in rows]
+    return align([short, *without_deviations], SCREEN_WIDTH)
 
 
 def _status(run: SweepRun, failures: dict[str, str], running_elsewhere: set[str]) -> str:
