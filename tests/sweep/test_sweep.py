@@ -204,7 +204,7 @@ def test_runs_that_share_a_frozen_base_equal_runs_alone_and_are_ranked(place, fr
     assert [float(row[2]) for row in rows] == sorted((float(row[2]) for row in rows), reverse=True)
     for row in rows:
         *epochs, final = read_records(place, row[0])
-        assert row[1] == str(final["best_epoch"])
+        assert row[1] == str(final["best_epoch"] + 1)
         assert row[2] == f"{max(record['val']['NDCG@10'] for record in epochs):.4f}"
         assert row[3] == f"{final['test']['Recall@10']:.4f}"
 

@@ -182,7 +182,7 @@ def write_table(base: Settings, name: str, runs: list[SweepRun], running_elsewhe
 
 def _screen_table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Return the lines of the table that is printed: shorter headings, and no deviations, which `log_means` prints."""
-    short = [name.removeprefix("test ").replace("val_unseen.", "unseen ").removeprefix("val.") for name in header]
+    short = [name.removeprefix("test ").replace("val_unseen.", "unseen ").replace("val.", "val ") for name in header]
     without_deviations = [[cell.partition(" ± ")[0] for cell in row] for row in rows]
     return align([short, *without_deviations], SCREEN_WIDTH)
 
