@@ -162,7 +162,7 @@ SWEEP: dict[str, list] = {}
 # Settings that a resumed run may change, because they do not change what is computed
 IGNORED_ON_RESUME = {
     # Folders may have moved
-    *("data_dir", "output_dir", "logging_dir", "teacher"),
+    *("data_dir", "output_dir", "logging_dir"),
     # Another machine, or its kernels, rounds differently but trains the same model
     *("device", "deterministic", "model_parallel"),
     # The split of a step into forward passes; the product of batch_size and grad_steps must stay
