@@ -79,7 +79,7 @@ def error_line(tmp_path, capsys, name) -> str:
         write_dataset(tmp_path / "data")
     assert train_HeLLM.main(command(tmp_path, "--model_name", str(name), "--no-train_base")) == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
+    assert all(line.startswith("  ") for line in captured.err.splitlines()[1:])
     assert str(name) in captured.err
     assert not (tmp_path / "output").exists()
     return captured.err

@@ -224,8 +224,6 @@ def test_random_base_has_the_shapes_of_the_weights_but_not_their_values(place):
     [
         (("--model_name", "incomplete", "--no-train_base"), "missing layers.1.ffn_norm.weight"),
         (("--dataset", "Absent"), "no such folder; expected"),
-        (("--model_name", "weights/none"), "no such folder of base weights"),
-        (("--no-train_base",), "starts at random with --train_base or --random_base"),
         (("--prompt", "alpaca"), "tokenizer missing"),
         (("--device", "cuda:77"), "--device cuda:77: not available"),
         (("--shuffle_ties",), "Small_days.txt: missing, and --shuffle_ties needs it"),
@@ -242,6 +240,18 @@ def test_user_error_is_one_line_and_writes_nothing(place, monkeypatch, flags, me
     assert captured.err.count("\n") == 1
     assert not (place / "output").exists()
     assert not (place / "log").exists()
+
+
+@pytest.mark.parametrize("flags", [("--model_name", "weights/none"), ("--no-train_base",)])
+def test_absent_base_weights_are_explained_in_five_lines(place, flags, capsys):
+    assert train_HeLLM.main(command(place, *flags)) == 2
+    first, *advice = capsys.readouterr().err.splitlines()
+    assert "no such folder of base weights" in first
+    assert len(advice) == 5
+    assert all(line.startswith("  ") and len(line) <= 100 for line in advice)
+    for word in ("licence", "consolidated.*.pth", "model*.safetensors", ".gguf", "TinyLlama", "--preset demo"):
+        assert word in "".join(advice)
+    assert not (place / "output").exists()
 
 
 @pytest.mark.slow

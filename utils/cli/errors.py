@@ -22,6 +22,8 @@ RANK0_GRACE_SECONDS = 3.0  # time for rank 0 to report the same error and end th
 def report_user_error(error: object) -> int:
     """Print an error as one line on standard error and return the exit status: 2, or 1 if the disk is full.
 
+    Notes of the exception (`add_note`) follow, an indented line each.
+
     If the reader of standard output has gone (`head`), print nothing and return the status of SIGPIPE.
 
     Args:
@@ -36,9 +38,12 @@ def report_user_error(error: object) -> int:
         error = DiskFullError(f"standard output: {error.strerror}; make room there, or redirect it")
     if os.environ.get("RANK", "0") != "0":
         time.sleep(RANK0_GRACE_SECONDS)
+    notes = getattr(error, "__notes__", [])
     if isinstance(error, OSError) and error.filename and error.errno in OS_ERROR_HINTS:
         error = f"{error.filename}: {error.strerror}; {OS_ERROR_HINTS[error.errno]}"
     print("error:", " ".join(str(error).split()), file=sys.stderr)
+    for note in notes:
+        print(f"  {note}", file=sys.stderr)
     return 1 if isinstance(error, DiskFullError) else 2
 
 

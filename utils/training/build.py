@@ -10,7 +10,6 @@ from llama.checkpoint import assign_parameter, load_base_weights, open_checkpoin
 from llama.HeLLM import HeLLM, HeLLMArgs, ItemTables, base_parameters, materialize
 from llama.model import MODEL_SIZES
 from llama.parallel import shard_dims
-from llama.weight_shapes import DOWNLOAD_HINT
 from utils.cli.progress import announce
 from utils.data.embeddings import load_graph_embeddings, load_sequence_embeddings
 from utils.data.features import choose_features, load_informative_features, load_reduced_features
@@ -25,6 +24,13 @@ from utils.training.checkpoints import CheckpointManager
 from utils.training.prompt import prompt_ids
 from utils.training.run_files import BEST_ADAPTER, RunFiles, run_folder
 
+WEIGHTS_ADVICE = (
+    "licence: Meta's; ask at llama.com/llama-downloads, or for meta-llama/Llama-2-7b-hf on the hub",
+    "layouts: params.json, consolidated.*.pth | config.json, model*.safetensors | one .gguf file",
+    "folder:  weights/Llama-2-7b/{params.json,consolidated.00.pth,tokenizer.model}",
+    "open:    TinyLlama/TinyLlama-1.1B-Chat-v1.0 is read in the same way and needs no licence",
+    f"without: --preset demo; {', '.join(MODEL_SIZES)} by --train_base or --random_base",
+)
 HEAD_STD = 0.1  # of the weights of a head that is initialised from the tables
 
 
@@ -116,12 +122,10 @@ def model_args(settings: Settings) -> HeLLMArgs:
     elif name in MODEL_SIZES and (settings.train_base or settings.random_base or settings.plan):
         shape = MODEL_SIZES[name]
     else:
-        raise FileNotFoundError(
-            f"{name}: no such folder of base weights; --model_name takes a folder with params.json and "
-            "consolidated.*.pth, or config.json and model.safetensors, and tokenizer.model, or a GGUF file; "
-            f"{DOWNLOAD_HINT}; a built-in size ({', '.join(MODEL_SIZES)}) starts at random with --train_base or "
-            "--random_base"
-        )
+        error = FileNotFoundError(f"{name}: no such folder of base weights; give --model_name the path of one")
+        for line in WEIGHTS_ADVICE:
+            error.add_note(line)
+        raise error
     if settings.n_layers != -1:
         shape = shape | {"n_layers": settings.n_layers}
     return HeLLMArgs(
