@@ -535,6 +535,7 @@ def test_rows_of_another_length_are_passed_over(tmp_path):
         ),
         (b'asin,"reviewerID,unixReviewTime\nA,u1,1\n', "line 1: unexpected end of data; correct"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",  # compressed files contain the time
 )
 def test_what_is_not_read_is_named_with_the_way_out(tmp_path, capsys, content, message):
     write(tmp_path, 2018, content)
