@@ -13,8 +13,10 @@ from llama.weight_listing import find_weights, gguf_files, has_weights, hugging_
 from llama.weight_shapes import DOWNLOAD_HINT
 
 N_GROUPS = 32  # parameters are read in this many groups; the memory of the files' pages is returned after each
+SAME_MODEL = "the sizes that are stated are another model's; download all files of one model again"
 UNUSED = {"output.weight", "rope.freqs"}  # LLaMA's own output head, and rotations, which are computed
 MAX_LISTED_NAMES = 5
+PARTS_OF_A_FOLDER = (".safetensors", ".bin", ".pth", ".json", ".model")
 
 
 def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFile:
@@ -25,6 +27,8 @@ def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFi
         ValueError: a file is damaged or not supported, or it is open which of several files count.
     """
     path = find_weights(Path(path))
+    if path.is_file() and path.suffix in PARTS_OF_A_FOLDER:
+        raise ValueError(f"{path}: one file of a folder of base weights; give the folder, {path.parent}")
     has_config, has_params = ((path / name).exists() for name in ("config.json", "params.json"))
     if has_config and hugging_face_files(path):
         return HuggingFaceFolder(path)
@@ -48,6 +52,11 @@ def _what_is_missing(path: Path) -> str:
         return "no base weights without config.json; download it, it comes with the safetensors files"
     if meta_files(path):
         return "no base weights without params.json; download it, it comes with the consolidated files"
+    if (path / "config.json").exists():
+        return (
+            "config.json without its weights; download model.safetensors (or all its shards and their index, or "
+            "pytorch_model.bin), no other form of weights is read beside a config.json"
+        )
     if (path / "params.json").exists():
         return f"params.json without consolidated.*.pth; {DOWNLOAD_HINT}"
     return (
@@ -65,7 +74,7 @@ def assign_parameter(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def check_keys_and_shapes(
-    source: str, found: set[str], expected: set[str], shapes: dict[str, tuple] | None = None
+    source: str, found: set[str], expected: set[str], shapes: dict[str, tuple] | None = None, advice: str = ""
 ) -> None:
     """Refuse missing names, unknown names and wrong shapes, all in one message.
 
@@ -74,6 +83,7 @@ def check_keys_and_shapes(
         found: names in the source.
         expected: names in the model.
         shapes: for each name to compare, its shape in the source and its shape in the model.
+        advice: what to do, the end of the message.
 
     Raises:
         ValueError: something differs.
@@ -88,7 +98,7 @@ def check_keys_and_shapes(
         if tuple(found_shape) != tuple(model_shape):
             problems.append(f"{name} has shape {tuple(found_shape)}, in the model {tuple(model_shape)}")
     if problems:
-        raise ValueError(f"{source}: {'; '.join(problems)}")
+        raise ValueError(f"{source}: {'; '.join(problems + [advice] * bool(advice))}")
 
 
 def load_base_weights(
@@ -110,7 +120,7 @@ def load_base_weights(
     """
     files = open_checkpoint(path)
     parameters = {name: p for name, p in transformer.named_parameters() if ".lora." not in name}
-    check_keys_and_shapes(str(path), files.names - UNUSED, set(parameters))
+    check_keys_and_shapes(str(path), files.names - UNUSED, set(parameters), advice=SAME_MODEL)
     dims = shard_dims(transformer)
     # Parameters of one kind in all layers make a group: all of them are copied, or none, so that a group whose
     # matrices are converted leaves no page of the files in memory.
@@ -121,7 +131,8 @@ def load_base_weights(
         for name in names[start : start + group_size]:
             unsharded = read(name)
             tensor = shard(unsharded, dims[name])
-            check_keys_and_shapes(str(path), set(), set(), {name: (tensor.shape, parameters[name].shape)})
+            shapes = {name: (tensor.shape, parameters[name].shape)}
+            check_keys_and_shapes(str(path), set(), set(), shapes, SAME_MODEL)
             # A norm or a slice that stayed a view would keep all of its file's pages, or the full tensor, in memory.
             is_norm = tensor.ndim == 1
             must_copy = is_norm or tensor is not unsharded

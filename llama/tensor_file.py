@@ -53,6 +53,9 @@ class TensorFile:
             found = type(tensors).__name__
             raise ValueError(f"{self.path}: tensors by name are expected, found {found}; download it again")
         for name, tensor in tensors.items():
+            if isinstance(tensor, dict):
+                advice = "save the base weights alone, with torch.save of that dictionary"
+                raise ValueError(f"{self.path}: a training's checkpoint, {name!r:.60} is a dictionary; {advice}")
             if not is_dense_tensor(tensor) or not tensor.is_floating_point():
                 raise ValueError(f"{self.path}: {name!r:.60} is not a dense floating-point tensor; download it again")
         if not is_zip(self.path):

@@ -157,6 +157,9 @@ def read_config_json(path: Path) -> dict:
         for key, (found, supported) in found_and_supported.items()
         if found not in supported
     ]
+    if quantization := config.get("quantization_config") or config.get("compression_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        problems.append(f"quantization_config is {method!s:.60} (weights that are not quantised are supported)")
     problems += window_problems("sliding_window", config.get("sliding_window"))
     rope, rope_problems = _read_rope(config)
     problems += rope_problems

@@ -19,7 +19,10 @@ from utils.cli.progress import track
 REVIEW_FILES = ("reviews_{}_5.json", "reviews_{}.json", "{}_5.json", "{}.json", "{}.jsonl", "{}.csv")
 META_FILES = ("meta_{}.json", "meta_{}.jsonl", "meta_{}.csv")
 MAX_TIME = 2**43  # milliseconds since 1970, in the year 2248
+KNOWN_TIMES = tuple(1000 * seconds for seconds in KNOWN_SECONDS)  # in milliseconds
+SMALLER_UNITS = (1, 10**3, 10**6)  # milli-, micro- and nanoseconds, in a millisecond
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
+SCIENTIFIC = re.compile(r"\s*[+-]?[0-9]\.?(?P<decimals>[0-9]*)[eE]\+?(?P<exponent>[0-9]{1,3})\s*")
 START_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,6 +38,8 @@ class ReviewFields(NamedTuple):
 FIELDS_2014_2018 = ReviewFields("reviewerID", "asin", "unixReviewTime", 1000)
 FIELDS_2023 = ReviewFields("user_id", "parent_asin", "timestamp", 1)
 BRAND_FIELDS = {"parent_asin": "store", "asin": "brand"}  # of metadata, by the field with the item
+# What an entry with a user has where reviews and metadata were joined, and reviews alone lack
+METADATA_FIELDS = {"brand", "store", "category", "categories", "main_category", "description", "feature", "features"}
 
 
 def find_release_file(given: str, folder: Path, patterns: tuple[str, ...], category: str) -> Path:
@@ -76,7 +81,10 @@ def load_reviews(path: Path, skipped: SkippedLines | None = None) -> RawInteract
     users = array("i")
     items = array("i")
     times = array("q")
+    early = array("q")  # indices and positions of times before 1980
     fields = None
+    unit = 1
+    earliest, _ = KNOWN_TIMES
     for position, entry, line in track(file, path.name, "reviews"):
         if fields is None:
             fields = _recognise_fields(entry)
@@ -85,7 +93,7 @@ def load_reviews(path: Path, skipped: SkippedLines | None = None) -> RawInteract
             user = user_index[entry.get(user_field)]
             item = item_index[entry.get(item_field)]
             time = entry.get(time_field)
-            if type(time) is not int or not 0 <= time * unit < MAX_TIME:
+            if type(time) is not int or not earliest <= time * unit < MAX_TIME:
                 raise _UnusualError
             time *= unit
         except (_UnusualError, TypeError):  # of a list as an id
@@ -96,17 +104,53 @@ def load_reviews(path: Path, skipped: SkippedLines | None = None) -> RawInteract
                 continue
             user = user_index[user_id]
             item = item_index[item_id]
+            if time < earliest:
+                early.extend((len(times), position))
         users.append(user)
         items.append(item)
         times.append(time)
+    time = np.array(times)
+    is_used = _settle_early_times(file, time, np.array(early).reshape(-1, 2), unit, skipped)
     skipped.check()
     if not users:
         raise ValueError(f"{path}: no review in it; download it again")
-    time = np.asarray(times)
-    if unit == 1 and KNOWN_SECONDS[0] <= time.min() and time.max() < KNOWN_SECONDS[1]:
-        time *= 1000  # seconds where milliseconds belong
+    _refuse_ids_in_two_cases(path, item_index)
     ids = [encode_id(user) for user in user_index], list(item_index)
-    return RawInteractions(np.asarray(users), np.asarray(items), time, *ids)
+    return RawInteractions(np.asarray(users)[is_used], np.asarray(items)[is_used], time[is_used], *ids)
+
+
+def _settle_early_times(
+    file: ReleaseFile, time: np.ndarray, early: np.ndarray, unit: int, skipped: SkippedLines
+) -> np.ndarray:
+    """Settle times before 1980 beside later ones: seconds where milliseconds belong, or no times.
+
+    Args:
+        file: the file.
+        time: int64 (N,), in milliseconds; those in seconds are corrected.
+        early: int64 (n, 2), index and position of each time before 1980.
+        unit: milliseconds per unit of the file's times.
+        skipped: takes the reviews without a time.
+
+    Returns:
+        bool (N,), whether each review is used.
+    """
+    is_used = np.ones(len(time), bool)
+    index, position = early.T.astype(np.int64)
+    in_seconds = (unit == 1) & (time[index] >= KNOWN_SECONDS[0]) & (time[index] < KNOWN_SECONDS[1])
+    if len(index) == len(time) and not in_seconds.all():
+        return is_used
+    time[index[in_seconds]] *= 1000
+    is_used[index[~in_seconds]] = False
+    for odd in position[~in_seconds].tolist():
+        skipped.add(file.odd(odd, "a time before 1980 beside later ones"))
+    return is_used
+
+
+def _refuse_ids_in_two_cases(path: Path, item_ids: Container[str]) -> None:
+    """Raise ValueError if two items differ only in capitals, which Amazon's do not."""
+    for asin in item_ids:
+        if asin.upper() != asin and asin.upper() in item_ids:
+            raise ValueError(f"{path}: items {asin!r} and {asin.upper()!r} differ in case only; write ids in capitals")
 
 
 class _UnusualError(Exception):
@@ -149,6 +193,9 @@ def _read_carefully(file: ReleaseFile, position: int, entry: dict, line: bytes |
     if any(isinstance(entry.get(name), float) for name in fields[:3]):
         entry = file.exactly(position, entry, line)
     value = _required(file, position, entry, fields.time)
+    if _is_rounded(value):
+        problem = f"{fields.time} {_excerpt(value)} is rounded"
+        raise file.odd(position, f"{fields.time} is rounded", problem, "take the original file")
     time = _milliseconds(value, fields.unit)
     if time is None:
         problem = f"{fields.time} {_excerpt(value)} is not of type int"
@@ -202,14 +249,28 @@ def _milliseconds(value: object, unit: int) -> int | None:
     if isinstance(value, str):
         text = value.strip()
         if WHOLE_NUMBER.fullmatch(text):
-            return int(text) * unit
+            return _scale(int(text), unit)
         try:
             value = float(text)
         except ValueError:
             return _milliseconds_of_date(text)
     if isinstance(value, bool) or not isinstance(value, int | float) or value % 1:  # which is NaN of infinity
         return None
-    return int(value) * unit
+    return _scale(int(value), unit)
+
+
+def _scale(number: int, unit: int) -> int:
+    """Return the milliseconds of a time, which is in a smaller unit than the release's if it is far too large."""
+    if number * unit < MAX_TIME:
+        return number * unit
+    smaller = (number // per_millisecond for per_millisecond in SMALLER_UNITS)
+    return next((time for time in smaller if KNOWN_TIMES[0] <= time < KNOWN_TIMES[1]), number * unit)
+
+
+def _is_rounded(value: object) -> bool:
+    """Return whether a value is a text in scientific notation with fewer digits than the number has."""
+    match = SCIENTIFIC.fullmatch(value) if isinstance(value, str) else None
+    return match is not None and len(match["decimals"]) < int(match["exponent"])
 
 
 def _milliseconds_of_date(text: str) -> int | None:
@@ -267,9 +328,22 @@ def load_items(
             positions[index] = position
     skipped.check()
     if not any(items):
-        raise ValueError(f"{path}: none of the {len(items)} items is in it; take the metadata of the same category")
+        raise ValueError(f"{path}: {_why_none_matched(path, item_ids)}")
     not_used += [("no metadata", "", asin) for asin, item in zip(item_ids, items, strict=True) if item is None]
     return items, not_used
+
+
+def _why_none_matched(path: Path, item_ids: list[str]) -> str:
+    """Return why no entry of a metadata file is of the given items, and what to do."""
+    entries = (entry for _, entry, _ in ReleaseFile(path, SkippedLines(path, max_share=1.0)))
+    entry = next(entries, None)
+    if entry is None:
+        return "no metadata in it; download it again"
+    first = next((entry[name] for name in BRAND_FIELDS if name in entry), None)
+    return (
+        f"none of the {len(item_ids)} items is in it; take the metadata of the same category, with ids written as in "
+        f"the reviews (its first is {_excerpt(first)}, theirs {_excerpt(item_ids[0])})"
+    )
 
 
 def read_items(
@@ -285,8 +359,13 @@ def read_items(
     file = ReleaseFile(path, skipped)
     id_field = None
     for position, entry, line in file:
-        if id_field is None:
-            id_field = next((name for name in BRAND_FIELDS if name in entry), None)
+        if "parent_asin" in entry:
+            id_field = "parent_asin"
+        elif "asin" in entry:
+            id_field = "asin"
+        if ("user_id" in entry or "reviewerID" in entry) and not METADATA_FIELDS & entry.keys():
+            skipped.add(file.odd(position, "a review, not metadata"))
+            continue
         asin = entry.get(id_field)
         if type(asin) is str and asin in wanted:
             yield position, asin, describe(entry, BRAND_FIELDS[id_field])

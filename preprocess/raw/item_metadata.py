@@ -16,6 +16,7 @@ CODE = re.compile(
     """,
     re.VERBOSE,
 )
+WEB_ADDRESS = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
 LARGE_SIZES = ("hi_res", "large")
 SMALL_SIZE = "thumb"
 
@@ -85,7 +86,7 @@ def image_url(entry: dict) -> str:
         entry.get("image"),  # small ones
     )
     for url in flatten_strings(offers):
-        if "://" in url and len(url.split()) == 1:
+        if WEB_ADDRESS.fullmatch(url):
             return _encodable(url.strip())
     return ""
 

@@ -23,6 +23,15 @@ DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)  #
 UTF8_BOM = b"\xef\xbb\xbf"
 ARRAY = re.compile(rb"\s*\[\s*[{\]]")
 OBJECTS_OVER_LINES = re.compile(rb'\s*\{\s*\n\s*"')
+# In lists as NumPy prints them, a blank stands where a comma belongs
+NUMPY_TOKEN = re.compile(
+    r"""
+      (?P<value> '(?:[^'\\]|\\.)*+' | "(?:[^"\\]|\\.)*+" | []}] | \bNone\b ) (?P<blank> \s+ (?=['"[{]|None\b) )?
+    | \barray\( (?=\[)
+    | (?<=\]) (?: , \s* dtype=\w+ )? \)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 BETWEEN_OBJECTS = re.compile(r"[\s,]*")
 SEPARATORS = ",\t;|"
 ID_COLUMNS = {"asin", "parent_asin"}  # a table has one of them
@@ -62,7 +71,7 @@ class ReleaseFile:
                 raise ValueError(f"{path}: {encoding.upper()}; save it as UTF-8")
         head = head.removeprefix(UTF8_BOM)
         self._separator = _table_separator(head)
-        self._over_lines = bool(ARRAY.match(head) or OBJECTS_OVER_LINES.match(head))
+        self._over_lines = bool(ARRAY.match(head) or OBJECTS_OVER_LINES.match(head)) or _has_more_on_its_line(head)
         self.unit = "entry" if self._over_lines else "line"
         if self._separator is None and not self._over_lines and _looks_like_a_table(head):
             raise ValueError(
@@ -107,7 +116,7 @@ class ReleaseFile:
             try:
                 entry = parse(number, line)
             except OddLineError as error:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and error.reason != NO_MAPPING:
                     error.reason = "cut short at the end of the file"
                 self._skipped.add(error)
                 continue
@@ -185,6 +194,11 @@ class ReleaseFile:
                 names = [name.strip() for name in next(reader)]
             except csv.Error as error:
                 raise ValueError(f"{self.path}: line 1: {error}; correct the quotation marks") from error
+            if "history" in names:
+                raise ValueError(
+                    f"{self.path}: a part of a split, with a column history; take the file with all reviews instead "
+                    "(of the release of 2023: the category's CSV of rating_only)"
+                )
             n_rows = 0
             while True:
                 self._position = reader.line_num + 1
@@ -208,6 +222,16 @@ class ReleaseFile:
         self._skipped.n_lines = n_rows
 
 
+def _has_more_on_its_line(head: bytes) -> bool:
+    """Return whether another JSON object, or a comma, follows the first one before the end of its line."""
+    line = head.split(b"\n", 1)[0].decode(errors="replace").strip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.startswith("{") and line[end:].strip()[:1] in ("{", ",")
+
+
 def _table_separator(head: bytes) -> str | None:
     """Return the separator of a table with a known header; None of any other file."""
     if head.lstrip()[:1] in (b"{", b"["):
@@ -222,6 +246,10 @@ def _table_separator(head: bytes) -> str | None:
 def _looks_like_a_table(head: bytes) -> bool:
     """Return whether the first two lines are cut into the same number of fields, at least three, by a separator."""
     lines = head.split(b"\n")[:2]
+    if head.lstrip()[:1] in (b"{", b"["):
+        return False
+    if re.search(rb"(^|[,\t;|\"])(parent_)?asin([,\t;|\"\r]|$)", lines[0].lower()):  # in capitals
+        return True
     if len(lines) < 2 or b"{" in head or b"[" in head:
         return False
     return any(lines[0].count(separator) == lines[1].count(separator) > 1 for separator in map(str.encode, SEPARATORS))
@@ -230,7 +258,14 @@ def _looks_like_a_table(head: bytes) -> bool:
 def _cell_value(text: str) -> object:
     """Return the value of a table's cell: a list or mapping if it is written as one, None if it is empty."""
     if text[:1] in ("[", "{"):
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (json.loads, _parse_python):
             with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 return parse(text)
     return text or None
+
+
+def _parse_python(text: str) -> object:
+    """Return the value of a Python literal, also with NumPy's arrays in it, as pandas writes them."""
+    return ast.literal_eval(
+        NUMPY_TOKEN.sub(lambda match: (match["value"] or "") + ("," if match["blank"] else ""), text)
+    )
