@@ -27,7 +27,8 @@ def open_checkpoint(path: str | Path) -> MetaFolder | HuggingFaceFolder | GGUFFi
         ValueError: a file is damaged or not supported, or it is open which of several files count.
     """
     path = find_weights(Path(path))
-    if path.is_file() and path.suffix in PARTS_OF_A_FOLDER:
+    beside = [path.parent / name for name in ("config.json", "params.json")]
+    if path.is_file() and path.suffix in PARTS_OF_A_FOLDER and any(map(Path.exists, beside)):
         raise ValueError(f"{path}: one file of a folder of base weights; give the folder, {path.parent}")
     has_config, has_params = ((path / name).exists() for name in ("config.json", "params.json"))
     if has_config and hugging_face_files(path):

@@ -306,7 +306,7 @@ RELEASE_FILES = [
     ),
     (META, content(b"{'title': 'no name'}"), "line 1: no asin"),
     (META, more(b"{'asin': 3}"), "line 4: asin 3 is not of type str"),
-    (META, content(b""), "none of the 3 items is in it; take the metadata of the same category"),
+    (META, content(b""), "no metadata in it; download it again"),
     (META, content(b"{'asin': 'Z'}"), "none of the 3 items is in it; take the metadata of the same category"),
     ("Small_5.json", content(b"[" * 100_000), "line 1: not JSON or a Python literal"),
     ("Small_5.json", lines(lambda old: [*old[:3], old[3][:-5], *old[4:]]), "line 4: not JSON"),
