@@ -11,6 +11,7 @@ from tests.support.small_data import command, short_command, write_days, write_t
 from utils.cli.layout import LOG_WIDTH, SCREEN_WIDTH
 from utils.training.pace import LineTimer
 
+SILENT = ("--log_every_seconds", "1e6", "--target", "b")
 ONE_LAYER = ("--n_layers", "1")
 RELATIVE = ("--data_dir", "data", "--output_dir", "output", "--logging_dir", "log")  # paths as short as a user's
 
@@ -50,12 +51,12 @@ def test_a_run_fits_the_screen_and_ends_with_results_and_the_next_command(place,
 
 @pytest.mark.slow
 def test_without_a_terminal_a_run_says_where_it_is(place, printed):
-    shown = printed(train_HeLLM.main, short_command(place, *ONE_LAYER, "--log_every_seconds", "0"))
+    shown = printed(train_HeLLM.main, short_command(place, *ONE_LAYER, *RELATIVE, "--log_every_seconds", "0"))
     lines = [line for line in shown.splitlines() if line.startswith("epoch 1/1, step ")]
     pattern = r"epoch 1/1, step 10/\d+, loss \d+\.\d{4}, [\d,]+ samples/s, left: epoch \d+ \w+.*, run \d+ \w+.*"
     assert re.fullmatch(pattern, lines[0])
     assert widest(shown) <= SCREEN_WIDTH
-    shown = printed(train_HeLLM.main, short_command(place, *ONE_LAYER, "--log_every_seconds", "1e6", "--target", "b"))
+    shown = printed(train_HeLLM.main, short_command(place, *ONE_LAYER, *RELATIVE, *SILENT))
     assert "step" not in shown
 
 

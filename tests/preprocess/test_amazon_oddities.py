@@ -410,7 +410,7 @@ def test_titles_that_are_nan_are_none(tmp_path, capsys, release):
     assert run(tmp_path) == 0
     assert "0\tA\t\tLux\tHome\tBright\n" in result(tmp_path, "item_text.tsv")
     shown = capsys.readouterr().out
-    assert [line.split()[-3:] for line in shown.splitlines() if "with a title" in line] == [["0", "of", "3"]]
+    assert [line.split()[-4:] for line in shown.splitlines() if "with a title" in line] == [["0", "of", "3", "items"]]
 
 
 def test_of_equal_lines_the_first_is_used(tmp_path, capsys):

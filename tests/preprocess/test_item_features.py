@@ -119,7 +119,7 @@ def test_fine_tuning_leaves_equal_rows_out_and_logs_the_reason(place, capsys):
     assert train_HeLLM.main([*argv, "--plan"]) == 0
     assert train_HeLLM.main(argv) == 0
     assert "equal_feat.npy left out: all rows point in one direction" in capsys.readouterr().out
-    assert train_HeLLM.main([*argv, "--features", "equal"]) == 2
+    assert train_HeLLM.main([*argv, "--features", "equal", "--overwrite"]) == 2
     assert "leave it out of --features" in capsys.readouterr().err
 
 

@@ -148,6 +148,7 @@ each_preparing = each_of(AMAZON, FEATURES, OWN_DATA)
 NOT_COMPARED = (
     "_log.txt",
     "_steps.csv",
+    "_settings.toml",  # names the folders, which differ
     ".png",
     LOCK_FILE,
 )  # with times; a resumed run reads its losses at other steps

@@ -58,13 +58,17 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def error_line(folder: Path, capsys, program: Callable[[list[str]], int], argv: list[str]) -> str:
-    """Check that a program refuses its input in one line, with advice, and changes nothing; return the line."""
+    """Check that a program refuses its input in one line, with advice, and changes nothing; return the line.
+
+    Advice may follow it in indented lines.
+    """
     before = tree(folder)
     capsys.readouterr()
     assert program(argv) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: "), line
-    assert line.count("\n") == 1, line
+    assert line.endswith("\n")
+    assert all(advice.startswith("  ") for advice in line.splitlines()[1:]), line
     assert "\x1b" not in line
     assert len(line) < 1000
     assert REMEDY.search(line), line

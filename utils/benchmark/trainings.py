@@ -76,15 +76,15 @@ class GraphTrainingOnRandomNeighbours(GraphTraining):
     The cost of a step is the same, no features are needed, and the search for neighbours is measured by itself.
     """
 
-    def item_hypergraph(self) -> tuple[sp.csr_matrix, list[Path]]:
-        """Return a random H (I, modalities · I) with `topk` items per hyperedge, and no files."""
+    def item_hypergraph(self) -> tuple[sp.csr_matrix, list[Path], list[str]]:
+        """Return a random H (I, modalities · I) with `topk` items per hyperedge, no files, and nothing to log."""
         n_items = self.data.n_items
         n_edges = n_items * N_MODALITIES
         rng = np.random.default_rng(0)
         members = rng.integers(0, n_items, (n_edges, self.settings.topk), dtype=np.int32)
         edges = np.repeat(np.arange(n_edges, dtype=np.int32), self.settings.topk)
         entries = np.ones(edges.size, np.float32)
-        return sp.csr_matrix((entries, (members.ravel(), edges)), (n_items, n_edges)), []
+        return sp.csr_matrix((entries, (members.ravel(), edges)), (n_items, n_edges)), [], []
 
 
 def open_mmhcl(settings: DataSettings, batch_factor: int = 1) -> OpenTraining:
