@@ -57,7 +57,7 @@ def test_without_a_terminal_a_run_says_where_it_is(place, printed):
     assert re.fullmatch(pattern, lines[0])
     assert widest(shown) <= SCREEN_WIDTH
     shown = printed(train_HeLLM.main, short_command(place, *ONE_LAYER, *RELATIVE, *SILENT))
-    assert "step" not in shown
+    assert "step " not in shown
 
 
 def test_lines_of_progress_come_after_so_many_seconds(monkeypatch):
