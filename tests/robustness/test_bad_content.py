@@ -337,7 +337,7 @@ OWN_FILES = [
     (TABLE, content("user,item,time\nü,A1,3\n".encode("latin-1")), "not UTF-8 (invalid start byte); save it as UTF-8"),
     (TABLE, content("user,item,time\nu,A1,3\n".encode("utf-16")), "after line 0: not UTF-8"),
     (TABLE, content(gzip.compress(b"user,item,time\n")), "after line 0: not UTF-8"),
-    (ITEMS, lines(lambda old: ["name,title,picture", *old[1:]]), "line 1: no column item or item_id or itemid; --item"),
+    (ITEMS, lines(lambda old: ["name,title,picture", *old[1:]]), "line 1: no column item_id or itemid or item; --item"),
     (ITEMS, lines(lambda old: [*old[:2], "A1,thing"]), "line 3: 2 fields, but 3 in the header"),
     (ITEMS, lines(lambda old: [*old[:2], "A1,thing,none.png"]), "line 3: 'none.png' is neither an address nor a file"),
     (ITEMS, lines(lambda old: [*old[:2], "A1,thing,table.csv"]), "line 3: 'table.csv' is neither an address nor"),
