@@ -12,8 +12,8 @@ from preprocess.raw.table import INTERACTIONS, ITEMS, Table
 from utils.data.ids import canonical_form
 
 DEFAULT_NAMES = {  # of the columns, case-insensitive, where no flag gives another
-    "user": ("user", "user_id", "userid"),
-    "item": ("item", "item_id", "itemid"),
+    "user": ("user_id", "userid", "user"),
+    "item": ("item_id", "itemid", "item"),
     "time": ("time", "timestamp", "date"),
     "title": ("title", "item_title", "movie_title"),
     "picture": ("picture", "image"),
@@ -28,8 +28,8 @@ class ColumnSettings:
     """Names of the columns in the header, and what their values mean."""
 
     # columns
-    user: str = ""  # column of users; empty: user, user_id or userid
-    item: str = ""  # column of items; empty, or absent from ITEM_FILE: item, item_id or itemid
+    user: str = ""  # column of users; empty: user_id, userid or user
+    item: str = ""  # column of items; empty, or absent from ITEM_FILE: item_id, itemid or item
     item_id_column: str = ""  # column of items in ITEM_FILE, where neither --item nor a name above is it; empty: id
     time: str = ""  # column of times; empty: time, timestamp or date
     title: str = ""  # column of items' titles, optional; empty: title, item_title or movie_title
@@ -65,6 +65,7 @@ class ItemTable:
     items: dict[str, Item] = field(default_factory=dict)  # of those with a title, text or picture
     pictures: dict[str, LocalPicture] = field(default_factory=dict)  # those that are files and not URLs
     n_without_item: int = 0  # lines
+    n_repeated_headers: int = 0
     n_repeated: int = 0  # lines about an item of an earlier line
 
 
@@ -118,6 +119,7 @@ def read_csv_items(path: Path, columns: ColumnSettings, is_separate: bool, item_
         for where, item, title, picture, *values in table.rows([*selected.values(), *texts]):
             values = ["" if value.casefold() in missing else value for value in (title, picture, *values)]
             _add_line(read, where, "" if item.casefold() in missing else item, values)
+    read.n_repeated_headers = table.n_repeated_headers
     return read
 
 
@@ -165,7 +167,7 @@ def _find_item(table: Table, columns: ColumnSettings, is_separate: bool, item_id
         raise ValueError(f"{error}{suggest_id_column(table, item_ids)}") from None
 
 
-def suggest_id_column(table: Table, item_ids: list[str]) -> str:
+def suggest_id_column(table: Table, item_ids: list[str], more_than: int = 0) -> str:
     """Return which column of a table has the most of some encoded ids, as the end of a message; empty if none has."""
     wanted = {canonical_form(item_id) for item_id in item_ids}
     found = [set() for _ in table.names]
@@ -175,7 +177,9 @@ def suggest_id_column(table: Table, item_ids: list[str]) -> str:
             if form in wanted:
                 column.add(form)
     count, name = max(((len(column), name) for column, name in zip(found, table.names, strict=True)), default=(0, ""))
-    return f"; its column {name} has {count:,} of the {len(item_ids):,} items: --item_id_column {name}" * bool(count)
+    return f"; its column {name} has {count:,} of the {len(item_ids):,} items: --item_id_column {name}" * (
+        count > more_than
+    )
 
 
 def _find_optional(table: Table, kind: str, given: str) -> int | None:

@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 ARCHIVE = "an archive; unpack it and give the path of the table in it"
 CONVERT = "write it as CSV, for example with pandas (to_csv), and give that file"
+SQL = "not a table, but statements in SQL; run them in a database, export the table as CSV, and give that file"
+HTML = (b"<!doctype html", b"<html", b"<table", b"<head", b"<meta", b"<style", b"<!--")
 # Beginnings of files that are named and not read, and what they are
 NAMED = (
     (b"7z\xbc\xaf\x27\x1c", ARCHIVE),
@@ -29,11 +31,19 @@ NAMED = (
     (b"%PDF", "not a table, but a PDF document; give the path of the table"),
     *((b"\x80" + bytes([protocol]), f"a Python pickle; {CONVERT}") for protocol in (2, 3, 4, 5)),
     (b"version https://git-lfs", "not a table, but Git LFS's pointer to it; fetch the file (git lfs pull)"),
-    (b"<!doctype html", "not a table, but a web page; download the file itself"),
-    (b"<html", "not a table, but a web page; download the file itself"),
+    *((mark, f"not a table, but a web page in HTML; download the file itself, or {CONVERT}") for mark in HTML),
+    *((mark, SQL) for mark in (b"-- ", b"--\n", b"--\r\n", b"/*!", b"create table", b"insert into")),
+    (b"%%matrixmarket", f"a matrix in the format Matrix Market; {CONVERT}"),
+    (b"@relation", f"a file in the format ARFF; {CONVERT}"),
     (b"<?xml", f"not a table, but XML; {CONVERT}"),
 )
 BINARY = f"not a table of text, nor of a format that is read (CSV, JSON lines, Excel, Parquet); {CONVERT}"
+# The line under the header, or around all, of a table that is drawn for a terminal or in Markdown
+DRAWN_LINE = re.compile(rb"(?:[^\n]*\n){0,2}[ |+]*:?-{2,}:?[+|][-+|: ]*\r?(\n|$)")
+DRAWN = "a table drawn in a box; export it as CSV (psql --csv, mysql --batch) and give that file"
+NULS = r"NUL bytes, as a crash leaves them; remove them (tr -d '\000' < FILE > NEW) or give an undamaged copy"
+MAX_NULS = 0.1  # of a damaged text's bytes, apart from runs of them
+TEXT = re.compile(rb"[\t\r\n -~\x80-\xff]*")
 TAR_MAGIC = (257, b"ustar")
 HEAD_BYTES = 2**16
 CHUNK_BYTES = 2**20
@@ -128,6 +138,10 @@ def recognise_content(path: Path) -> Content:
         FileNotFoundError: no such file.
         ValueError: no table, several of them, or a format that is not read; says what to do.
     """
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: a folder; give the path of a table in it, joined to one file if it has several parts"
+        )
     content = Content(path)
     for _ in range(MAX_LAYERS + 1):
         with content.open() as file:
@@ -190,6 +204,8 @@ def _kind_of(path: Path, head: bytes) -> str:
     for magic, what in NAMED:
         if beginning[: len(magic)].lower() == magic.lower():
             raise ValueError(f"{path}: {what}")
+    if DRAWN_LINE.match(beginning):
+        raise ValueError(f"{path}: {DRAWN}")
     offset, magic = TAR_MAGIC
     if head[offset:].startswith(magic):
         raise ValueError(f"{path}: {ARCHIVE}")
@@ -254,10 +270,12 @@ def _scan(file: BinaryIO, text: Text, path: Path, is_given: bool) -> None:
     """
     decoder = None if is_given else codecs.getincrementaldecoder("utf-8")()
     end = b"\n"
+    n_returns = 0
     has_utf8 = False  # characters beyond ASCII until now
     while chunk := file.read(CHUNK_BYTES):
         n_before = text.n_lines
         text.n_lines += chunk.count(b"\n")
+        n_returns += chunk.count(b"\r")
         text.has_quotes = text.has_quotes or b'"' in chunk
         text.has_backslashes = text.has_backslashes or b"\\" in chunk
         end = chunk[-1:]
@@ -271,6 +289,8 @@ def _scan(file: BinaryIO, text: Text, path: Path, is_given: bool) -> None:
                 decoder = None
         if text.encoding == "cp1252" and not is_given and UNDEFINED_IN_CP1252.search(chunk):
             text.encoding = "latin-1"
+    if not text.n_lines and n_returns:  # in which lines of old Macs end
+        text.n_lines = n_returns - (end == b"\r")
     text.n_lines += end != b"\n"
     if decoder and (rest := decoder.getstate()[0]):
         text.encoding = _western_encoding(f"{path}: line {text.n_lines}", rest, has_utf8)
@@ -291,7 +311,9 @@ def _wide_encoding(content: Content) -> str:
     for encoding, high_bytes in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
         if high_bytes.count(0) > 0.9 * len(high_bytes) and head.count(0) < 0.6 * len(head):
             return encoding
-    raise ValueError(f"{content.path}: {BINARY}")
+    rest = re.sub(rb"\0{4,}", b"", head)
+    is_text = rest.count(0) < MAX_NULS * len(rest) and TEXT.fullmatch(rest.replace(b"\0", b""))
+    raise ValueError(f"{content.path}: {NULS if is_text else BINARY}")
 
 
 def _western_encoding(where: str, chunk: bytes, has_utf8: bool) -> str:

@@ -12,6 +12,10 @@ MISSING = ("NA", "N/A", "#N/A", "<NA>", "NaN", "NaT", "NULL", "(null)", "None", 
 EXACT_FLOATS = 2**53  # whole numbers up to here are exact as floats
 SPREADSHEET_DIGITS = 15  # further digits of a number become zeros
 
+SAMPLE = 1000  # ids that show whether a column has lists
+LISTS = "is a list or an object; write one line per item, in pandas with explode"
+_LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+_SEVERAL = re.compile(r"(?=[^\s,]*\d)[^\s,]+(?:[\s,]+(?=[^\s,]*\d)[^\s,]+)+")  # words with digits
 _WHOLE = re.compile(r"-?\d+")
 _FLOAT = re.compile(r"(-?\d+)[.,](?:0|00|0{4,})")  # three zeros may be thousands
 _SCIENTIFIC = re.compile(r"(\d)(?:[.,](\d+))?([eE])\+(\d{1,3})")
@@ -23,12 +27,19 @@ def missing_words(words: Collection[str]) -> frozenset[str]:
     return frozenset(word.casefold() for word in words) | {""}
 
 
-class RoundedIdError(ValueError):
+class UnusableIdError(ValueError):
+    """A value that is no id."""
+
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(f"{text[:60]!r} {problem}")
+        self.text = text
+
+
+class RoundedIdError(UnusableIdError):
     """An id from which digits were cut off, so that different ids look the same."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"{text!r} has lost digits, so different ids may look the same; export them as text")
-        self.text = text
+        super().__init__(text, "has lost digits, so different ids may look the same; export them as text")
 
 
 class IdColumn:
@@ -50,11 +61,12 @@ class IdColumn:
         """Return the number of each row's id, int32 (N,), negative where it is missing, and the encoded ids.
 
         Raises:
-            RoundedIdError: naming an id that has lost digits.
+            UnusableIdError: naming a list of ids, or an id that has lost digits.
         """
         numbers = np.frombuffer(self._numbers, np.int32)
         texts = self._numbering.ids
-        exact = undo_number_formats(texts)
+        refuse_lists(texts)
+        exact = undo_number_formats(_undo_quotes(texts))
         if exact is texts:
             return numbers, list(map(encode_id, texts))
         new_number = {text: number for number, text in enumerate(dict.fromkeys(exact))}
@@ -91,6 +103,28 @@ class _Numbering(dict):
             return self.setdefault(text, -len(self.missing_ids))
         self.ids.append(text)
         return self.setdefault(text, len(self.ids) - 1)
+
+
+def refuse_lists(ids: list[str]) -> None:
+    """Raise UnusableIdError if most of the distinct ids of a column are written as lists."""
+    lists = [text for text in ids[:SAMPLE] if _LIST.fullmatch(text)]
+    if len(lists) > len(ids[:SAMPLE]) / 2:
+        raise UnusableIdError(lists[0], LISTS)
+
+
+def warn_of_lists(ids: list[str]) -> str:
+    """Return a sentence if most of the distinct ids of a column look like several ids; empty otherwise."""
+    several = [text for text in ids[:SAMPLE] if _SEVERAL.fullmatch(text)]
+    if len(several) <= len(ids[:SAMPLE]) / 2:
+        return ""
+    return f"{several[0][:40]!r} looks like several ids; if it is, write one line per item, in pandas with explode"
+
+
+def _undo_quotes(ids: list[str]) -> list[str]:
+    """Return ids without the single quotation marks that are around all of them."""
+    if all(len(text) > 2 and text[0] == text[-1] == "'" for text in ids):
+        return [text[1:-1] for text in ids]
+    return ids
 
 
 def undo_number_formats(ids: list[str]) -> list[str]:

@@ -34,9 +34,14 @@ def join_items(
         raise ValueError(f"{table.path}: {problem}: {show_examples(item_ids, table.ids)}{cause}")
     if table.is_separate:
         summary.add_matched(f"items in {table.path.name}", len(match.found), len(item_ids), match.note())
+        if len(match.found) < len(item_ids) and not columns.item_id_column:
+            better = suggest_id_column(open_table(table.path, columns, True), item_ids, len(match.found))
+            if better:
+                summary.warn(f"{table.path.name}: {len(match.found):,} of {len(item_ids):,} items{better}")
         if remark := count_from_other_ends(item_ids, table.ids):
             summary.warn(f"{table.path.name}: {remark}")
         summary.add_passed_over(f"lines of {table.path.name} without an item", table.n_without_item)
+        summary.add_passed_over(f"lines of {table.path.name} with its header again", table.n_repeated_headers)
         summary.add_passed_over(f"further lines of {table.path.name}", table.n_repeated, "about an item above")
     items = [table.items.get(match.found.get(item_id, "")) for item_id in item_ids]
     pictures = {item_id: table.pictures[row] for item_id, row in match.found.items() if row in table.pictures}

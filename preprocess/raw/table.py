@@ -5,6 +5,7 @@ types as RecBole writes them (`user_id:token`) are ignored in them.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from preprocess.raw.table_header import (
 from preprocess.raw.table_sources import open_source
 
 MAX_LISTED = 12  # names of columns that are shown
+MAX_TITLES = 20  # records among which the header is
 
 
 class TableKind(NamedTuple):
@@ -60,6 +62,7 @@ class Table:
         self.path = path
         self._source = open_source(path, encoding)
         self._kind = kind
+        self.n_repeated_headers = 0  # lines, in what `rows` has read last
         header = self._name_columns(names, set(map(normalize, known)))
         self._names = [normalize(name) for name in header.names]
         self.names = header.names  # as they are written
@@ -78,7 +81,7 @@ class Table:
             return Header(source.names, is_line=False)
         rows = _without_empty_ends(source.sample)
         if not rows:
-            return Header([], is_line=False)
+            raise ValueError(f"{self.path}: empty; give a file with a table")
         if source.is_sequence and not given:
             return Header(["user", "item", "time"], is_line=False, note="a user, then items, oldest first")
         width = max(map(len, rows))
@@ -89,12 +92,17 @@ class Table:
             is_line = is_certain_header(rows, known)
             note = f"names by --{flag}" + (", in place of the header's" if is_line else "")
             return Header(list(given), is_line, note)
+        self._refuse_lines_above_header(known)
         if has_header(rows, known):
             row_name = [""] if source.has_row_names else []
             note = "the first column, which has no name, is left out" if row_name else ""
             first = next(row for row in source.sample if not _is_blank(row))
             return Header([*row_name, *first], is_line=True, note=note)
         assumed = self._kind.assume(rows)
+        if not assumed and min(map(len, rows)) < width - 1:
+            problem = f"lines of {min(map(len, rows))} to {width} fields, without a header"
+            remedy = "write user, item and time per line, or a user and its items as in: user item item item"
+            raise ValueError(f"{self.path}: {problem}; {remedy}")
         if not assumed:
             fields = ", ".join(rows[0][:MAX_LISTED])[:120]
             problem = f"no header above {fields!r}"
@@ -102,20 +110,43 @@ class Table:
             raise ValueError(f"{self.path}: line 1: {problem}; {remedy}")
         return Header(assumed, is_line=False, note=f"names assumed, as it has no header; --{flag} gives others")
 
+    def _refuse_lines_above_header(self, known: set[str]) -> None:
+        """Raise ValueError if not the first record, but a later one has names that are known."""
+        for position, (number, fields) in enumerate(islice(self._source.read([]), MAX_TITLES)):
+            n_known = sum(normalize(name) in known for name in fields)
+            if n_known and not position:
+                return
+            if n_known > 1:
+                where = f"{self.path}: {self._source.unit} {number}"
+                raise ValueError(f"{where}: the header seems to be here; remove what stands above it")
+
     def describe(self) -> str:
         """Return what was recognised, in one line."""
         named = [name.strip() for name in self.names if name.strip()]
         listed = ", ".join(named[:MAX_LISTED]) + (", …" if len(named) > MAX_LISTED else "")
         noun = "column" if len(named) == 1 else "columns"
-        form = f"{len(named)} {noun} ({listed}), {self._source.form}, {self._source.n_lines:,} {self._source.unit}s"
+        unit = self._source.unit
+        if self._source.n_lines != 1:
+            unit = "entries" if unit == "entry" else f"{unit}s"
+        form = f"{len(named)} {noun} ({listed}), {self._source.form}, {self._source.n_lines:,} {unit}"
         return "; ".join([f"{self.path}: {form}", *self._notes])
 
     def find(self, candidates: tuple[str, ...]) -> int | None:
-        """Return the index of the first candidate that is a column, or None."""
+        """Return the index of the first candidate that is a column, or None.
+
+        Raises:
+            ValueError: several columns have its name.
+        """
         for name in map(normalize, candidates):
             if name in self._names:
+                if (count := self._names.count(name)) > 1:
+                    raise ValueError(f"{self._where}: {count} columns are named {name}; rename all but one")
                 return self._names.index(name)
         return None
+
+    def has_several_values(self, column: int) -> bool:
+        """Return whether records have lists or objects in a column."""
+        return self.names[column] in self._source.nested
 
     def require(self, flag: str, candidates: tuple[str, ...]) -> int:
         """Return the index of the first candidate that is a column.
@@ -155,13 +186,18 @@ class Table:
             return
         if source.is_sequence and self.names == ["user", "item", "time"]:
             records = _pairs(records)
+        header = None
         if self._has_header:
-            next((number for number, fields in records if not _is_blank(fields)), None)
+            header = next((fields for _, fields in records if not _is_blank(fields)), None)
+        self.n_repeated_headers = 0
         width = len(self._names)
         has_absent = len(present) < len(columns)
         positions = [-1 if column is None else column for column in columns]
         pick = itemgetter(*positions) if len(positions) > 1 else lambda fields: _pick(fields, positions)
         for number, fields in records:
+            if fields == header:  # of another file that was joined to the first
+                self.n_repeated_headers += 1
+                continue
             if len(fields) != width:
                 fields = self._fit(number, fields)
                 if not fields:
@@ -185,7 +221,10 @@ class Table:
         if length > width or len(fields) < self._min_width:
             known_from = "in the header" if self._has_header else "columns"
             problem = f"{len(fields)} fields, but {width} {known_from}"
-            raise ValueError(f"{self.path}: {self._source.unit} {number}: {problem}; correct or remove it")
+            remedy = "correct or remove it"
+            if length > width:
+                remedy += f"; if all lines have so many, --{self._kind.flag} names all columns"
+            raise ValueError(f"{self.path}: {self._source.unit} {number}: {problem}; {remedy}")
         return (fields + [""] * width)[:width]
 
 
@@ -200,7 +239,7 @@ def _pick(values: list[str], positions: list[int]) -> tuple[str, ...]:
 def _pairs(records: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
     """Yield user, item and the item's position from lines of one user and its items."""
     for number, (user, *items) in records:
-        for position, item in enumerate(filter(None, items)):
+        for position, item in enumerate(list(filter(None, items)) or [""]):
             yield number, [user, item, str(position)]
 
 

@@ -56,8 +56,12 @@ def assume_interactions(rows: list[list[str]]) -> list[str]:
     These are MovieLens (user, item, rating, time), Amazon's ratings (the same, or item and user exchanged), both
     also without ratings, and check-ins (user, time, latitude, longitude, place).
     """
-    columns = list(zip(*rows, strict=False))
     if len({len(row) for row in rows}) > 1:
+        return []
+    columns = [
+        tuple(filter(None, column)) for column in zip(*rows, strict=True)
+    ]  # lines without a value are passed over
+    if not all(columns):
         return []
     if _are(columns, bool, bool, _is_rating, _is_time):
         return [*_user_and_item(columns), "rating", "time"]

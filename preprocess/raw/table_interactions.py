@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.raw.csv_table import DEFAULT_NAMES, ColumnSettings, open_table
-from preprocess.raw.id_column import IdColumn, RoundedIdError, missing_words, warn_of_rounded_ids
+from preprocess.raw.id_column import LISTS, IdColumn, UnusableIdError, missing_words, warn_of_lists, warn_of_rounded_ids
 from preprocess.raw.interactions import RawInteractions
 from preprocess.raw.summary import Summary
 from preprocess.raw.time_column import TimeColumn, UnreadableTimeError
@@ -53,6 +53,7 @@ class _Reader:
         """Read the file."""
         try:
             n_lines = self._collect()
+            self.n_repeated_headers = self.table.n_repeated_headers
             if not n_lines:
                 raise ValueError(f"{self.path}: no line below a header; give a file with some")
             times = self._interpret_times(n_lines)
@@ -74,13 +75,26 @@ class _Reader:
         """Return the indices of user, item and, unless the order of lines is taken, time."""
         given = {"user": self.columns.user, "item": self.columns.item, "time": self.columns.time}
         names = {kind: (name,) if name else DEFAULT_NAMES[kind] for kind, name in given.items()}
-        selected = [self.table.require(kind, names[kind]) for kind in ("user", "item")]
+        selected = [self._require(kind, names[kind]) for kind in ("user", "item")]
+        if selected[0] == selected[1]:
+            name = self.table.names[selected[0]]
+            raise ValueError(f"{self.path}: column {name} is that of users and of items; --user and --item name two")
         if self.columns.order_of_lines:
             return selected
         try:
-            return [*selected, self.table.require("time", names["time"])]
+            return [*selected, self._require("time", names["time"])]
         except ValueError as error:
             raise ValueError(f"{error}; without times, --order_of_lines takes each user's lines as in order") from None
+
+    def _require(self, kind: str, names: tuple[str, ...]) -> int:
+        """Return the column of a kind, and tell about others that might be it."""
+        column = self.table.require(kind, names)
+        if kind != "time" and self.table.has_several_values(column):
+            raise ValueError(f"{self.path}: {kind} {self.table.names[column]} {LISTS}")
+        others = [name for name in names if self.table.find((name,)) not in (None, column)]
+        if others:
+            self.summary.add(f"column of {kind}s", self.table.names[column], f"not {others[0]}: --{kind} {others[0]}")
+        return column
 
     def _collect(self) -> int:
         """Read the columns and return the number of lines."""
@@ -115,16 +129,17 @@ class _Reader:
         """Return numbers and encoded ids of a column, or raise ValueError where ids look the same."""
         try:
             numbers, ids = column.finish()
-        except RoundedIdError as error:
+        except UnusableIdError as error:
             where, _ = self._locate(column.first_row(error.text), kind)
             raise ValueError(f"{where}: {kind} {error}") from None
-        if warning := warn_of_rounded_ids(column.texts):
+        for warning in filter(None, (warn_of_rounded_ids(column.texts), warn_of_lists(column.texts))):
             self.summary.warn(f"{kind}s: {warning}")
         return numbers, ids
 
     def _pass_over(self, user: np.ndarray, item: np.ndarray, times: Times) -> np.ndarray:
         """Return which rows have user, item and time, bool (N,), and tell about the others."""
         self.summary.add("lines read", len(user))
+        self.summary.add_passed_over("header repeated", self.n_repeated_headers)
         kept = np.ones(len(user), bool)
         reasons = {}
         for kind, present in (("user", user >= 0), ("item", item >= 0), ("time", times.present)):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 # Of separators that fit equally well, the first is taken
-SEPARATORS = {"\t": "tabs", "::": "::", ",": "commas", ";": "semicolons", "|": "|"}
+SEPARATORS = {"\t": "tabs", "::": "::", ",": "commas", ";": "semicolons", "|": "|", "\x01": "Ctrl-A (Hive)"}
 SPACES = " "  # runs of them; taken only if no other separator fits
 WORDS = SEPARATORS | {SPACES: "spaces"}
 QUOTED = ",;"  # separators of tables in which quotation marks are no text, unless proven otherwise
@@ -68,6 +68,12 @@ def split_lines(lines: Iterable[str], dialect: Dialect) -> Iterator[tuple[int, l
     for fields in reader:
         if fields:
             yield reader.line_num, fields
+
+
+def has_records_within(fields: list[str], separator: str) -> bool:
+    """Return whether a quoted field has swallowed whole lines of a table, as behind a mark that nobody closed."""
+    within = [field.splitlines()[1:-1] for field in fields if "\n" in field]
+    return any(len(lines) > 1 and all(line.count(separator) == len(fields) - 1 for line in lines) for lines in within)
 
 
 def is_value(text: str) -> bool:
@@ -179,9 +185,14 @@ def _has_row_names(rows: list[list[str]]) -> bool:
 
 def _is_sequence(rows: list[list[str]]) -> bool:
     """Return whether each line is one user's, with as many items as there are."""
+    rows = [_without_trailing(row) for row in rows]
     if len(rows) < 2 or len({row[0] for row in rows}) < len(rows):
         return False
-    if not all(len(row) > 1 and all(ID.fullmatch(word) for word in row) for row in rows):
+    if not all(ID.fullmatch(word) for row in rows for word in row):
+        return False
+    n_rows = len(rows)
+    rows = [row for row in rows if len(row) > 1]  # a user may have no items
+    if len(rows) <= n_rows / 2:
         return False
     counts = Counter(map(len, rows))
     has_one_width = counts.most_common(1)[0][1] >= MIN_CONSISTENT * len(rows)

@@ -12,11 +12,19 @@ from pathlib import Path
 
 from preprocess.raw.file_content import Content, Text, recognise_content, recognise_text
 from preprocess.raw.line_parser import LineParser
-from preprocess.raw.table_shape import WORDS, Dialect, recognise_quotes, recognise_shape, split_lines
+from preprocess.raw.table_shape import (
+    WORDS,
+    Dialect,
+    has_records_within,
+    recognise_quotes,
+    recognise_shape,
+    split_lines,
+)
 
 N_SAMPLE = 200  # records by which a shape is recognised
 MAX_SAMPLE = 2**22  # characters of them
 N_JSON_SAMPLE = 1000  # objects whose fields are the columns
+MONGO_TYPES = ("$oid", "$date", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal")
 JSON_OBJECT = re.compile(rb"""\s*\{\s*(u?["']|\}|$)""")
 JSON_ARRAY = re.compile(rb"\s*\[\s*[{[]")
 
@@ -34,6 +42,7 @@ class Source:
     read: Callable[[list[int]], Iterator[tuple[object, list[str]]]]
     names: list[str] | None = None
     sample: list[list[str]] = field(default_factory=list)  # the first records, of a source without names
+    nested: set[str] = field(default_factory=set)  # names of columns with several values in one
     unit: str = "line"  # what the number counts
     has_row_names: bool = False
     is_sequence: bool = False
@@ -74,15 +83,15 @@ def open_source(path: Path, encoding: str = "") -> Source:
 
 
 @contextmanager
-def _open_lines(content: Content, text: Text) -> Iterator[io.TextIOWrapper]:
-    """Open a text, line ends kept.
+def _open_lines(content: Content, text: Text) -> Iterator[Iterator[str]]:
+    """Open the lines of a text, their ends kept.
 
     Raises:
         ValueError: it is of another encoding.
     """
     try:
         with content.open() as file, io.TextIOWrapper(file, text.encoding, newline="") as lines:
-            yield lines
+            yield (line.removeprefix("\ufeff") for line in lines)  # files joined to one have further marks within
     except UnicodeDecodeError as error:
         problem = f"not {text.encoding.upper()} ({error.reason})"
         raise ValueError(f"{content.path}: {problem}; save it as UTF-8, or give its --encoding") from error
@@ -138,8 +147,15 @@ def _read_records(path: Path, lines: Iterator[str], dialect: Dialect, skipped: i
         ValueError: naming the line that cannot be read.
     """
     number = 0
+    previous = 0
     try:
         for number, fields in split_lines(lines, dialect):
+            if number - previous > 3 and has_records_within(fields, dialect.separator):
+                problem = (
+                    f"a quotation mark is closed in line {number + skipped}, with whole records before; correct it"
+                )
+                raise ValueError(f"{path}: line {previous + skipped + 1}: {problem}")
+            previous = number
             yield number + skipped, fields
     except csv.Error as error:
         problem = f"{error}; correct the quotation marks or the line"
@@ -159,30 +175,38 @@ def _json_lines_source(content: Content, text: Text) -> Source:
                 if line.strip():
                     yield number, parser.parse_quickly(number, line.encode())
 
-    names: dict[str, None] = {}
+    way_out = "write one per line, in pandas with to_json(orient='records', lines=True)"
+    sample: list[dict] = []
     try:
-        for _, entry in islice(read_objects(), N_JSON_SAMPLE):
-            names.update(dict.fromkeys(map(str, entry)))
+        sample.extend(entry for _, entry in islice(read_objects(), N_JSON_SAMPLE))
     except ValueError as error:
-        if names:
+        if sample:
             raise
-        way_out = "write one per line, in pandas with to_json(orient='records', lines=True)"
         raise ValueError(f"{content.path}: one JSON object over several lines; {way_out}") from error
-    columns = list(names)
+    columns, nested = _json_columns(sample)
+    if len(sample) == 1 and nested:
+        raise ValueError(f"{content.path}: one JSON object with all records in it; {way_out}")
 
     def read(selected: list[int]) -> Iterator[tuple[int, list[str]]]:
         wanted = [columns[index] for index in selected]
         for number, entry in read_objects():
             yield number, [to_text(entry.get(name)) for name in wanted]
 
-    return Source("one JSON object per line", text.n_lines, read, columns)
+    return Source("one JSON object per line", text.n_lines, read, columns, nested=nested)
+
+
+def _json_columns(entries: list[dict]) -> tuple[list[str], set[str]]:
+    """Return the names of all fields, and of those that have lists or objects."""
+    columns = list(dict.fromkeys(str(name) for entry in entries for name in entry))
+    nested = {str(name) for entry in entries for name, value in entry.items() if isinstance(_plain(value), list | dict)}
+    return columns, nested
 
 
 def _json_array_source(content: Content, text: Text) -> Source:
     """Return the records of a text that is one array of objects, or of arrays."""
     with _open_lines(content, text) as file:
         try:
-            entries = json.load(file)
+            entries = json.loads("".join(file))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{content.path}: not a JSON array ({error}); download it again") from error
     if all(isinstance(entry, list) for entry in entries):
@@ -193,20 +217,28 @@ def _json_array_source(content: Content, text: Text) -> Source:
         if not isinstance(entry, dict):
             problem = f"a mapping of field names is expected, not {type(entry).__name__}"
             raise ValueError(f"{content.path}: entry {number}: {problem}; remove it")
-    columns = list(dict.fromkeys(str(name) for entry in entries[:N_JSON_SAMPLE] for name in entry))
+    columns, nested = _json_columns(entries[:N_JSON_SAMPLE])
 
     def read(selected: list[int]) -> Iterator[tuple[int, list[str]]]:
         wanted = [columns[index] for index in selected]
         for number, entry in enumerate(entries, 1):
             yield number, [to_text(entry.get(name)) for name in wanted]
 
-    return Source("a JSON array of objects", len(entries), read, columns, unit="entry")
+    return Source("a JSON array of objects", len(entries), read, columns, nested=nested, unit="entry")
+
+
+def _plain(value: object) -> object:
+    """Return what MongoDB wraps, as {"$oid": …}, or the text that bytes are; other values as they are."""
+    while isinstance(value, dict) and len(value) == 1 and next(iter(value)) in MONGO_TYPES:
+        (value,) = value.values()
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
 def to_text(value: object) -> str:
     """Return a value of JSON as a field of a table; several ones separated by commas."""
     if isinstance(value, str):
         return value
+    value = _plain(value)
     if value is None:
         return ""
     if isinstance(value, list):
@@ -284,12 +316,14 @@ def _columnar_source(content: Content) -> Source:
             from pyarrow.parquet import ParquetFile
 
             parquet = ParquetFile(pyarrow.BufferReader(file.read()) if content.layers else content.path)
-            names = parquet.schema_arrow.names
+            schema = parquet.schema_arrow
             n_rows = parquet.metadata.num_rows
         else:
             arrow = pyarrow.ipc.open_file(file.read()).read_all()
-            names = arrow.schema.names
+            schema = arrow.schema
             n_rows = arrow.num_rows
+        names = schema.names
+        nested = {column.name for column in schema if pyarrow.types.is_nested(column.type)}
 
     def read_batches(selected: list[str]) -> Iterator:
         if content.kind == "Parquet":
@@ -306,7 +340,7 @@ def _columnar_source(content: Content) -> Source:
                     number += 1
                     yield number, values
 
-    return Source(what, n_rows, read, names, unit="row")
+    return Source(what, n_rows, read, names, nested=nested, unit="row")
 
 
 def _arrow_texts(column) -> list[str]:

@@ -150,6 +150,11 @@ class DateColumn:
         joined = "".join(texts)
         if {text[4] for text in texts} != {"-"} or not joined.isascii() or re.search(r"[^-0-9: T.]", joined):
             return False
+        # NumPy would read 10.30 as 10:00, and 10:30-05 in another zone
+        n_clocks = sum(length > 10 for length in map(len, texts))
+        n_seconds = sum(length > 16 for length in map(len, texts))
+        if joined.count("-") != 2 * len(texts) or joined.count(":") != n_clocks + n_seconds:
+            return False
         try:
             moments = np.array(texts, "datetime64[us]").astype(np.int64)
         except ValueError:
@@ -262,6 +267,8 @@ class TimeColumn:
                 other.append(text)
             except ValueError:
                 hint = "write one as 2024-01-31 10:00:00, or give --time_format"
+                if not any(map(str.isdigit, text)):
+                    hint = "write a time there or, where it says that there is none, name it in --missing"
                 raise UnreadableTimeError(len(self), f"{error}; {hint}") from None
             problem = f"among {'numbers' if is_number else 'dates'}; write all times in one way"
             raise UnreadableTimeError(len(self), problem) from None

@@ -13,6 +13,7 @@ from preprocess.raw.time_column import LIMIT, NO_READING, DateColumn, NumberColu
 UNITS_PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 FORMATS = ("number", "excel", *ORDERS)  # what --time_format takes beside patterns
 EXCEL_DAYS_BEFORE_1970 = 25_569
+MOST = 0.5  # share of the times of known years from which the others deserve a warning
 NEARLY_ALL = 0.9  # share of the times that must be of known years for the others to be odd
 NAMES = {"day_first": "the day first", "month_first": "the month first", "year_first": "the year first"}
 
@@ -204,15 +205,17 @@ def _recognise_unit(values: np.ndarray, scale: int, rows: np.ndarray, warnings: 
         if first < LIMIT and (within := (values >= first) & (values <= min(end, LIMIT) - 1)).any():
             inside[unit] = within
     known = np.any(list(inside.values()), axis=0) if inside else np.zeros(len(values), bool)
+    n_odd = int(np.sum(~known))
+    odd = f"{n_odd:,} of {len(values):,} times are not of the years 1980 to 2099 and sort as they stand"
     if known.mean() < NEARLY_ALL:
+        if known.mean() > MOST:
+            warnings.append((odd, int(rows[known.argmin()])))
         return None
     if len(inside) > 1:
         usual, *_, rare = sorted(inside, key=lambda unit: -np.sum(inside[unit]))
         problem = f"counts {rare} since 1970, most others count {usual}; write all in one unit"
         raise UnreadableTimeError(int(rows[inside[rare].argmax()]), f"{problem}, or give --time_format number")
     (unit,) = inside
-    if not known.all():
-        n_odd = int(np.sum(~known))
-        message = f"{n_odd:,} of {len(values):,} times are not of the years 1980 to 2099 and sort as they stand"
-        warnings.append((message, int(rows[known.argmin()])))
+    if n_odd:
+        warnings.append((odd, int(rows[known.argmin()])))
     return unit

@@ -176,7 +176,7 @@ def test_the_column_that_has_the_ids_is_named(tmp_path, capsys):
     assert join(tmp_path, lines) == 2
     advice = "its column code has 10 of the 10 items: --item_id_column code"
     error = capsys.readouterr().err
-    assert "no column item or item_id or itemid" in error
+    assert "no column item_id or itemid or item" in error
     assert advice in error
     assert join(tmp_path, lines, None, "--item_id_column", "nr") == 2
     assert advice in capsys.readouterr().err

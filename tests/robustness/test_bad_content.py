@@ -331,7 +331,7 @@ OWN_FILES = [
     (TABLE, lines(lambda old: [*old[:3], 'u,"A1"b,3']), "after line 3: "),
     (TABLE, lines(lambda old: [*old, 'u,"A1,3']), "after line "),
     (TABLE, lines(lambda old: old[:9]), "no user and item with 5 interactions each; try a lower --k_core"),
-    (ITEMS, lines(lambda old: ["name,title,picture", *old[1:]]), "line 1: no column item or item_id or itemid; --item"),
+    (ITEMS, lines(lambda old: ["name,title,picture", *old[1:]]), "line 1: no column item_id or itemid or item; --item"),
     (ITEMS, lines(lambda old: [*old[:2], "A1,thing"]), "line 3: 2 fields, but 3 in the header"),
     (ITEMS, lines(lambda old: [*old[:2], "A1,thing,none.png"]), "line 3: 'none.png' is neither an address nor a file"),
     (ITEMS, lines(lambda old: [*old[:2], "A1,thing,table.csv"]), "line 3: 'table.csv' is neither an address nor"),
