@@ -513,7 +513,7 @@ def test_rows_of_another_length_are_passed_over(tmp_path):
         (tarred(to_lines(reviews(2018)), "x.json"), "an archive; unpack it"),
         (b"PAR1" + b"\x00" * 99, "a table of Parquet; write it as JSON lines"),
         (b"\x28\xb5\x2f\xfd\x00", "compressed by zstd; decompress it"),
-        (b"<!DOCTYPE html>\n<html>", "a web page; download the file itself"),
+        (b"<!DOCTYPE html>\n<html>", "a web page in HTML; download the file itself"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         (to_lines(reviews(2018)).decode().encode("utf-16"), "UTF-16; save it as UTF-8"),
         (table(reviews(2018), header=False), "a table without asin or parent_asin in its first line; python -m prep"),

@@ -196,7 +196,7 @@ def test_any_id_is_encoded_for_files():
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("", (), "no column user_id or userid or user; --user takes one"),
+        ("", (), "empty; give a file with a table"),
         ("user,item,time\n", (), "no line below a header"),
         (csv_of(LINES), ("--time", "when"), "line 1: no column when; --time takes one of the header"),
         (csv_of(LINES), ("--title", "name"), "line 1: no column name"),

@@ -326,7 +326,7 @@ def test_archives_without_the_one_table_are_named(tmp_path):
         (b"\x28\xb5\x2f\xfd", "compressed by zstd; decompress it"),
         (b"SQLite format 3\0", "an SQLite database; write its table as CSV"),
         (b"\x80\x04\x95", "a Python pickle; write it as CSV"),
-        (b"<!DOCTYPE html><html>", "a web page; download the file itself"),
+        (b"<!DOCTYPE html><html>", "a web page in HTML; download the file itself"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS's pointer to it; fetch the file"),
         (b"a" * 257 + b"ustar", "an archive; unpack it"),
         (bytes(range(256)), "not a table of text"),

@@ -40,7 +40,7 @@ ANY_FILE: dict[str, tuple[Callable[[Path], object], str]] = {  # name -> damage,
     "missing": (Path.unlink, "missing|[Nn]o such|no base weights|without|neither|no text_feat or image_feat"),
     "empty": (
         lambda path: path.write_bytes(b""),
-        "empty|cut short|no column|no review|none of the|no text|not JSON|not a|no begin-of|line 1: '' ",
+        "empty|cut short|no column|no review|no metadata|none of the|no text|not JSON|not a|no begin-of|line 1: '' ",
     ),
     "folder": (replace_by_folder, "folder"),
     "unreadable": (lambda path: path.chmod(0), "ermission denied"),
