@@ -67,7 +67,7 @@ class IdColumn:
         texts = self._numbering.ids
         refuse_lists(texts)
         exact = undo_number_formats(_undo_quotes(texts))
-        if exact is texts:
+        if exact == texts:
             return numbers, list(map(encode_id, texts))
         new_number = {text: number for number, text in enumerate(dict.fromkeys(exact))}
         renumbered = np.array([new_number[text] for text in exact], np.int32)
