@@ -175,9 +175,11 @@ def logged_sasrec(settings: BaselineSettings) -> FinalRecord | None:
 
 
 def table_row(name: str, record: FinalRecord) -> str:
-    """Format a row of the printed table: the metrics of both protocols."""
-    cells = [format_metric(values, name) for values in (record.test, record.test_unseen) for name in HEADLINE_METRICS]
-    return f"| {name} | " + " | ".join(cells) + " |"
+    """Format a row of the printed table, of at most 100 columns: the metrics of both protocols."""
+    cells = [
+        format_metric(values, metric) for values in (record.test, record.test_unseen) for metric in HEADLINE_METRICS
+    ]
+    return f"{name:20}" + "".join(f"{cell:>10}" for cell in cells)
 
 
 def write_results(results: dict[str, Baseline], max_len: int, folder: Path) -> None:
@@ -188,8 +190,9 @@ def write_results(results: dict[str, Baseline], max_len: int, folder: Path) -> N
         max_len: the number of newest items that all have read.
         folder: where the files go.
     """
-    print("| seen items kept, then removed | " + " | ".join(HEADLINE_METRICS * 2) + " |")
-    print("| --- " * (1 + 2 * len(HEADLINE_METRICS)) + "|")
+    width = 10 * len(HEADLINE_METRICS)
+    print(f"{'test':20}{'all items ranked':>{width}}{'history removed':>{width}}")
+    print(f"{'':20}" + "".join(f"{metric:>10}" for metric in HEADLINE_METRICS * 2))
     for name, baseline in results.items():
         record = FinalRecord(
             **baseline.test.test_metrics(),
