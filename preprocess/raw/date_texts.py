@@ -58,7 +58,8 @@ def parse_date(text: str) -> Date:
         if match is None:
             raise
         parts = match.groupdict()
-        clock, zone = _clock(parts), parts["zone"]
+        clock = _clock(parts)
+        zone = parts["zone"]
         readings = tuple(_microseconds(numbers, clock, _zone(zone)) for numbers in _orders(parts))
         if not any(reading is not None for reading in readings):
             raise ValueError(f"{text!r} is no date") from None

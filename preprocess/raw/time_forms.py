@@ -56,7 +56,8 @@ def interpret_times(column: TimeColumn, time_format: str = "") -> Times:
 def _interpret_dates(column: DateColumn, present: np.ndarray, rows: np.ndarray, time_format: str) -> Times:
     readings = {order: np.frombuffer(values, np.int64)[rows] for order, values in column.readings.items()}
     if len(readings) == 1:
-        order, form = ORDERS[0], "dates"
+        order = ORDERS[0]
+        form = "dates"
     else:
         order = _decide_order(readings, rows, time_format)
         form = f"dates, {NAMES[order]}"

@@ -15,8 +15,7 @@ from utils.data.batches import scoring_batches, to_device
 from utils.data.interactions import Interactions
 from utils.recommend.names import Catalogue, read_catalogue
 from utils.runtime.distributed import resolve_device
-from utils.training.committee import Committee, load_committee, read_committee
-from utils.training.run_files import COMMITTEE_FILE, STATE
+from utils.training.committee import Committee, is_committee, load_committee, read_committee
 from utils.training.saved_run import load_model, read_run
 
 MAX_BLOCK_USERS = 4096  # users whose recommendations are in memory at once, at most
@@ -164,8 +163,7 @@ def load_recommender(run: str, data_dir: str, model_name: str, device: str) -> R
     """
     folder = Path(run)
     torch_device = resolve_device(device)
-    # A training into the folder of an earlier committee leaves its file there
-    if (folder / COMMITTEE_FILE).is_file() and not (folder / STATE).is_file():
+    if is_committee(folder):
         if model_name:
             raise ValueError(f"--model_name: {folder} is a committee, whose members have base weights of their own")
         runs, weights = read_committee(folder, data_dir)

@@ -18,7 +18,7 @@ from utils.cli.restored import diff_settings
 from utils.data.interactions import Interactions
 from utils.io.atomic import atomic_write
 from utils.io.checksums import file_crc32
-from utils.training.run_files import BEST_ADAPTER, COMMITTEE_FILE
+from utils.training.run_files import BEST_ADAPTER, COMMITTEE_FILE, STATE
 from utils.training.saved_run import SavedRun, load_model, read_run
 
 FORMAT = "HeLLM committee"
@@ -119,6 +119,11 @@ def write_committee(folder: Path, runs: list[SavedRun], weights: list[float]) ->
     content = {"format": FORMAT, "version": VERSION, "members": members}
     with atomic_write(folder / COMMITTEE_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def is_committee(folder: Path) -> bool:
+    """Return whether a folder is that of a committee; a training into it since then leaves the committee's file."""
+    return (folder / COMMITTEE_FILE).is_file() and not (folder / STATE).is_file()
 
 
 def read_committee(folder: Path, data_dir: str) -> tuple[list[SavedRun], list[float]]:

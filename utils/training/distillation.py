@@ -10,8 +10,7 @@ from config_HeLLM import Settings
 from llama.cross_entropy import SoftTargets
 from llama.HeLLM import HeLLM
 from utils.io.checksums import file_crc32
-from utils.training.committee import load_committee, read_committee
-from utils.training.run_files import COMMITTEE_FILE
+from utils.training.committee import is_committee, load_committee, read_committee
 from utils.training.saved_run import SavedRun, read_run
 
 
@@ -55,7 +54,7 @@ def load_teacher(settings: Settings, device: torch.device) -> Teacher | None:
     if not settings.teacher:
         return None
     folder = Path(settings.teacher)
-    if (folder / COMMITTEE_FILE).is_file():
+    if is_committee(folder):
         runs, weights = read_committee(folder, settings.data_dir)
     else:
         runs = [read_run(folder, settings.data_dir)]
